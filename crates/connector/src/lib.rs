@@ -1,0 +1,3 @@
+//! An authenticated, acknowledged channel between health services.
+pub mod journal;
+pub mod outbox;

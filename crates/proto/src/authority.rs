@@ -1,0 +1,114 @@
+//! Which role may send which kind of message, in which direction. Everything that has no row is refused.
+
+use crate::Role;
+
+/// The direction of a message on a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the end that dialled to the end that listens: from the watched hosts towards the database.
+    Up,
+    /// From the end that listens to the end that dialled.
+    Down,
+}
+
+/// On whose behalf a message travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Behalf {
+    /// The sender's own: route 0.
+    Own,
+    /// On a gateway's session, that of one agent behind it: its route.
+    Relayed,
+}
+
+/// The kind of a message. Adding one does not compile until [`Kind::allowed`] and [`Kind::limit`] say what it may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Kind {
+    /// First message each way: ties the conversation to the encrypted session. [`crate::message::Bound`]
+    Bound = 1,
+    /// Last message before closing: a coarse reason. [`crate::message::Refusal`]
+    Refusal = 2,
+    /// A gateway opens a route for an agent. [`crate::message::RouteOpen`]
+    RouteOpen = 3,
+    /// A route has ended. Empty.
+    RouteClose = 4,
+    /// Whether there is a way to the database now. [`crate::message::Way`]
+    Way = 5,
+    /// An agent's signed position of its stream, asking for an answer. [`crate::message::Signed`]
+    Position = 6,
+    /// The server's signed answer to a position. [`crate::message::Signed`]
+    Answer = 7,
+    /// A signed batch of entries. [`crate::message::Batch`]
+    Batch = 8,
+    /// The server's signed acknowledgement: committed. [`crate::message::Signed`]
+    Ack = 9,
+    /// An agent's signed position, as a sign of life. [`crate::message::Signed`]
+    Heartbeat = 10,
+    /// Signed measured facts of one hop. [`crate::message::Signed`]
+    Hop = 11,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::Bound,
+        Self::Refusal,
+        Self::RouteOpen,
+        Self::RouteClose,
+        Self::Way,
+        Self::Position,
+        Self::Answer,
+        Self::Batch,
+        Self::Ack,
+        Self::Heartbeat,
+        Self::Hop,
+    ];
+
+    /// The kind that a number on the wire stands for.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == number)
+    }
+
+    /// The most bytes a message of this kind may have, checked before anything is allocated for it.
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::Bound | Self::Hop => 4 * 1024,
+            Self::Refusal | Self::RouteOpen | Self::Way => 512,
+            Self::RouteClose => 0,
+            Self::Position | Self::Heartbeat => 16 * 1024,
+            Self::Answer => 8 * 1024,
+            Self::Ack => 1024,
+            Self::Batch => 2 * 1024 * 1024,
+        }
+    }
+
+    /// Whether a peer with this authenticated role may send this kind here.
+    pub const fn allowed(self, sender: Role, direction: Direction, behalf: Behalf) -> bool {
+        use Behalf::{Own, Relayed};
+        use Direction::{Down, Up};
+        use Role::{Agent, Gateway, Server};
+        match self {
+            // The handshake's own first message; once.
+            Self::Bound => {
+                matches!((sender, direction, behalf), (Agent | Gateway, Up, Own) | (Gateway | Server, Down, Own))
+            }
+            Self::Refusal => matches!(
+                (sender, direction, behalf),
+                (Agent | Gateway, Up, Own) | (Gateway, Down, Own) | (Server, Down, _)
+            ),
+            Self::RouteOpen => matches!((sender, direction, behalf), (Gateway, Up, Relayed)),
+            Self::RouteClose => matches!((sender, direction, behalf), (Gateway, Up, Relayed)),
+            Self::Way => matches!((sender, direction, behalf), (Gateway, Down, Own) | (Server, Down, _)),
+            // What an agent says: by itself, or through the gateway it was given to.
+            Self::Position | Self::Batch | Self::Heartbeat => {
+                matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, Relayed))
+            }
+            // What a server answers: to the agent itself, or passed on by its gateway.
+            Self::Answer | Self::Ack => {
+                matches!((sender, direction, behalf), (Server, Down, _) | (Gateway, Down, Own))
+            }
+            // Facts of a hop: everybody who dials reports, a gateway also for its agents' sessions.
+            Self::Hop => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The catalogue of everything a program tells its operator, and the only way to say it.
+//!
+//! Each event has a number, a severity, a text made of its fields, and for `explain` what it means, what causes it and
+//! what cures it. Numbers below 40000 are those of System Center Operations Manager where the meaning is the same; ours
+//! begin at 40000.
+
+use crate::health::Severity;
+
+/// What the catalogue knows of an event apart from one occurrence of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The event's number.
+    pub number: u32,
+    /// How serious it is.
+    pub severity: Severity,
+    /// The name of it in one word.
+    pub name: &'static str,
+    /// The text, with the names of its fields in braces.
+    pub text: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// What brings it about.
+    pub cause: &'static str,
+    /// What to do.
+    pub cure: &'static str,
+    /// The names of its fields.
+    pub fields: &'static [&'static str],
+}
+
+macro_rules! catalogue {
+    ($(
+        $number:literal $severity:ident $name:ident { $($field:ident),* $(,)? }
+            $text:literal
+            meaning $meaning:literal
+            cause $cause:literal
+            cure $cure:literal
+    )*) => {
+        /// One occurrence of an event, with the values of its fields.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $(#[doc = $meaning] $name { $(#[doc = concat!("`", stringify!($field), "` of the text")] $field: String),* },)*
+        }
+
+        /// Every event, in the order of the numbers.
+        pub const CATALOGUE: &[Entry] = &[$(Entry {
+            number: $number, severity: Severity::$severity, name: stringify!($name), text: $text,
+            meaning: $meaning, cause: $cause, cure: $cure, fields: &[$(stringify!($field)),*],
+        }),*];
+
+        impl Event {
+            /// Its number.
+            pub const fn number(&self) -> u32 { match self { $(Self::$name { .. } => $number),* } }
+            /// How serious it is.
+            pub const fn severity(&self) -> Severity { match self { $(Self::$name { .. } => Severity::$severity),* } }
+            /// Its text.
+            pub fn text(&self) -> String { match self { $(Self::$name { $($field),* } => format!($text)),* } }
+            /// Its fields, name and value.
+            pub fn fields(&self) -> Vec<(&'static str, &str)> {
+                match self { $(Self::$name { $($field),* } => vec![$((stringify!($field), $field.as_str())),*]),* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    1102 Warning WorkflowNotLoaded { workflow, reason }
+        "workflow {workflow} cannot be loaded: {reason}"
+        meaning "A workflow of a pack cannot run on this host and was left out; the others run."
+        cause "The program it names is missing or not executable, or a file it needs cannot be read."
+        cure "Install what is missing or correct the pack; the agent tries again at its next start."
+
+    2023 Warning QueueFull { group, dropped, budget }
+        "the queue of group {group} is full ({budget}): {dropped} entries were dropped and counted in a gap record"
+        meaning "More was found than could be delivered and kept. What was dropped is counted in its place in the stream."
+        cause "The parent or the database was away or slow for longer than the queue's budget lasts."
+        cure "See why delivery stalled (`wardline-agent queue`, the events before this one); raise `queue_budget` if outages of this length must be covered."
+
+    20000 Warning UnknownHealthService { peer, address, reason }
+        "{peer} at {address} is not part of this management group and was refused: {reason}"
+        meaning "Somebody proved a name that this management group does not know, or that belongs behind another gateway."
+        cause "The health service was not approved or was removed, or a gateway speaks for agents it was not given."
+        cure "If it belongs here, add it to the list of health services with its identity key and gateway; otherwise find out who it is."
+
+    20002 Warning NotAuthenticated { address, reason }
+        "a device at {address} could not be authenticated and was rejected: {reason}"
+        meaning "The TLS handshake or the first message failed; nothing was read from the device."
+        cause "It has no certificate of this group, speaks another protocol, or gave up."
+        cure "The reason names the failed check. On the device, its own log names the same connection."
+
+    20050 Critical CertificateUsage { path, reason }
+        "the certificate in {path} cannot be used: {reason}"
+        meaning "The channel certificate lacks server and client authentication in its extended key usage, or says more than these."
+        cause "It was issued from another template."
+        cure "Have it issued with extended key usage serverAuth (1.3.6.1.5.5.7.3.1) and clientAuth (1.3.6.1.5.5.7.3.2)."
+
+    20051 Critical CertificateNotValidNow { path, from, to }
+        "the certificate in {path} is not valid now: it is valid from {from} to {to}"
+        meaning "The channel certificate has expired or is not valid yet."
+        cause "It was not renewed, or this host's clock is wrong."
+        cure "Check the clock first, then renew the certificate."
+
+    20052 Critical CertificateName { path, name, reason }
+        "the certificate in {path} does not fit the name {name}: {reason}"
+        meaning "A channel certificate has exactly one DNS name, this health service's, and exactly one role."
+        cause "It was issued for another host or role, or with several names."
+        cure "Have it issued with one DNS subject alternative name, exactly as configured, and the role's URI."
+
+    20053 Information CertificateLoaded { path, key, to }
+        "loaded the channel certificate in {path}, key id {key}, valid until {to}"
+        meaning "The channel certificate passed its checks."
+        cause "The program started."
+        cure "Nothing to do."
+
+    20066 Critical CertificateMissing { path, reason }
+        "the file {path} is needed for mutual authentication and cannot be read: {reason}"
+        meaning "A key or certificate of the channel is missing or unreadable, or others may read it."
+        cause "The host has not joined, the file was removed, or its permissions were changed."
+        cure "Restore the file, owned by the service's user, private keys with mode 0600."
+
+    20067 Warning PeerCertificateInvalid { address, reason }
+        "the device at {address} presented an invalid certificate and was rejected: {reason}"
+        meaning "The certificate of the connecting device failed a check; nothing was read from it."
+        cause "The reason names the check: chain, validity, usage, name, or role."
+        cure "Renew or replace the certificate on that device."
+
+    20068 Critical PrivateKeyUnusable { path, reason }
+        "the private key in {path} cannot be used: {reason}"
+        meaning "The key is damaged, of another kind than P-256, or does not belong to the certificate."
+        cause "Certificate and key come from different requests, or the file was changed."
+        cure "Restore the matching pair."
+
+    20070 Warning ClosedAfterAuthentication { parent, reason }
+        "connected to {parent}, but it closed the connection after authentication: {reason}"
+        meaning "The parent knows who this is and does not want to talk to it."
+        cause "This health service is not in its list, another session took its place, or it is stopping."
+        cure "Look for event 20000 or 40002 on the parent."
+
+    20071 Warning ClosedBeforeAuthentication { parent, reason }
+        "connected to {parent}, but the connection ended before authentication: {reason}"
+        meaning "The parent did not take this end's certificate, is overloaded, or is no Wardline program."
+        cause "A certificate that the parent refuses, or another service on that port."
+        cure "Look for event 20002 or 20067 on the parent."
+
+    20072 Critical ParentNotTrusted { parent, reason }
+        "the certificate of {parent} was not trusted: {reason}; it was sent nothing"
+        meaning "Whoever answered could not prove to be the parent. Not one byte of data was sent."
+        cause "A wrong address, a certificate with a fault, or somebody in between."
+        cure "The reason names the failed check. Compare the parent's certificate with what it should be."
+
+    21005 Warning ParentNotResolved { parent, reason }
+        "the address of {parent} could not be resolved: {reason}"
+        meaning "There is no address to connect to."
+        cause "A wrong name, or DNS is away."
+        cure "Correct the parent's name or address, or DNS."
+
+    21006 Warning ParentUnreachable { parent, reason }
+        "could not connect to {parent}: {reason}"
+        meaning "No TCP connection. What is found is kept in the queue and sent later."
+        cause "The parent is down, the network is cut, or a firewall stands between."
+        cure "Check that the parent runs and that its port can be reached."
+
+    21016 Warning NoParent { group, reason }
+        "no parent of group {group} can be reached ({reason}); everything is kept until one can"
+        meaning "All configured parents were tried in turn."
+        cause "See the events before this one, one per parent."
+        cure "Bring one parent back; the connection resumes by itself."
+
+    40000 Information Started { program, version, name }
+        "{program} {version} started as {name}"
+        meaning "The program passed its start-up checks."
+        cause "It was started."
+        cure "Nothing to do."
+
+    40001 Critical ConfigurationRefused { file, reason }
+        "{file} is refused: {reason}"
+        meaning "A configuration file or a pack has an error. Nothing of it was applied."
+        cause "An unknown key, a value of the wrong type, or one out of range; file, line and column are named."
+        cure "Correct the file and start again. `check-config` shows the same without starting."
+
+    40002 Critical ProtocolViolation { peer, address, reason }
+        "{peer} at {address} broke the protocol and was disconnected: {reason}"
+        meaning "A peer sent bytes that are no message, or a message that its role may not send. Nothing of it was applied."
+        cause "A damaged or hostile program at the other end."
+        cure "Find out what runs there; its channel certificate names it."
+
+    40003 Critical StateFolderInUse { path, reason }
+        "the state folder {path} cannot be used: {reason}"
+        meaning "Two programs on one state folder would destroy each other's queue and keys; the second one does not start."
+        cause "Another instance runs on it, or it cannot be written or is open to other users."
+        cure "Stop the other instance, or give this one a folder of its own, mode 0700."
+
+    40004 Information Connected { parent, mechanism, version, cipher, exchange }
+        "connected to {parent}: {mechanism}, {version}, {cipher}, {exchange}"
+        meaning "A mutually authenticated, encrypted session with the parent stands."
+        cause "The parent can be reached."
+        cure "Nothing to do."
+
+    40005 Information Delivering { group, upto }
+        "the stream of group {group} and the server's watermark agree at {upto}; delivering"
+        meaning "Both ends compared positions by signed messages; delivery goes on from there."
+        cause "The connection was made or made again."
+        cure "Nothing to do."
+
+    40010 Critical ForgedAcknowledgement { parent, reason }
+        "an acknowledgement that came by {parent} was refused: {reason}; nothing was removed from the queue"
+        meaning "Somebody on the way claims in the server's name that data arrived. It stays in the queue."
+        cause "A gateway, or whoever controls it, forges or replays acknowledgements."
+        cure "Treat the gateway as taken over."
+
+    40011 Critical ForgedData { agent, address, reason }
+        "data in the name of {agent} that came from {address} was refused: {reason}"
+        meaning "A batch or position is not signed by the agent it names, or was altered. Nothing of it was stored."
+        cause "A gateway alters or forges data, or the agent has a new identity key that nobody approved."
+        cure "Compare the agent's identity key with the list; if it fits, treat the gateway as taken over."
+
+    40012 Warning StreamBroken { agent, reason }
+        "the stream of {agent} does not continue what is here: {reason}; positions are compared anew"
+        meaning "Something between was dropped or sent out of order. Nothing is lost: the agent sends again."
+        cause "A gateway or the network dropped something."
+        cure "If it repeats, look at the gateway."
+
+    40013 Warning EpochOpened { group, reason }
+        "the queue of group {group} opened a new epoch: {reason}"
+        meaning "This queue and the server's watermark do not belong together. The queue goes on in a new stream; what only the number is known of is counted in a gap record."
+        cause "The host was restored from a snapshot or image, or its state folder was wiped or copied."
+        cure "If nobody restored anything, find out who did. If the host was copied, give the copy a name and keys of its own."
+
+    40014 Warning EpochDisplaced { agent, reason }
+        "{agent} came with a new queue: {reason}"
+        meaning "The agent's earlier stream is closed; batches of it are refused from now on."
+        cause "The host's queue was wiped, restored from a snapshot, or copied."
+        cure "If nobody did that, find out who runs a copy of the host."
+
+    40015 Critical StreamHeld { agent }
+        "two queues of {agent} displace each other in turn; both are held until an operator releases them"
+        meaning "The same identity key is in use on two hosts. Nothing of either is stored while they are held; both keep what they find."
+        cause "The host was copied together with its state folder."
+        cure "Give one of the two a name and keys of its own, then `wardline agent release NAME`."
+
+    40016 Warning WatermarkBehind { group, from, to }
+        "the server has {from} of group {group}, but had acknowledged {to}: it was restored to an earlier state"
+        meaning "The server lost what it had committed. What is still in the queue is sent again; the rest is counted in a gap record."
+        cause "The database was restored from a backup."
+        cure "Look at the gap records for what is missing."
+
+    40020 Warning DatabaseBusy { reason }
+        "the database does not take data now: {reason}; agents are held back, nothing is lost"
+        meaning "A commit failed or waits. Nothing is acknowledged before it is committed."
+        cause "Another program locks the database, the disk is full, or it fails."
+        cure "Free the lock or the disk; writing goes on by itself."
+
+    40021 Information DatabaseBack { seconds }
+        "the database takes data again, after {seconds} s"
+        meaning "What was held back is written."
+        cause "The trouble that event 40020 named is over."
+        cure "Nothing to do."
+
+    40022 Critical DatabaseNewer { path, found, known }
+        "the database {path} has schema {found}, this program knows schemas up to {known}; it is left alone"
+        meaning "A newer version of the program has written this database."
+        cause "The program was replaced by an older one."
+        cure "Start the newer version, or restore the backup that was made before the upgrade."
+
+    40023 Critical DatabaseUnusable { path, reason }
+        "the database {path} cannot be used: {reason}"
+        meaning "The database cannot be opened, or is damaged."
+        cause "Wrong permissions, a full or failing disk, or a file that is no database."
+        cure "Check the path and its permissions; restore a backup if the file is damaged."
+
+    40024 Critical EntrySetAside { agent, number, reason }
+        "entry {number} of {agent} cannot be understood and was set aside: {reason}"
+        meaning "The agent signed it, but it makes no sense here. It is kept as it is; the stream goes on."
+        cause "The agent is of a newer version than the server, or damaged."
+        cure "Upgrade the server; otherwise reinstall the agent."
+
+    40030 Warning CheckFailed { workflow, reason }
+        "check {workflow} gave no usable result: {reason}; its state is unknown"
+        meaning "The plugin could not be run, was ended at its limit, or printed what the interface does not allow."
+        cause "The reason says which."
+        cure "Run the plugin by hand as the same user."
+
+    40031 Warning LogSkipped { workflow, path, reason }
+        "log {path} of {workflow}: {reason}"
+        meaning "A log file was cut, replaced or cannot be read; following goes on from where it can."
+        cause "Log rotation that cuts files in place, or changed permissions."
+        cure "Let rotation rename files; give the agent's user read permission."
+
+    40040 Information PeerConnected { peer, address }
+        "{peer} connected from {address}"
+        meaning "A mutually authenticated session with a health service stands."
+        cause "It started or came back."
+        cure "Nothing to do."
+
+    40041 Information PeerGone { peer, reason }
+        "{peer} is gone: {reason}"
+        meaning "The session with a health service ended."
+        cause "It stopped, the network failed, or it was disconnected."
+        cure "If it does not come back, look at the host."
+
+    40042 Warning ListenerBusy { reason }
+        "connections are refused or dropped: {reason}"
+        meaning "More handshakes are under way, or more connections open, than allowed; the oldest unfinished ones make place."
+        cause "A flood, or very many health services that come back at once."
+        cure "If it lasts, find out who connects; the addresses stand in event 20002."
+}
+
+/// The catalogue's entry of a number.
+pub fn explain(number: u32) -> Option<&'static Entry> {
+    CATALOGUE.iter().find(|entry| entry.number == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_in_order() {
+        assert!(CATALOGUE.windows(2).all(|pair| pair[0].number < pair[1].number));
+    }
+
+    #[test]
+    fn texts_use_exactly_their_fields() {
+        for entry in CATALOGUE {
+            for field in entry.fields {
+                assert!(entry.text.contains(&format!("{{{field}}}")), "{} leaves out {field}", entry.number);
+            }
+            assert_eq!(entry.text.matches('{').count(), entry.fields.len(), "{}", entry.number);
+        }
+    }
+}
