@@ -1,0 +1,337 @@
+//! The TLS side of the certificate channel: TLS 1.3 only, X25519MLKEM768 only, both ends prove who they are, and this
+//! end's key signs nothing before the other end's certificate has been verified.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
+    SignatureAlgorithm, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject as _;
+use wardline_proto::{ALPN_CERTIFICATE, Name, Role};
+
+use crate::certificate::{Fault, Identity};
+use crate::signature::{KeyId, private_der};
+use crate::trust::{Root, not_after};
+use crate::{certificate, private};
+
+/// Why this end's own channel certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("{path}: {reason}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The certificate is not what it must be.
+    #[error("{path}: {fault}")]
+    Certificate {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The private key.
+    #[error("{path}: {reason}")]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// This end's channel certificate and key, checked, and the root that the other end must lead to.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    certified: Arc<CertifiedKey>,
+    root: Root,
+    provider: Arc<CryptoProvider>,
+    /// Who this end is.
+    pub identity: Identity,
+    /// The id of the channel key.
+    pub key: KeyId,
+    /// When the certificate ends, seconds since 1970.
+    pub not_after: u64,
+}
+
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+impl Channel {
+    /// Loads `channel.pem` (leaf first) and `channel.key` of a folder and checks them as the other end will.
+    ///
+    /// # Errors
+    /// What is missing or wrong, and in which file.
+    pub fn load(folder: &Path, root: Root, name: &Name, role: Role) -> Result<Self, LoadError> {
+        let (path, key_path) = (folder.join("channel.pem"), folder.join("channel.key"));
+        let unreadable = |path: &Path| {
+            let path = path.to_owned();
+            move |error: std::io::Error| LoadError::File { path, reason: error.to_string() }
+        };
+        let pem = private::read_public(&path).map_err(unreadable(&path))?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let wrong = |fault| LoadError::Certificate { path: path.clone(), fault };
+        let chain = chain.map_err(|_| wrong(Fault::Encoding))?;
+        let (leaf, intermediates) = chain.split_first().ok_or_else(|| wrong(Fault::Encoding))?;
+        let identity = root.channel(leaf, intermediates, UnixTime::now()).map_err(wrong)?;
+        if identity.name != *name || identity.role != role {
+            return Err(wrong(Fault::Other { found: identity, expected: format!("{role} {name}") }));
+        }
+        let key = certificate::Parsed::new(leaf).and_then(|c| c.spki()).map_err(wrong)?;
+        let not_after = not_after(leaf);
+
+        let pem = private::read(&key_path).map_err(unreadable(&key_path))?;
+        let unusable = |reason: &dyn ToString| LoadError::Key { path: key_path.clone(), reason: reason.to_string() };
+        let der = private_der(&pem).map_err(|error| unusable(&error))?;
+        let provider = Arc::new(provider());
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.as_bytes().to_vec()));
+        let private = provider.key_provider.load_private_key(private).map_err(|error| unusable(&error))?;
+        let certified = CertifiedKey::new(chain, private);
+        certified.keys_match().map_err(|_| unusable(&"it does not belong to the certificate"))?;
+        Ok(Self { certified: certified.into(), root, provider, identity, key: KeyId::of(&key), not_after })
+    }
+
+    /// The configuration for one dial to a parent of this name. Made anew for each: the gate belongs to one handshake.
+    ///
+    /// # Errors
+    /// Never in practice: the provider speaks TLS 1.3.
+    pub fn dial(&self, parent: &Name) -> Result<ClientConfig, Error> {
+        let gate = Arc::new(Gate::default());
+        let verifier = ParentVerifier { root: self.root.clone(), parent: parent.clone(), gate: Arc::clone(&gate) };
+        let own = CertifiedKey::new(
+            self.certified.cert.clone(),
+            Arc::new(GatedKey { key: Arc::clone(&self.certified.key), gate }),
+        );
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(Only(Arc::new(own))));
+        config.alpn_protocols = vec![ALPN_CERTIFICATE.to_vec()];
+        // rustls calls no verifier when it resumes a session.
+        config.resumption = rustls::client::Resumption::disabled();
+        config.enable_sni = false;
+        Ok(config)
+    }
+
+    /// The configuration for the listening side.
+    ///
+    /// # Errors
+    /// Never in practice: the provider speaks TLS 1.3.
+    pub fn listen(&self) -> Result<ServerConfig, Error> {
+        let verifier = ChildVerifier { root: self.root.clone() };
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(self.certified.as_ref().clone())));
+        config.alpn_protocols = vec![ALPN_CERTIFICATE.to_vec()];
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
+
+    /// Who the other end proved to be. Call it only with the chain of a finished handshake.
+    ///
+    /// # Errors
+    /// There is no certificate, or not one of this group.
+    pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, Fault> {
+        let (leaf, intermediates) = chain.and_then(<[_]>::split_first).ok_or(Fault::Encoding)?;
+        self.root.channel(leaf, intermediates, UnixTime::now())
+    }
+}
+
+/// Opens when the other end's chain, name and signature have been verified.
+#[derive(Debug, Default)]
+struct Gate {
+    chain: OnceLock<()>,
+    signature: OnceLock<()>,
+}
+
+impl Gate {
+    fn is_open(&self) -> bool {
+        self.chain.get().is_some() && self.signature.get().is_some()
+    }
+}
+
+#[derive(Debug)]
+struct ParentVerifier {
+    root: Root,
+    parent: Name,
+    gate: Arc<Gate>,
+}
+
+fn refused(fault: Fault) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault))))
+}
+
+/// The fault behind an error of a handshake, if it was a certificate's.
+pub fn fault(error: &Error) -> Option<&Fault> {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => inner.downcast_ref(),
+        _ => None,
+    }
+}
+
+impl ServerCertVerifier for ParentVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let found = self.root.channel(leaf, intermediates, now).map_err(refused)?;
+        if found.name != self.parent || found.role == Role::Agent {
+            let expected = format!("gateway or server {}", self.parent);
+            return Err(refused(Fault::Other { found, expected }));
+        }
+        let _ = self.gate.chain.set(());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let valid = verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &aws_lc_rs::default_provider().signature_verification_algorithms,
+        )?;
+        let _ = self.gate.signature.set(());
+        Ok(valid)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+#[derive(Debug)]
+struct ChildVerifier {
+    root: Root,
+}
+
+impl ClientCertVerifier for ChildVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.root.channel(leaf, intermediates, now).map_err(refused)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &aws_lc_rs::default_provider().signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// Gives the one key there is.
+#[derive(Debug)]
+struct Only(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Only {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A key that signs only behind its open gate.
+#[derive(Debug)]
+struct GatedKey {
+    key: Arc<dyn SigningKey>,
+    gate: Arc<Gate>,
+}
+
+impl SigningKey for GatedKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let signer = self.key.choose_scheme(offered)?;
+        Some(Box::new(GatedSigner { signer, gate: Arc::clone(&self.gate) }))
+    }
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+#[derive(Debug)]
+struct GatedSigner {
+    signer: Box<dyn Signer>,
+    gate: Arc<Gate>,
+}
+
+impl Signer for GatedSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        if !self.gate.is_open() {
+            return Err(Error::General("the other end was not verified".into()));
+        }
+        self.signer.sign(message)
+    }
+    fn scheme(&self) -> SignatureScheme {
+        self.signer.scheme()
+    }
+}
