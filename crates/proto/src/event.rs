@@ -285,6 +285,12 @@ catalogue! {
         cause "Log rotation that cuts files in place, or changed permissions."
         cure "Let rotation rename files; give the agent's user read permission."
 
+    40032 Critical WorkflowEnded { workflow, reason }
+        "workflow {workflow} ended by itself: {reason}; the agent stops"
+        meaning "A check or a log was not watched any more. The agent stops rather than watch less than it was asked to."
+        cause "A mistake in the program."
+        cure "Start it again, if the service manager did not; what was found is in the queue. Report the mistake."
+
     40040 Information PeerConnected { peer, address }
         "{peer} connected from {address}"
         meaning "A mutually authenticated session with a health service stands."

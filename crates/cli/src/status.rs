@@ -1,0 +1,25 @@
+//! `wardline status`: how the server is.
+
+use wardline_sdk::{Client, DataAccess as _, Problem, Status};
+
+use crate::output::{Cell, Column, Output};
+
+const COLUMNS: &[Column<Status>] = &[
+    Column::new("SERVER", |status| Cell::text(&status.name)),
+    Column::new("VERSION", |status| Cell::text(&status.version)),
+    Column::new("STARTED", |status| Cell::Time(status.started_at)),
+    Column::new("AGENTS", |status| Cell::text(status.agents)),
+    Column::new("CONNECTED", |status| Cell::text(status.agents_connected)),
+    Column::new("HELD", |status| Cell::text(status.agents_held)),
+    Column::new("OPEN ALERTS", |status| Cell::text(status.alerts_open)),
+    Column::new("EVENTS", |status| Cell::text(status.events)),
+    Column::new("GAPS", |status| Cell::text(status.gaps)),
+    Column::new("SET ASIDE", |status| Cell::text(status.set_aside)),
+    Column::new("SCHEMA", |status| Cell::text(status.schema)),
+    Column::new("DATABASE BYTES", |status| Cell::text(status.database_bytes)),
+];
+
+/// Shows it.
+pub(crate) async fn run(client: &Client, output: &Output) -> Result<(), Problem> {
+    output.one(&client.status().await?, COLUMNS, |status| status.name.to_string())
+}

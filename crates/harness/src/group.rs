@@ -1,0 +1,511 @@
+//! A management group: its files laid down, its programs run.
+//!
+//! ```text
+//!  agent1.test ──┐
+//!                ├── gw1.test ──┐
+//!  agent2.test ──┘              ├── srv1.test ── database
+//!  agent3.test (direct) ────────┘
+//! ```
+//!
+//! Agents are spread over the gateways in turn. Every connection may go through a [`Tap`].
+
+use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+use uuid::Uuid;
+use wardline_proto::Role;
+
+use crate::daemon::Daemon;
+use crate::pki::{self, Authority, IdentityKey};
+use crate::port::Port;
+use crate::tap::Tap;
+use crate::{Scratch, program};
+
+/// The group's name, and of the folder that each program keeps for it.
+const NAME: &str = "test";
+
+/// A running management group. Everything of it ends and vanishes with it.
+pub struct Group {
+    // In the order in which they end.
+    agents: Vec<Daemon>,
+    gateways: Vec<Daemon>,
+    server: Daemon,
+    taps: HashMap<String, Tap>,
+    authority: Authority,
+    id: Uuid,
+    socket: PathBuf,
+    database: PathBuf,
+    packs: PathBuf,
+    _ports: Vec<Port>,
+    _runtime: Scratch,
+    scratch: Scratch,
+}
+
+/// What a group is to be like.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    gateways: usize,
+    agents: usize,
+    direct: usize,
+    heartbeat: String,
+    queue_budget: String,
+    measure: bool,
+    tapped: bool,
+    packs: Vec<(String, String)>,
+    states: HashMap<String, PathBuf>,
+}
+
+impl Builder {
+    /// How many gateways; one when not said.
+    pub const fn gateways(mut self, count: usize) -> Self {
+        self.gateways = count;
+        self
+    }
+
+    /// How many agents behind gateways; one when not said.
+    pub const fn agents(mut self, count: usize) -> Self {
+        self.agents = count;
+        self
+    }
+
+    /// How many more agents that talk to the server themselves; none when not said.
+    pub const fn direct(mut self, count: usize) -> Self {
+        self.direct = count;
+        self
+    }
+
+    /// How often agents say that they live; `60s` when not said.
+    pub fn heartbeat(mut self, every: &str) -> Self {
+        self.heartbeat = every.into();
+        self
+    }
+
+    /// The size of an agent's queue; `128 MiB` when not said.
+    pub fn queue_budget(mut self, size: &str) -> Self {
+        self.queue_budget = size.into();
+        self
+    }
+
+    /// Programs measure into a file, see [`Daemon::measure`].
+    pub const fn measured(mut self) -> Self {
+        self.measure = true;
+        self
+    }
+
+    /// Every connection goes through a tap, see [`Group::tap`].
+    pub const fn tapped(mut self) -> Self {
+        self.tapped = true;
+        self
+    }
+
+    /// Every agent has this pack.
+    pub fn pack(mut self, name: &str, text: &str) -> Self {
+        self.packs.push((name.into(), text.into()));
+        self
+    }
+
+    /// A program keeps its state in this folder, on a disk of the test's own making.
+    pub fn state(mut self, name: &str, folder: &Path) -> Self {
+        self.states.insert(name.into(), folder.into());
+        self
+    }
+
+    /// Lays down the group and starts it, from the server down.
+    pub fn start(self) -> Group {
+        let mut group = self.lay();
+        group.start();
+        group
+    }
+
+    /// Lays down all files and starts nothing.
+    pub fn lay(self) -> Group {
+        let (scratch, runtime) = (Scratch::new(), Scratch::in_memory());
+        let plan = Plan { builder: &self, scratch: scratch.path(), runtime: runtime.path() };
+        let (authority, id) = (Authority::new(NAME), Uuid::now_v7());
+        let packs = scratch.path().join("packs");
+        folder(&packs);
+        let mut ports = Vec::new();
+        let mut taps = HashMap::new();
+
+        let mut reserve = || {
+            ports.push(Port::reserve());
+            ports.last().expect("just pushed").address()
+        };
+        let listen = reserve();
+        let server = Site::new(&plan, "srv1.test", Role::Server, &authority);
+        let gateways: Vec<_> = (1..=self.gateways)
+            .map(|i| (Site::new(&plan, &format!("gw{i}.test"), Role::Gateway, &authority), reserve()))
+            .collect();
+        let agents: Vec<_> = (1..=self.agents + self.direct)
+            .map(|i| {
+                let behind = (i <= self.agents).then(|| &gateways[(i - 1) % gateways.len()]);
+                (Site::new(&plan, &format!("agent{i}.test"), Role::Agent, &authority), behind)
+            })
+            .collect();
+
+        let mut in_group = |child: &Site, parent: &Site, address: SocketAddr| {
+            let address = if self.tapped {
+                let tap = Tap::to(address);
+                let address = tap.address();
+                taps.insert(child.name.clone(), tap);
+                address
+            } else {
+                address
+            };
+            let parent = Parent { name: parent.name.clone(), address };
+            Membership { name: NAME, id, pin: authority.pin(), parents: vec![parent], mechanism: "certificate" }
+        };
+        let listed: Vec<_> = agents
+            .iter()
+            .map(|(agent, behind)| agent.listed(behind.map(|(gateway, _)| gateway.name.clone())))
+            .collect();
+
+        for (agent, behind) in &agents {
+            let (parent, address) = behind.map_or((&server, listen), |(gateway, address)| (gateway, *address));
+            agent.write(&AgentFile {
+                common: agent.common(&self),
+                packs: self.packs.iter().map(|(name, _)| pack_path(&packs, name)).collect(),
+                heartbeat: &self.heartbeat,
+                queue_budget: &self.queue_budget,
+                group: [in_group(agent, parent, address)],
+            });
+        }
+        for (gateway, address) in &gateways {
+            gateway.write(&GatewayFile {
+                common: gateway.common(&self),
+                listen: *address,
+                group: [in_group(gateway, &server, listen)],
+                agent: listed.iter().filter(|agent| agent.gateway.as_ref() == Some(&gateway.name)).cloned().collect(),
+            });
+        }
+        authority.duty(&server.name).write(&server.group, "duty");
+        let (socket, database) = (server.runtime.join("api.sock"), server.state.join("wardline.db"));
+        server.write(&ServerFile {
+            common: server.common(&self),
+            listen,
+            api_socket: socket.clone(),
+            database: format!("sqlite:{}", database.display()),
+            group: Pinned { name: NAME, id, pin: authority.pin() },
+            agent: listed,
+            gateway: gateways.iter().map(|(gateway, _)| gateway.listed(None)).collect(),
+        });
+
+        let group = Group {
+            agents: agents.iter().map(|(site, _)| site.daemon()).collect(),
+            gateways: gateways.iter().map(|(site, _)| site.daemon()).collect(),
+            server: server.daemon(),
+            taps,
+            authority,
+            id,
+            socket,
+            database,
+            packs,
+            _ports: ports,
+            _runtime: runtime,
+            scratch,
+        };
+        for (name, text) in &self.packs {
+            group.write_pack(name, text);
+        }
+        group
+    }
+}
+
+impl Group {
+    /// One server, one gateway, one agent behind it, unless said otherwise.
+    pub fn builder() -> Builder {
+        Builder {
+            gateways: 1,
+            agents: 1,
+            direct: 0,
+            heartbeat: "60s".into(),
+            queue_budget: "128 MiB".into(),
+            measure: false,
+            tapped: false,
+            packs: Vec::new(),
+            states: HashMap::new(),
+        }
+    }
+
+    /// Starts every program, from the server down.
+    pub fn start(&mut self) {
+        self.server.start();
+        self.gateways.iter_mut().chain(&mut self.agents).for_each(Daemon::start);
+    }
+
+    /// The server.
+    pub const fn server(&mut self) -> &mut Daemon {
+        &mut self.server
+    }
+
+    /// A gateway, counted from 0.
+    pub fn gateway(&mut self, index: usize) -> &mut Daemon {
+        &mut self.gateways[index]
+    }
+
+    /// An agent, counted from 0.
+    pub fn agent(&mut self, index: usize) -> &mut Daemon {
+        &mut self.agents[index]
+    }
+
+    /// The wire from this agent or gateway to its parent.
+    ///
+    /// # Panics
+    /// The group is not tapped.
+    pub fn tap(&self, child: &str) -> &Tap {
+        self.taps.get(child).unwrap_or_else(|| panic!("{child} has no tap"))
+    }
+
+    /// Who issues the group's certificates.
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The group's id.
+    pub const fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// A folder for what a story needs besides.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Writes a pack, over what is there. Agents have it when the builder named it.
+    pub fn write_pack(&self, name: &str, text: &str) -> PathBuf {
+        let path = pack_path(&self.packs, name);
+        pki::write(&path, text, 0o644);
+        path
+    }
+
+    /// Runs the command line against the server's socket.
+    pub fn wardline(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program::find("wardline"));
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
+        command.output().expect("the command line can be run")
+    }
+
+    /// The first column of what the database answers, read beside the server.
+    #[track_caller]
+    pub fn sql<T: FromSql>(&self, query: &str) -> Vec<T> {
+        let connection = Connection::open_with_flags(&self.database, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let read = |connection: Connection| -> rusqlite::Result<Vec<T>> {
+            let mut statement = connection.prepare(query)?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        connection.and_then(read).unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// The database's file.
+    pub fn database(&self) -> &Path {
+        &self.database
+    }
+}
+
+/// Where a group is laid down.
+struct Plan<'a> {
+    builder: &'a Builder,
+    scratch: &'a Path,
+    runtime: &'a Path,
+}
+
+/// The folders and keys of one program.
+struct Site {
+    name: String,
+    role: Role,
+    folder: PathBuf,
+    state: PathBuf,
+    group: PathBuf,
+    runtime: PathBuf,
+    identity: IdentityKey,
+}
+
+impl Site {
+    fn new(plan: &Plan<'_>, name: &str, role: Role, authority: &Authority) -> Self {
+        let own = plan.scratch.join(name);
+        let state = plan.builder.states.get(name).cloned().unwrap_or_else(|| own.join("state"));
+        let (group, runtime) = (state.join(NAME), plan.runtime.join(name));
+        for path in [&own, &state, &group, &runtime] {
+            folder(path);
+        }
+        let identity = IdentityKey::new();
+        identity.write(&group);
+        authority.channel(name, role).write(&group, "channel");
+        pki::write(&group.join("root.pem"), &authority.root_pem(), 0o644);
+        Self { name: name.into(), role, folder: own, state, group, runtime, identity }
+    }
+
+    fn common(&self, builder: &Builder) -> Common<'_> {
+        Common {
+            name: &self.name,
+            state_dir: &self.state,
+            runtime_dir: &self.runtime,
+            measure: builder.measure.then(|| self.daemon().measure()),
+        }
+    }
+
+    fn listed(&self, gateway: Option<String>) -> Listed {
+        Listed { name: self.name.clone(), identity: self.identity.public(), gateway }
+    }
+
+    fn write(&self, file: &impl Serialize) {
+        let text = toml::to_string(file).expect("a configuration can be written");
+        pki::write(&self.daemon().config(), &text, 0o644);
+    }
+
+    fn daemon(&self) -> Daemon {
+        Daemon::new(&self.name, self.role, &self.folder, &self.group, &self.runtime)
+    }
+}
+
+fn folder(path: &Path) {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+fn pack_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.toml"))
+}
+
+#[derive(Serialize)]
+struct AgentFile<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    packs: Vec<PathBuf>,
+    heartbeat: &'a str,
+    queue_budget: &'a str,
+    group: [Membership; 1],
+}
+
+#[derive(Serialize)]
+struct GatewayFile<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    listen: SocketAddr,
+    group: [Membership; 1],
+    agent: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct ServerFile<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    listen: SocketAddr,
+    api_socket: PathBuf,
+    database: String,
+    group: Pinned,
+    agent: Vec<Listed>,
+    gateway: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct Common<'a> {
+    name: &'a str,
+    state_dir: &'a Path,
+    runtime_dir: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measure: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Pinned {
+    name: &'static str,
+    id: Uuid,
+    pin: String,
+}
+
+#[derive(Serialize)]
+struct Membership {
+    name: &'static str,
+    id: Uuid,
+    pin: String,
+    parents: Vec<Parent>,
+    mechanism: &'static str,
+}
+
+#[derive(Serialize)]
+struct Parent {
+    name: String,
+    address: SocketAddr,
+}
+
+#[derive(Clone, Serialize)]
+struct Listed {
+    name: String,
+    identity: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use toml::{Table, Value};
+
+    fn file(daemon: &Daemon) -> Table {
+        std::fs::read_to_string(daemon.config()).unwrap().parse().unwrap()
+    }
+
+    fn at<'a>(file: &'a Table, path: &str) -> &'a Value {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        rest.split('.').filter(|key| !key.is_empty()).fold(&file[first], |value, key| match key.parse::<usize>() {
+            Ok(index) => &value[index],
+            Err(_) => &value[key],
+        })
+    }
+
+    #[test]
+    fn everybody_knows_whom_it_should() {
+        let mut group =
+            Group::builder().gateways(2).agents(3).direct(1).pack("base", "[pack]\nname = \"base\"\n").lay();
+        let server = file(group.server());
+        let listed: Vec<_> = server["agent"].as_array().unwrap().iter().map(|agent| agent.get("gateway")).collect();
+        let gateway = |name: &str| Some(Value::from(name));
+        assert_eq!(
+            listed.into_iter().map(Option::<&Value>::cloned).collect::<Vec<_>>(),
+            [gateway("gw1.test"), gateway("gw2.test"), gateway("gw1.test"), None]
+        );
+        let second = file(group.gateway(1));
+        assert_eq!(second["agent"].as_array().unwrap().len(), 1);
+        assert_eq!(at(&second, "agent.0"), at(&server, "agent.1"));
+        assert_eq!(at(&second, "group.0.parents.0.address"), &server["listen"]);
+        let agents = [file(group.agent(1)), file(group.agent(3))];
+        assert_eq!(at(&agents[0], "group.0.parents.0.address"), &second["listen"]);
+        assert_eq!(at(&agents[0], "group.0.parents.0.name").as_str(), Some("gw2.test"));
+        assert_eq!(at(&agents[1], "group.0.parents.0.name").as_str(), Some("srv1.test"));
+        assert_eq!(at(&agents[0], "group.0.pin"), at(&server, "group.pin"));
+        assert_eq!(at(&agents[0], "group.0.id").as_str(), Some(group.id().to_string().as_str()));
+        let pack = at(&agents[0], "packs.0").as_str().unwrap();
+        assert_eq!(std::fs::read_to_string(pack).unwrap(), "[pack]\nname = \"base\"\n");
+    }
+
+    #[test]
+    fn private_files_are_private() {
+        let mut group = Group::builder().lay();
+        let state = group.server().state().to_owned();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&state), mode(state.parent().unwrap())), (0o700, 0o700));
+        assert_eq!(mode(group.server().runtime()), 0o700);
+        for key in ["identity.key", "channel.key", "duty.key"] {
+            assert_eq!(mode(&state.join(key)), 0o600, "{key}");
+        }
+    }
+
+    #[test]
+    fn connections_go_through_taps_where_asked() {
+        let mut group = Group::builder().tapped().lay();
+        let tap = group.tap("agent1.test").address().to_string();
+        let (agent, gateway) = (file(group.agent(0)), file(group.gateway(0)));
+        assert_eq!(at(&agent, "group.0.parents.0.address").as_str(), Some(tap.as_str()));
+        assert_ne!(gateway["listen"].as_str(), Some(tap.as_str()));
+    }
+}

@@ -1,0 +1,31 @@
+//! A whole management group in a test, of real processes, and what can be done to it.
+//!
+//! ```text
+//!                          group     lays down and runs a server, gateways, agents
+//!                         /  |   \
+//!                  daemon  pki    tap      one process; its certificates; the wire between two
+//!                    |
+//!                 program             the executable, refused when older than its sources
+//!
+//!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
+//!  scratch   folders that vanish with the test            wait  the one loop that waits
+//!  random    numbers from a seed                          port  a port that stays ours
+//! ```
+
+pub mod daemon;
+pub mod group;
+pub mod ids;
+pub mod pki;
+pub mod port;
+pub mod powercut;
+pub mod program;
+pub mod random;
+pub mod scratch;
+pub mod tap;
+pub mod wait;
+
+pub use daemon::Daemon;
+pub use group::Group;
+pub use powercut::PowerCut;
+pub use scratch::Scratch;
+pub use tap::Tap;

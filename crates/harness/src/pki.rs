@@ -1,0 +1,475 @@
+//! A group's keys and certificates: good ones, and every kind of bad one.
+
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use base64ct::{Base64, Encoding as _};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+};
+use wardline_proto::Role;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The URI of a server's duty certificate.
+const DUTY: &str = "urn:wardline:duty";
+
+/// A group's root and the authority under it that issues channel certificates.
+pub struct Authority {
+    root: CertifiedIssuer<'static, KeyPair>,
+    issuing: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new root, P-256, valid for 20 years, and its issuing authority.
+    pub fn new(group: &str) -> Self {
+        let root =
+            CertifiedIssuer::self_signed(authority(&format!("{group} root"), BasicConstraints::Unconstrained), key());
+        let root = root.expect("a root can be made");
+        let issuing = authority(&format!("{group} issuing"), BasicConstraints::Constrained(0));
+        let issuing = CertifiedIssuer::signed_by(issuing, key(), &root).expect("an issuing authority can be made");
+        Self { root, issuing }
+    }
+
+    /// The root's certificate.
+    pub fn root_pem(&self) -> String {
+        self.root.pem()
+    }
+
+    /// The group's pin: `sha256:` and the hash of the root's SubjectPublicKeyInfo.
+    pub fn pin(&self) -> String {
+        let spki = self.root.key().subject_public_key_info();
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &spki);
+        let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{hex}")
+    }
+
+    /// A channel certificate as it must be, 90 days, with the issuing authority's behind it.
+    pub fn channel(&self, name: &str, role: Role) -> Credential {
+        self.issue(&Leaf::channel(name, role))
+    }
+
+    /// A server's duty certificate, straight under the root.
+    pub fn duty(&self, name: &str) -> Credential {
+        let leaf =
+            Leaf { names: vec![San::dns(name), San::Uri(DUTY)], usages: vec![], ..Leaf::channel(name, Role::Server) };
+        let key = key();
+        let certificate = leaf.params().signed_by(&key, &self.root).expect("a certificate can be made");
+        Credential { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A certificate as the leaf says, under the issuing authority.
+    pub fn issue(&self, leaf: &Leaf) -> Credential {
+        let key = key();
+        let certificate = leaf.params().signed_by(&key, &self.issuing).expect("a certificate can be made");
+        Credential { chain: certificate.pem() + &self.issuing.pem(), key: key.serialize_pem() }
+    }
+
+    /// A channel certificate for this name and role with one fault.
+    pub fn faulty(&self, fault: Fault, name: &str, role: Role) -> Credential {
+        let good = Leaf::channel(name, role);
+        let with = |names: &[San]| self.issue(&Leaf { names: names.to_vec(), ..good.clone() });
+        let used_for = |usages: &[Usage]| self.issue(&Leaf { usages: usages.to_vec(), ..good.clone() });
+        let valid = |from: SystemTime, to: SystemTime| self.issue(&Leaf { from, to, ..good.clone() });
+        let (dns, uri, now) = (San::dns(name), San::Uri(role.uri()), SystemTime::now());
+        match fault {
+            Fault::NoName => with(&[]),
+            Fault::CommonNameOnly => with(std::slice::from_ref(&uri)),
+            Fault::Wildcard => {
+                let (_, domain) = name.split_once('.').unwrap_or(("", name));
+                with(&[San::dns(&format!("*.{domain}")), uri])
+            }
+            Fault::IpAddress => with(&[San::Ip([127, 0, 0, 1]), uri]),
+            Fault::TwoNames => with(&[dns, San::dns("other.test"), uri]),
+            Fault::NoRole => with(&[dns]),
+            Fault::TwoRoles => {
+                let another = Role::ALL.into_iter().find(|another| *another != role).expect("there are others");
+                with(&[dns, uri, San::Uri(another.uri())])
+            }
+            Fault::NulInName => with(&[San::dns(&format!("{name}\0.other.test")), uri]),
+            Fault::TrailingDot => with(&[San::dns(&format!("{name}.")), uri]),
+            Fault::OtherCase => with(&[San::dns(&name.to_uppercase()), uri]),
+            Fault::ClientUsageOnly => used_for(&[Usage::Client]),
+            Fault::ServerUsageOnly => used_for(&[Usage::Server]),
+            Fault::NoUsage => used_for(&[]),
+            Fault::AnyUsage => used_for(&[Usage::Any]),
+            Fault::Expired => valid(now - 91 * DAY, now - DAY),
+            Fault::NotYetValid => valid(now + DAY, now + 91 * DAY),
+            Fault::OtherAuthority => Self::new("other").issue(&good),
+            Fault::SelfSigned => {
+                let key = key();
+                let certificate = good.params().self_signed(&key).expect("a certificate can be made");
+                Credential { chain: certificate.pem(), key: key.serialize_pem() }
+            }
+            Fault::OtherKey => Credential { key: key().serialize_pem(), ..self.issue(&good) },
+            Fault::OtherName => self.channel("other.test", role),
+            Fault::OtherRole => {
+                // Nobody may be taken for what its parent must be, or a parent for what an agent is.
+                self.channel(name, if role == Role::Agent { Role::Server } else { Role::Agent })
+            }
+        }
+    }
+}
+
+/// What can be wrong with a channel certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say what they are")]
+pub enum Fault {
+    NoName,
+    CommonNameOnly,
+    Wildcard,
+    IpAddress,
+    TwoNames,
+    NoRole,
+    TwoRoles,
+    NulInName,
+    TrailingDot,
+    OtherCase,
+    ClientUsageOnly,
+    ServerUsageOnly,
+    NoUsage,
+    AnyUsage,
+    Expired,
+    NotYetValid,
+    OtherAuthority,
+    SelfSigned,
+    /// The private key does not fit the certificate.
+    OtherKey,
+    /// A good certificate of another host of the group.
+    OtherName,
+    /// A good certificate of the right host for another role.
+    OtherRole,
+}
+
+impl Fault {
+    /// Every one.
+    pub const ALL: [Self; 21] = [
+        Self::NoName,
+        Self::CommonNameOnly,
+        Self::Wildcard,
+        Self::IpAddress,
+        Self::TwoNames,
+        Self::NoRole,
+        Self::TwoRoles,
+        Self::NulInName,
+        Self::TrailingDot,
+        Self::OtherCase,
+        Self::ClientUsageOnly,
+        Self::ServerUsageOnly,
+        Self::NoUsage,
+        Self::AnyUsage,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::OtherAuthority,
+        Self::SelfSigned,
+        Self::OtherKey,
+        Self::OtherName,
+        Self::OtherRole,
+    ];
+}
+
+/// What a certificate is to say, sense or nonsense.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// The subject's common name.
+    pub common_name: String,
+    /// The subject alternative names; without one there is no such extension.
+    pub names: Vec<San>,
+    /// The extended key usages; without one there is no such extension.
+    pub usages: Vec<Usage>,
+    /// Valid from.
+    pub from: SystemTime,
+    /// Valid until.
+    pub to: SystemTime,
+}
+
+/// A subject alternative name.
+#[derive(Clone, Debug)]
+pub enum San {
+    /// Any bytes, also those that no DNS name may have.
+    Dns(Vec<u8>),
+    /// A URI.
+    Uri(&'static str),
+    /// An IPv4 address.
+    Ip([u8; 4]),
+}
+
+/// An extended key usage.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "they say what they are")]
+pub enum Usage {
+    Server,
+    Client,
+    Any,
+}
+
+impl San {
+    fn dns(name: &str) -> Self {
+        Self::Dns(name.into())
+    }
+
+    /// The GeneralName (RFC 5280, section 4.2.1.6) in DER.
+    fn der(&self) -> Vec<u8> {
+        match self {
+            Self::Dns(name) => der(0x82, name),
+            Self::Uri(uri) => der(0x86, uri.as_bytes()),
+            Self::Ip(address) => der(0x87, address),
+        }
+    }
+}
+
+/// One value in DER, of at most 65,535 bytes.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).expect("a short value").to_be_bytes();
+    let head = match (high, low) {
+        (0, ..=0x7f) => vec![tag, low],
+        (0, _) => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    [&head, content].concat()
+}
+
+impl Leaf {
+    /// A channel certificate as it must be.
+    pub fn channel(name: &str, role: Role) -> Self {
+        // Clocks of one machine agree, those of a group only nearly.
+        let from = SystemTime::now() - Duration::from_secs(3600);
+        Self {
+            common_name: name.into(),
+            names: vec![San::dns(name), San::Uri(role.uri())],
+            usages: vec![Usage::Server, Usage::Client],
+            from,
+            to: from + 90 * DAY,
+        }
+    }
+
+    fn params(&self) -> CertificateParams {
+        let mut params = params(&self.common_name, self.from, self.to);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let usage = |usage: &Usage| match usage {
+            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+            Usage::Any => ExtendedKeyUsagePurpose::Any,
+        };
+        params.extended_key_usages = self.usages.iter().map(usage).collect();
+        if !self.names.is_empty() {
+            // Written by hand: rcgen refuses the names that matter most here.
+            let names: Vec<_> = self.names.iter().flat_map(San::der).collect();
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], der(0x30, &names))];
+        }
+        params
+    }
+}
+
+/// A certificate with what leads to the root, and its private key (PKCS#8), both in PEM.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Leaf first, without the root.
+    pub chain: String,
+    /// The private key.
+    pub key: String,
+}
+
+impl Credential {
+    /// Writes `NAME.pem` and `NAME.key` (0600) into a folder, over what is there.
+    pub fn write(&self, folder: &Path, name: &str) {
+        write(&folder.join(name).with_extension("pem"), &self.chain, 0o644);
+        write(&folder.join(name).with_extension("key"), &self.key, 0o600);
+    }
+}
+
+/// An identity key: signs what its owner says.
+#[derive(Debug)]
+pub struct IdentityKey(KeyPair);
+
+impl IdentityKey {
+    /// A new one, P-256.
+    pub fn new() -> Self {
+        Self(key())
+    }
+
+    /// The public half as lists have it: SubjectPublicKeyInfo, DER in base64.
+    pub fn public(&self) -> String {
+        Base64::encode_string(&self.0.subject_public_key_info())
+    }
+
+    /// Writes it into a folder as `identity.key` (PKCS#8 in PEM, 0600).
+    pub fn write(&self, folder: &Path) {
+        write(&folder.join("identity.key"), &self.0.serialize_pem(), 0o600);
+    }
+}
+
+impl Default for IdentityKey {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Writes a file that has its mode before it has its content.
+pub(crate) fn write(path: &Path, text: &str, mode: u32) {
+    let attempt = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(text.as_bytes())
+    };
+    attempt().unwrap_or_else(|error: std::io::Error| panic!("{}: {error}", path.display()));
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key can be made")
+}
+
+fn params(common_name: &str, from: SystemTime, to: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = from.into();
+    params.not_after = to.into();
+    params
+}
+
+fn authority(name: &str, constraints: BasicConstraints) -> CertificateParams {
+    let from = SystemTime::now() - DAY;
+    let mut params = params(name, from, from + 20 * 365 * DAY);
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use der::{Decode as _, Encode as _};
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, UnixTime};
+    use wardline_proto::GroupId;
+    use wardline_secrets::trust::Root;
+    use x509_cert::Certificate;
+    use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, SubjectAltName, name::GeneralName};
+
+    const NAME: &str = "web1.test";
+
+    fn chain(credential: &Credential) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(credential.chain.as_bytes()).map(Result::unwrap).collect()
+    }
+
+    fn leaf(credential: &Credential) -> Certificate {
+        Certificate::from_der(&chain(credential)[0]).unwrap()
+    }
+
+    fn names(certificate: &Certificate) -> Vec<String> {
+        let Some((_, SubjectAltName(names))) = certificate.tbs_certificate().get_extension().unwrap() else {
+            return vec![];
+        };
+        let word = |name| match name {
+            GeneralName::DnsName(name) => format!("dns {}", name.as_str()),
+            GeneralName::UniformResourceIdentifier(uri) => format!("uri {}", uri.as_str()),
+            GeneralName::IpAddress(address) => format!("ip {:?}", address.as_bytes()),
+            other => panic!("{other:?}"),
+        };
+        names.into_iter().map(word).collect()
+    }
+
+    fn usages(certificate: &Certificate) -> Vec<String> {
+        let usage = certificate.tbs_certificate().get_extension::<ExtendedKeyUsage>().unwrap();
+        usage.map_or_else(Vec::new, |(_, usage)| usage.0.iter().map(ToString::to_string).collect())
+    }
+
+    fn key_fits(credential: &Credential) -> bool {
+        let key = KeyPair::from_pem(&credential.key).unwrap();
+        let spki = leaf(credential).tbs_certificate().subject_public_key_info().to_der().unwrap();
+        key.subject_public_key_info() == spki
+    }
+
+    fn root(authority: &Authority) -> Root {
+        let scratch = crate::Scratch::new();
+        let path = scratch.path().join("root.pem");
+        write(&path, &authority.root_pem(), 0o644);
+        Root::load(&path, GroupId([0; 16]), authority.pin().parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_good_certificate_is_what_it_must_be() {
+        let authority = Authority::new("group");
+        let credential = authority.channel(NAME, Role::Gateway);
+        let certificate = leaf(&credential);
+        assert_eq!(names(&certificate), ["dns web1.test", "uri urn:wardline:gateway"]);
+        assert_eq!(usages(&certificate), ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"]);
+        let validity = certificate.tbs_certificate().validity();
+        let length = validity.not_after.to_unix_duration() - validity.not_before.to_unix_duration();
+        assert_eq!(length, 90 * DAY);
+        assert!(key_fits(&credential));
+        let issuing = Certificate::from_der(&chain(&credential)[1]).unwrap();
+        let (_, constraints): (_, BasicConstraints) = issuing.tbs_certificate().get_extension().unwrap().unwrap();
+        assert_eq!(constraints, BasicConstraints { ca: true, path_len_constraint: Some(0) });
+
+        let chain = chain(&credential);
+        let identity = root(&authority).channel(&chain[0], &chain[1..], UnixTime::now()).unwrap();
+        assert_eq!((identity.name.as_str(), identity.role), (NAME, Role::Gateway));
+    }
+
+    #[test]
+    fn a_duty_certificate_leads_straight_to_the_root() {
+        let authority = Authority::new("group");
+        let credential = authority.duty("srv1.test");
+        assert_eq!(names(&leaf(&credential)), ["dns srv1.test", "uri urn:wardline:duty"]);
+        assert!(usages(&leaf(&credential)).is_empty());
+        let chain = chain(&credential);
+        assert_eq!(chain.len(), 1);
+        let (name, _) = root(&authority).duty(&chain, UnixTime::now()).unwrap();
+        assert_eq!(name.as_str(), "srv1.test");
+    }
+
+    #[test]
+    fn each_fault_is_in_the_certificate() {
+        let authority = Authority::new("group");
+        let made = |fault| authority.faulty(fault, NAME, Role::Agent);
+        let (dns, uri) = ("dns web1.test", "uri urn:wardline:agent");
+        let (server, client) = ("1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2");
+        for (fault, expected) in [
+            (Fault::NoName, vec![]),
+            (Fault::CommonNameOnly, vec![uri]),
+            (Fault::Wildcard, vec!["dns *.test", uri]),
+            (Fault::IpAddress, vec!["ip [127, 0, 0, 1]", uri]),
+            (Fault::TwoNames, vec![dns, "dns other.test", uri]),
+            (Fault::NoRole, vec![dns]),
+            (Fault::TwoRoles, vec![dns, uri, "uri urn:wardline:gateway"]),
+            (Fault::NulInName, vec!["dns web1.test\0.other.test", uri]),
+            (Fault::TrailingDot, vec!["dns web1.test.", uri]),
+            (Fault::OtherCase, vec!["dns WEB1.TEST", uri]),
+            (Fault::OtherName, vec!["dns other.test", uri]),
+            (Fault::OtherRole, vec![dns, "uri urn:wardline:server"]),
+        ] {
+            assert_eq!(names(&leaf(&made(fault))), expected, "{fault:?}");
+        }
+        for (fault, expected) in [
+            (Fault::ClientUsageOnly, vec![client]),
+            (Fault::ServerUsageOnly, vec![server]),
+            (Fault::NoUsage, vec![]),
+            (Fault::AnyUsage, vec!["2.5.29.37.0"]),
+        ] {
+            assert_eq!(usages(&leaf(&made(fault))), expected, "{fault:?}");
+        }
+        for fault in Fault::ALL {
+            assert_eq!(key_fits(&made(fault)), fault != Fault::OtherKey, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn each_fault_that_a_certificate_shows_by_itself_is_refused() {
+        let authority = Authority::new("group");
+        let root = root(&authority);
+        for fault in Fault::ALL {
+            let chain = chain(&authority.faulty(fault, NAME, Role::Agent));
+            let taken = root.channel(&chain[0], &chain[1..], UnixTime::now());
+            let by_itself = !matches!(fault, Fault::OtherKey | Fault::OtherName | Fault::OtherRole);
+            assert_eq!(taken.is_err(), by_itself, "{fault:?}: {taken:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The contract over HTTP, on the server's own socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wardline_proto::Name;
+
+use crate::access::{DataAccess, path};
+use crate::{
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Kind, Page, Problem, Status, Topology,
+};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Asks a server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the server that listens on this socket. Nothing is connected before the first question.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn over_socket(socket: &Path) -> Result<Self, Problem> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| {
+                let detail = format!("no HTTP client can be made: {error}");
+                Problem::new(Kind::Failed, detail, "see what this user's limits are: `ulimit -a`")
+            })?;
+        Ok(Self { http, socket: socket.into() })
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &(impl Serialize + Sync),
+    ) -> Result<T, Problem> {
+        // The host is not used on a socket, but HTTP wants one.
+        let request = self.http.request(method, format!("http://wardline{path}")).query(query);
+        let response = request.send().await.map_err(|error| self.not_answered(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| self.not_answered(&error))?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                let detail = format!("the server's answer cannot be understood: {error}");
+                Problem::new(Kind::Failed, detail, "use the `wardline` of the server's version")
+            });
+        }
+        Err(serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+            title: status.canonical_reason().unwrap_or_default().into(),
+            status: status.as_u16(),
+            detail: format!("the server answered {status}"),
+            event: None,
+            next: "use the `wardline` of the server's version".into(),
+        }))
+    }
+
+    /// The problem of a question that did not come through.
+    fn not_answered(&self, error: &reqwest::Error) -> Problem {
+        let socket = self.socket.display();
+        // The innermost cause is what an operator can act on; those around it say "error sending request".
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        let denied = cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+        if denied {
+            let detail = format!("this user may not use the server's socket {socket}");
+            return Problem::new(Kind::Denied, detail, "run it as root or as the server's user, e.g. with `sudo`");
+        }
+        let detail = if error.is_timeout() {
+            format!("the server at {socket} did not answer within {} s", TIMEOUT.as_secs())
+        } else {
+            format!("the server at {socket} cannot be reached: {cause}")
+        };
+        Problem::new(Kind::Unreachable, detail, "see that it runs: `systemctl status wardline-server`")
+    }
+}
+
+impl DataAccess for Client {
+    async fn alerts(&self, filter: AlertFilter) -> Result<Page<Alert>, Problem> {
+        self.ask(Method::GET, path::ALERTS, &filter).await
+    }
+
+    async fn alert(&self, id: &str) -> Result<AlertDetail, Problem> {
+        // Anything else might become another path.
+        if id.is_empty() || id.len() > 36 || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+            let id: String = id.chars().take(40).collect();
+            let next = "`wardline alert list --all -o name` shows the ids";
+            return Err(Problem::new(Kind::Invalid, format!("{id:?} is neither an id nor the beginning of one"), next));
+        }
+        self.ask(Method::GET, &path::ALERT.replace("{id}", id), &()).await
+    }
+
+    async fn agents(&self, filter: AgentFilter) -> Result<Page<Agent>, Problem> {
+        self.ask(Method::GET, path::AGENTS, &filter).await
+    }
+
+    async fn release(&self, agent: &Name) -> Result<Agent, Problem> {
+        self.ask(Method::POST, &path::RELEASE.replace("{name}", agent.as_str()), &()).await
+    }
+
+    async fn gaps(&self, filter: GapFilter) -> Result<Page<Gap>, Problem> {
+        self.ask(Method::GET, path::GAPS, &filter).await
+    }
+
+    async fn topology(&self) -> Result<Topology, Problem> {
+        self.ask(Method::GET, path::TOPOLOGY, &()).await
+    }
+
+    async fn status(&self) -> Result<Status, Problem> {
+        self.ask(Method::GET, path::STATUS, &()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_id_is_not_even_asked_for() {
+        let client = Client::over_socket(Path::new("/nonexistent/api.sock")).unwrap();
+        for id in ["", ".", "..", "../agents", "0190?all=true", "0190 ", &"0".repeat(37)] {
+            assert_eq!(client.alert(id).await.unwrap_err().kind(), Kind::Invalid, "{id:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_unreachable_and_the_next_command_is_named() {
+        let client = Client::over_socket(Path::new("/nonexistent/api.sock")).unwrap();
+        let problem = client.status().await.unwrap_err();
+        assert_eq!(problem.kind(), Kind::Unreachable, "{problem}");
+        assert!(problem.detail.contains("/nonexistent/api.sock cannot be reached: "), "{problem}");
+        assert!(problem.next.contains("systemctl status"));
+    }
+}

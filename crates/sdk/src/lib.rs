@@ -1,0 +1,35 @@
+//! Contract of the data access service: what it gives, how it refuses, and a client that asks it.
+//!
+//! ```text
+//!  alert, agent, gap, topology, status   what is asked for
+//!  page                                  how long lists are read
+//!  problem                               how a question is refused
+//!  time                                  moments
+//!  access                                the trait that both the server and the client fulfil
+//!  client                                the trait over HTTP
+//! ```
+
+pub mod access;
+pub mod agent;
+pub mod alert;
+pub mod client;
+pub mod gap;
+pub mod page;
+pub mod problem;
+pub mod status;
+pub mod time;
+pub mod topology;
+
+pub use access::DataAccess;
+pub use agent::{Agent, AgentFilter, Session};
+pub use alert::{Alert, AlertChange, AlertDetail, AlertFilter, Change};
+pub use client::Client;
+pub use gap::{Gap, GapFilter, GapReason};
+pub use page::Page;
+pub use problem::{Kind, Problem};
+pub use status::Status;
+pub use time::Time;
+pub use topology::{Hop, HopEnd, Service, Topology};
+
+/// Where the service listens when nothing else is configured.
+pub const SOCKET: &str = "/run/wardline/server/api.sock";

@@ -1,0 +1,35 @@
+//! Status: whether all is well with the server itself, in one look.
+
+use serde::{Deserialize, Serialize};
+use wardline_proto::Name;
+
+use crate::Time;
+
+/// How the server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The server's name.
+    pub name: Name,
+    /// The program's version.
+    pub version: String,
+    /// When it was started.
+    pub started_at: Time,
+    /// The version of the database's schema.
+    pub schema: u32,
+    /// How large the database is, bytes.
+    pub database_bytes: u64,
+    /// How many agents were ever heard.
+    pub agents: u64,
+    /// How many of them have a session now.
+    pub agents_connected: u64,
+    /// How many are held until an operator releases them.
+    pub agents_held: u64,
+    /// How many alerts are open.
+    pub alerts_open: u64,
+    /// How many events are in the database.
+    pub events: u64,
+    /// How many gap records.
+    pub gaps: u64,
+    /// How many entries could not be understood and were set aside.
+    pub set_aside: u64,
+}

@@ -1,0 +1,19 @@
+//! The data access service: what operators and their programs can ask, answered from the store and from what is
+//! connected right now, on a unix socket that only root and the server's own user may use.
+//!
+//! ```text
+//!  socket   who may ask, and the listener
+//!  routes   HTTP to questions, answers to JSON, refusals to problem details
+//!  service  the answers
+//! ```
+
+mod routes;
+mod service;
+mod socket;
+
+pub use routes::router;
+pub use service::{Connected, Live, Service};
+pub use socket::Socket;
+
+#[cfg(test)]
+mod tests;

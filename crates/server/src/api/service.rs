@@ -1,0 +1,150 @@
+//! The answers: the store knows what was, [`Live`] knows what is connected.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use wardline_proto::Name;
+use wardline_sdk::{
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, DataAccess, Gap, GapFilter, Kind, Page, Problem, Session,
+    Status, Time, Topology,
+};
+
+use crate::store::{self, Found, Released, Store};
+
+/// What only the running server knows.
+pub trait Live: Send + Sync {
+    /// The server's own name.
+    fn name(&self) -> Name;
+
+    /// When the program was started, milliseconds since 1970.
+    fn started_at_ms(&self) -> u64;
+
+    /// Services and hops as they stand now.
+    fn topology(&self) -> Topology;
+
+    /// The agents with a session.
+    fn connected(&self) -> Vec<Connected>;
+
+    /// An operator has released this agent: its sessions compare positions anew.
+    fn released(&self, agent: &Name);
+}
+
+/// An agent with a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Which agent.
+    pub agent: Name,
+    /// When its last heartbeat came, milliseconds since 1970, the server's clock.
+    pub last_heartbeat_ms: u64,
+    /// The gateway it comes by; nothing when it comes directly.
+    pub via: Option<Name>,
+}
+
+/// The data access service of a server.
+#[derive(Clone)]
+pub struct Service {
+    /// What was.
+    pub store: Store,
+    /// What is.
+    pub live: Arc<dyn Live>,
+}
+
+impl Service {
+    fn sessions(&self) -> HashMap<Name, Session> {
+        let session = |Connected { agent, last_heartbeat_ms, via }| {
+            (agent, Session { last_heartbeat: Time(last_heartbeat_ms), via })
+        };
+        self.live.connected().into_iter().map(session).collect()
+    }
+}
+
+/// Adds what only the running server knows. A heartbeat that the store has not heard of yet is the newer news.
+fn with_session(mut agent: Agent, sessions: &mut HashMap<Name, Session>) -> Agent {
+    agent.session = sessions.remove(&agent.name);
+    if let Some(session) = &agent.session {
+        agent.last_seen = agent.last_seen.max(session.last_heartbeat);
+    }
+    agent
+}
+
+impl DataAccess for Service {
+    async fn alerts(&self, filter: AlertFilter) -> Result<Page<Alert>, Problem> {
+        self.store.alerts(filter).await.map_err(problem)
+    }
+
+    async fn alert(&self, id: &str) -> Result<AlertDetail, Problem> {
+        let next = "`wardline alert list --all -o name` shows the ids";
+        match self.store.alert(id).await.map_err(problem)? {
+            Found::One(alert) => Ok(alert),
+            Found::Nothing => Err(Problem::new(Kind::NotFound, format!("no alert has an id like {id}"), next)),
+            Found::Many => {
+                Err(Problem::new(Kind::Conflict, format!("more than one alert has an id that begins with {id}"), next))
+            }
+        }
+    }
+
+    async fn agents(&self, filter: AgentFilter) -> Result<Page<Agent>, Problem> {
+        let page = self.store.agents(filter).await.map_err(problem)?;
+        let mut sessions = self.sessions();
+        let items = page.items.into_iter().map(|agent| with_session(agent, &mut sessions)).collect();
+        Ok(Page { items, next: page.next })
+    }
+
+    async fn release(&self, agent: &Name) -> Result<Agent, Problem> {
+        let next = "`wardline agent list` shows the agents and which of them are held";
+        let unknown = || Problem::new(Kind::NotFound, format!("no agent {agent} was ever heard"), next);
+        match self.store.release(agent.clone(), now_ms()).await.map_err(problem)? {
+            Released::Released => self.live.released(agent),
+            Released::NotHeld => return Err(Problem::new(Kind::Conflict, format!("agent {agent} is not held"), next)),
+            Released::NotKnown => return Err(unknown()),
+        }
+        let released = self.store.agent(agent.clone()).await.map_err(problem)?.ok_or_else(unknown)?;
+        Ok(with_session(released, &mut self.sessions()))
+    }
+
+    async fn gaps(&self, filter: GapFilter) -> Result<Page<Gap>, Problem> {
+        self.store.gaps(filter).await.map_err(problem)
+    }
+
+    async fn topology(&self) -> Result<Topology, Problem> {
+        Ok(self.live.topology())
+    }
+
+    async fn status(&self) -> Result<Status, Problem> {
+        let counts = self.store.counts().await.map_err(problem)?;
+        Ok(Status {
+            name: self.live.name(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at: Time(self.live.started_at_ms()),
+            schema: counts.schema,
+            database_bytes: counts.bytes,
+            agents: counts.agents,
+            agents_connected: self.live.connected().len() as u64,
+            agents_held: counts.held,
+            alerts_open: counts.alerts_open,
+            events: counts.events,
+            gaps: counts.gaps,
+            set_aside: counts.set_aside,
+        })
+    }
+}
+
+/// What whoever asked is told when the store has no answer.
+fn problem(error: store::Error) -> Problem {
+    let detail = error.to_string();
+    match error {
+        store::Error::Stopped => {
+            Problem::new(Kind::Unreachable, detail, "try again once it runs: `systemctl status wardline-server`")
+        }
+        store::Error::Cursor(_) => Problem::new(Kind::Invalid, detail, "begin the list anew, without a cursor"),
+        store::Error::Unreadable(_) => {
+            Problem::new(Kind::Failed, detail, "look at the server's log: `journalctl -u wardline-server`")
+                .explained_by(40023)
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

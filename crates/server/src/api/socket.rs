@@ -1,0 +1,100 @@
+//! The unix socket, and who may use it: root and the server's own user, as the kernel says who they are.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Request, connect_info::Connected};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::serve::IncomingStream;
+use nix::unistd::{Uid, geteuid};
+use tokio::net::UnixListener;
+use wardline_sdk::{DataAccess, Kind, Problem};
+
+use super::routes::{Refusal, router};
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Listens. A socket that a dead process has left is removed; one that somebody listens on is not.
+    ///
+    /// # Errors
+    /// Somebody listens there, or no socket can be made there.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        }?;
+        // Whoever was quicker than this is refused by who he is.
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path: path.into() })
+    }
+
+    /// Answers until `shutdown` is over and the requests under way are answered. The socket is removed then.
+    ///
+    /// # Errors
+    /// The socket cannot be listened on any more.
+    pub async fn serve<D: DataAccess + 'static>(
+        self,
+        data: Arc<D>,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let app = router(data).layer(from_fn(only_ours)).into_make_service_with_connect_info::<Peer>();
+        let served = axum::serve(self.listener, app).with_graceful_shutdown(shutdown).await;
+        let removed = std::fs::remove_file(&self.path);
+        served.and(removed)
+    }
+}
+
+/// There is a socket, and nobody listens on it. Connecting to any other file is refused too.
+fn is_dead(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let connected = std::os::unix::net::UnixStream::connect(path);
+    is_socket && connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The user at the other end; nothing when the kernel does not say.
+#[derive(Clone, Copy)]
+struct Peer(Option<Uid>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|peer| Uid::from_raw(peer.uid())))
+    }
+}
+
+async fn only_ours(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    if may_ask(peer, geteuid()) {
+        return next.run(request).await;
+    }
+    let next = "run it as root or as the server's user, e.g. with `sudo`";
+    Refusal(Problem::new(Kind::Denied, "this user may not use the server's socket", next)).into_response()
+}
+
+fn may_ask(peer: Peer, own: Uid) -> bool {
+    peer.0.is_some_and(|uid| uid.is_root() || uid == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_servers_own_user_may_ask() {
+        let own = Uid::from_raw(990);
+        let peer = |uid| Peer(Some(Uid::from_raw(uid)));
+        assert!(may_ask(peer(0), own) && may_ask(peer(990), own));
+        assert!(!may_ask(peer(1000), own) && !may_ask(Peer(None), own));
+    }
+}

@@ -1,0 +1,191 @@
+//! The service as operators meet it: over its socket, by the client that they use.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+use wardline_proto::Name;
+use wardline_proto::entry::{Alert, Entry, What};
+use wardline_proto::message::{Digest, Epoch, Mark};
+use wardline_sdk::{AgentFilter, AlertFilter, Client, DataAccess as _, GapFilter, Hop, Kind, Problem, Time, Topology};
+
+use super::{Connected, Live, Service, Socket};
+use crate::store::{Commit, Opened, Store};
+
+const A: Epoch = Epoch([0xa; 16]);
+const NOW: u64 = 1_732_246_800_000;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// A server to which `web1` is connected by `gw`.
+#[derive(Default)]
+struct Running {
+    released: Mutex<Vec<Name>>,
+}
+
+impl Live for Running {
+    fn name(&self) -> Name {
+        name("server1")
+    }
+
+    fn started_at_ms(&self) -> u64 {
+        NOW
+    }
+
+    fn topology(&self) -> Topology {
+        Topology { services: vec![], hops: vec![Hop::new(name("web1"), name("gw"), "00".into(), vec![])] }
+    }
+
+    fn connected(&self) -> Vec<Connected> {
+        vec![Connected { agent: name("web1"), last_heartbeat_ms: NOW + 5, via: Some(name("gw")) }]
+    }
+
+    fn released(&self, agent: &Name) {
+        self.released.lock().unwrap().push(agent.clone());
+    }
+}
+
+/// A service that answers, and a client of it.
+struct Served {
+    folder: PathBuf,
+    store: Store,
+    live: Arc<Running>,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Served {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("wardline-api-{}", Uuid::now_v7()));
+        std::fs::create_dir(&folder).unwrap();
+        let (store, _) = Store::open(&folder.join("server.db"), None).unwrap();
+        let live = Arc::new(Running::default());
+        let socket = folder.join("api.sock");
+        let service = Service { store: store.clone(), live: Arc::clone(&live) as Arc<dyn Live> };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move { drop(stopped.await) };
+        let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(Arc::new(service), shutdown));
+        let client = Client::over_socket(&socket).unwrap();
+        Self { folder, store, live, client, stop: Some(stop), serving }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("api.sock")
+    }
+
+    /// Sends a request as it is, and gives the answer.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn open(&self, epoch: u8, previous: Option<u8>) -> Opened {
+        let epoch_of = |byte| Epoch([byte; 16]);
+        self.store.open_epoch(name("web1"), epoch_of(epoch), previous.map(epoch_of), NOW).await.unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test]
+async fn what_agents_said_can_be_listed_and_shown() {
+    let served = Served::new();
+    served.open(0xa, None).await;
+    let id = Uuid::now_v7();
+    let alert =
+        Alert { id: id.into_bytes().to_vec().into(), severity: 2, text: "disk full".into(), ..Alert::default() };
+    let to = Mark { epoch: A, number: 1, hash: Digest([1; 32]) };
+    let entries = vec![Entry { at: NOW, what: Some(What::Alert(alert)) }];
+    let commit = Commit { agent: name("web1"), from: Mark::start(A), to, first: 1, entries, received_at_ms: NOW };
+    served.store.commit(commit).await.unwrap();
+
+    let filter = AlertFilter { agent: Some(name("web1")), limit: Some(5), ..AlertFilter::default() };
+    let alerts = served.client.alerts(filter).await.unwrap();
+    assert_eq!((alerts.items[0].id, alerts.items[0].text.as_str(), alerts.next), (id, "disk full", None));
+    assert_eq!(served.client.alert(&id.to_string()[..20]).await.unwrap().alert, alerts.items[0]);
+
+    let agents = served.client.agents(AgentFilter::default()).await.unwrap().items;
+    assert_eq!((agents[0].last_seen, agents[0].number), (Time(NOW + 5), 1));
+    assert_eq!(agents[0].session.as_ref().unwrap().via, Some(name("gw")));
+    assert!(served.client.gaps(GapFilter::default()).await.unwrap().items.is_empty());
+    assert_eq!(served.client.topology().await.unwrap(), served.live.topology());
+    let status = served.client.status().await.unwrap();
+    assert_eq!((status.name, status.alerts_open, status.agents, status.agents_connected), (name("server1"), 1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_held_agent_is_released_once_and_its_sessions_hear_of_it() {
+    let served = Served::new();
+    let release = async |agent: &str| served.client.release(&name(agent)).await;
+    assert_eq!(release("web1").await.unwrap_err().kind(), Kind::NotFound);
+    for (epoch, previous) in [(0xa, None), (0xb, Some(0xa)), (0xc, Some(0xa)), (0xd, Some(0xb))] {
+        served.open(epoch, previous).await;
+    }
+    assert!(served.client.agents(AgentFilter::default()).await.unwrap().items[0].held);
+    let agent = release("web1").await.unwrap();
+    assert_eq!((agent.held, agent.displacements), (false, 0));
+    assert_eq!(release("web1").await.unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(*served.live.released.lock().unwrap(), [name("web1")]);
+}
+
+#[tokio::test]
+async fn every_refusal_is_a_problem_that_names_the_next_step() {
+    let served = Served::new();
+    for (method, path, status) in [
+        ("GET", "/api/v1/alerts/0190", 404),
+        ("GET", "/api/v1/alerts/%ff", 400),
+        ("GET", "/api/v1/alerts?limit=many", 400),
+        ("GET", "/api/v1/alerts?cursor=x", 400),
+        ("GET", "/api/v1/alerts?agent=..%2fweb1", 400),
+        ("POST", "/api/v1/agents/..%2fweb1/release", 400),
+        ("POST", "/api/v1/agents/web9/release", 404),
+        ("GET", "/api/v1/agents/web1/release", 405),
+        ("GET", "/", 404),
+        ("POST", "/api/v2/alerts", 404),
+    ] {
+        let answer = served.raw(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {head}");
+        assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
+        let problem: Problem = serde_json::from_str(body).unwrap();
+        assert_eq!(problem.status, status);
+        assert!(!problem.detail.is_empty() && !problem.next.is_empty(), "{problem:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_is_private_taken_over_from_the_dead_only_and_removed_at_the_end() {
+    let mut served = Served::new();
+    let path = served.socket();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(Socket::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+
+    served.stop.take().unwrap().send(()).unwrap();
+    (&mut served.serving).await.unwrap().unwrap();
+    assert!(!path.exists());
+
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    Socket::bind(&path).unwrap();
+
+    let file = served.folder.join("file");
+    std::fs::write(&file, "not a socket").unwrap();
+    assert_eq!(Socket::bind(&file).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert!(file.is_file());
+}

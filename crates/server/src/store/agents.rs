@@ -1,0 +1,100 @@
+//! Who was heard, when, and how far.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use wardline_proto::Name;
+use wardline_proto::message::Epoch;
+use wardline_sdk::{Agent, AgentFilter, Page, Time, page};
+
+use super::writer::{Effects, Write};
+use super::{Error, alerts, from_sql, row_name, streams, to_sql};
+
+/// What became of the wish to release an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It goes on with its live stream.
+    Released,
+    /// It was not held.
+    NotHeld,
+    /// It was never heard.
+    NotKnown,
+}
+
+/// The wish to release an agent.
+pub(super) struct Release {
+    pub(super) agent: Name,
+    pub(super) now_ms: u64,
+}
+
+impl Write for Release {
+    type Answer = Released;
+
+    fn write(&self, connection: &Connection, _: &mut Effects) -> rusqlite::Result<Released> {
+        let agent = connection
+            .prepare_cached("SELECT id, held FROM agent WHERE name = ?")?
+            .query_row([self.agent.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)))
+            .optional()?;
+        let agent = match agent {
+            Some((agent, true)) => agent,
+            Some((_, false)) => return Ok(Released::NotHeld),
+            None => return Ok(Released::NotKnown),
+        };
+        connection.prepare_cached("UPDATE agent SET held = 0, displacements = 0 WHERE id = ?")?.execute([agent])?;
+        alerts::close_all_of(connection, agent, streams::MONITOR, to_sql(self.now_ms), "released by an operator")?;
+        Ok(Released::Released)
+    }
+}
+
+/// When agents were heard, milliseconds since 1970.
+pub(super) struct Seen(pub(super) Vec<(Name, u64)>);
+
+impl Write for Seen {
+    type Answer = ();
+
+    fn weight(&self) -> usize {
+        self.0.len()
+    }
+
+    fn write(&self, connection: &Connection, _: &mut Effects) -> rusqlite::Result<()> {
+        let mut update =
+            connection.prepare_cached("UPDATE agent SET last_seen = max(last_seen, ?2) WHERE name = ?1")?;
+        for (name, at) in &self.0 {
+            update.execute(params![name.as_str(), to_sql(*at)])?;
+        }
+        Ok(())
+    }
+}
+
+/// What is shown of an agent; what goes behind `WHERE` is to be added.
+const SELECT: &str = "SELECT agent.name, first_seen, last_seen, held, displacements, stream.epoch, stream.number,
+                             (SELECT count(*) FROM gap WHERE gap.agent = agent.id)
+                      FROM agent LEFT JOIN stream ON stream.agent = agent.id AND stream.state = 0 WHERE ";
+
+/// Lists agents by name.
+pub(super) fn list(connection: &Connection, filter: &AgentFilter) -> Result<Page<Agent>, Error> {
+    let limit = page::limit(filter.limit);
+    let agents = connection
+        .prepare_cached(&format!("{SELECT} name > ? ORDER BY name LIMIT ?"))?
+        .query_map(params![filter.cursor.as_deref().unwrap_or_default(), limit + 1], agent)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(Page::of(agents, limit, |agent| agent.name.to_string()))
+}
+
+/// One agent.
+pub(super) fn one(connection: &Connection, name: &Name) -> Result<Option<Agent>, Error> {
+    let mut select = connection.prepare_cached(&format!("{SELECT} name = ?"))?;
+    Ok(select.query_row([name.as_str()], agent).optional()?)
+}
+
+fn agent(row: &Row<'_>) -> rusqlite::Result<Agent> {
+    Ok(Agent {
+        name: row_name(row, 0)?,
+        first_seen: Time(from_sql(row.get(1)?)),
+        last_seen: Time(from_sql(row.get(2)?)),
+        session: None,
+        held: row.get(3)?,
+        displacements: row.get(4)?,
+        epoch: row.get::<_, Option<[u8; 16]>>(5)?.map(|epoch| Epoch(epoch).to_string()),
+        number: from_sql(row.get::<_, Option<i64>>(6)?.unwrap_or(0)),
+        gaps: from_sql(row.get(7)?),
+    })
+}

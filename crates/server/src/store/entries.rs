@@ -1,0 +1,195 @@
+//! The rows of what a batch carries. What makes no sense here is set aside as it came, and the stream goes on.
+
+use prost::Message as _;
+use rusqlite::{Connection, ErrorCode, params};
+use wardline_proto::entry::{Entry, Event, Gap, Performance, State, What};
+use wardline_proto::event;
+use wardline_proto::health::{Health, Severity};
+
+use super::streams::Commit;
+use super::writer::Effects;
+use super::{alerts, to_sql};
+
+/// A batch and its place in the database.
+pub(super) struct Source<'a> {
+    pub(super) agent: i64,
+    pub(super) stream: i64,
+    pub(super) commit: &'a Commit,
+}
+
+/// Why an entry has no row of its own.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// It makes no sense.
+    Senseless(&'static str),
+    /// The database did not take it.
+    Failed(rusqlite::Error),
+}
+
+impl From<&'static str> for Refused {
+    fn from(reason: &'static str) -> Self {
+        Self::Senseless(reason)
+    }
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Writes all entries of a batch.
+pub(super) fn write(connection: &Connection, effects: &mut Effects, source: &Source<'_>) -> rusqlite::Result<()> {
+    let received_at = to_sql(source.commit.received_at_ms);
+    let mut number = source.commit.first;
+    let mut first_refused = None;
+    let mut refused = 0_u64;
+    let mut rows = Rows { connection, effects, source, received_at, events: None };
+    for entry in &source.commit.entries {
+        if let Err(reason) = rows.write(number, entry) {
+            let reason = match reason {
+                Refused::Senseless(reason) => reason.to_owned(),
+                // About this entry alone. Trying it again would only hold up the stream for ever.
+                Refused::Failed(error) if is_about_the_row(&error) => error.to_string(),
+                Refused::Failed(error) => return Err(error),
+            };
+            rows.set_aside(number, entry, &reason)?;
+            refused += 1;
+            first_refused.get_or_insert((number, reason));
+        }
+        number = number.saturating_add(entry.numbers());
+    }
+    drop(rows);
+    if let Some((number, mut reason)) = first_refused {
+        // One event per batch: whoever sends nonsense does not fill the journal with it.
+        if refused > 1 {
+            reason = format!("{reason} (and {} more of its batch)", refused - 1);
+        }
+        effects.events.push(event::Event::EntrySetAside {
+            agent: source.commit.agent.to_string(),
+            number: number.to_string(),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+fn is_about_the_row(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+    )
+}
+
+/// Writes entries of one batch.
+struct Rows<'a> {
+    connection: &'a Connection,
+    effects: &'a mut Effects,
+    source: &'a Source<'a>,
+    received_at: i64,
+    /// Kept from one event to the next: by far the most entries are events.
+    events: Option<rusqlite::CachedStatement<'a>>,
+}
+
+impl Rows<'_> {
+    fn write(&mut self, number: u64, entry: &Entry) -> Result<(), Refused> {
+        let at = to_sql(entry.at);
+        match entry.what.as_ref().ok_or("it says nothing that this version knows")? {
+            What::Event(event) => self.event(at, event),
+            What::Alert(alert) => {
+                let new = alerts::raise(self.connection, self.source.agent, alert, at, self.received_at)?;
+                self.effects.raised.extend(new);
+                Ok(())
+            }
+            What::Close(close) => alerts::close(self.connection, self.source.agent, close, at, self.received_at),
+            What::State(state) => self.state(at, state),
+            What::Performance(performance) => self.performance(at, performance),
+            What::Gap(gap) => self.gap(number, gap),
+        }
+    }
+
+    fn event(&mut self, at: i64, event: &Event) -> Result<(), Refused> {
+        if event.id.len() != 16 {
+            return Err("an id has 16 bytes".into());
+        }
+        Severity::from_number(event.severity).ok_or("its severity is not known")?;
+        let insert = match &mut self.events {
+            Some(insert) => insert,
+            none => none.insert(self.connection.prepare_cached(
+                "INSERT INTO event (agent, at, severity, id, source, text) VALUES (?, ?, ?, ?, ?, ?)",
+            )?),
+        };
+        insert.execute(params![self.source.agent, at, event.severity, &event.id[..], event.source, event.text])?;
+        Ok(())
+    }
+
+    fn state(&self, at: i64, state: &State) -> Result<(), Refused> {
+        Health::from_number(state.health).ok_or("its health is not known")?;
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO state (agent, monitor, health, since, text) VALUES (?, ?, ?, ?, ?)",
+            )?
+            .execute(params![self.source.agent, state.monitor, state.health, at, state.text])?;
+        Ok(())
+    }
+
+    fn performance(&self, at: i64, performance: &Performance) -> Result<(), Refused> {
+        // SQLite would store it as NULL.
+        if performance.samples.iter().any(|sample| sample.value.is_nan()) {
+            return Err("a sample is not a number".into());
+        }
+        let agent = self.source.agent;
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO sample (series, at, value)
+             SELECT id, ?5, ?6 FROM series WHERE agent = ?1 AND source = ?2 AND label = ?3 AND unit = ?4",
+        )?;
+        for sample in &performance.samples {
+            let sampled = params![agent, performance.source, sample.label, sample.unit, at, sample.value];
+            if insert.execute(sampled)? == 0 {
+                self.connection
+                    .prepare_cached("INSERT INTO series (agent, source, label, unit) VALUES (?, ?, ?, ?)")?
+                    .execute(params![agent, performance.source, sample.label, sample.unit])?;
+                insert.execute(sampled)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gap(&self, number: u64, gap: &Gap) -> Result<(), Refused> {
+        let count = gap.count();
+        if count == 0 {
+            return Err("a gap of nothing".into());
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT INTO gap (agent, stream, first, last, reason, performance, events, states, alerts, unknown,
+                                  found_from, found_to, received_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                self.source.agent,
+                self.source.stream,
+                to_sql(number),
+                to_sql(number.saturating_add(count - 1)),
+                gap.reason,
+                to_sql(gap.performance),
+                to_sql(gap.events),
+                to_sql(gap.states),
+                to_sql(gap.alerts),
+                to_sql(gap.unknown),
+                to_sql(gap.from),
+                to_sql(gap.to),
+                self.received_at
+            ])?;
+        Ok(())
+    }
+
+    fn set_aside(&self, number: u64, entry: &Entry, reason: &str) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO set_aside (stream, number, reason, entry, received_at) VALUES (?, ?, ?, ?, ?)",
+            )?
+            .execute(params![self.source.stream, to_sql(number), reason, entry.encode_to_vec(), self.received_at])
+            .map(drop)
+    }
+}

@@ -1,0 +1,218 @@
+//! The database: the only place that speaks SQL.
+//!
+//! ```text
+//!  callers ──► Store ──► bounded channel ──► writer thread ──► SQLite (WAL, synchronous FULL)
+//!                  └───► readers: read-only connections on blocking threads ──┘
+//!
+//!  database   opening the file: its mode, its settings, its schema
+//!  writer     groups what waits into one transaction, and answers after its COMMIT
+//!  readers    connections that only read
+//!  streams    epochs and watermarks: a batch moves its stream or has no effect
+//!  entries    the rows of what a batch carries
+//!  alerts     an alert's life, and lists of alerts
+//!  agents     who was heard
+//!  gaps       what is missing
+//!  counts     how much there is
+//! ```
+//!
+//! Whoever gets an answer to something written may rely on it: it survives the loss of power from then on. While the
+//! database takes nothing, callers wait; nothing is answered and nothing is dropped.
+
+mod agents;
+mod alerts;
+mod counts;
+mod database;
+mod entries;
+mod gaps;
+mod readers;
+mod streams;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+
+use rusqlite::Row;
+use rusqlite::types::Type;
+use wardline_proto::Name;
+use wardline_proto::message::{Digest, Epoch, Mark};
+use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Page};
+
+pub use agents::Released;
+pub use alerts::Found;
+pub use counts::Counts;
+pub use database::OpenError;
+pub use streams::{AgentStreams, Commit, Opened, Outcome};
+pub use writer::WriterThread;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The writer has ended; whether the last request was written is not known.
+    #[error("the store has stopped")]
+    Stopped,
+    /// A cursor that no page has given.
+    #[error("{0:?} is no cursor of this list")]
+    Cursor(String),
+    /// The database cannot be read.
+    #[error("the database cannot be read: {0}")]
+    Unreadable(#[from] rusqlite::Error),
+}
+
+/// The database, shared by everybody who uses it. When the last handle is dropped the writer writes what waits and ends.
+#[derive(Clone)]
+pub struct Store {
+    writer: writer::Writer,
+    readers: readers::Readers,
+}
+
+impl Store {
+    /// Opens the database, which is made when it is not there, and starts its writer. A `measure` file gets a line for
+    /// every new alert: its id and the monotonic clock, in nanoseconds, when its commit had returned.
+    ///
+    /// Blocks; meant for the start of the program.
+    ///
+    /// # Errors
+    /// The file cannot be used, or a newer version has written it.
+    pub fn open(path: &Path, measure: Option<File>) -> Result<(Self, WriterThread), OpenError> {
+        let connection = database::create_or_open(path)?;
+        let (writer, thread) = writer::start(path, connection, measure)
+            .map_err(|error| OpenError::Unusable { path: path.into(), reason: error.to_string() })?;
+        Ok((Self { writer, readers: readers::Readers::new(path) }, thread))
+    }
+
+    /// Writes a batch and moves its stream's watermark, or neither. Returns after the commit.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
+        self.writer.write(commit).await
+    }
+
+    /// Opens an epoch of an agent, who becomes known by it; the epoch that was live before is displaced. Asked again
+    /// about the same epoch, nothing changes.
+    ///
+    /// The caller tells the operator: event 40014 when one was displaced, 40015 when the agent is held from now on.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn open_epoch(
+        &self,
+        agent: Name,
+        epoch: Epoch,
+        previous: Option<Epoch>,
+        now_ms: u64,
+    ) -> Result<Opened, Error> {
+        self.writer.write(streams::Open { agent, epoch, previous, now_ms }).await
+    }
+
+    /// Lets an agent that is held go on with its live stream, and closes the alert about it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn release(&self, agent: Name, now_ms: u64) -> Result<Released, Error> {
+        self.writer.write(agents::Release { agent, now_ms }).await
+    }
+
+    /// Notes when agents were last heard, milliseconds since 1970. Best effort: left out when the writer has enough to
+    /// do.
+    pub fn seen(&self, seen: Vec<(Name, u64)>) {
+        self.writer.offer(agents::Seen(seen));
+    }
+
+    /// How an agent's streams stand, and what is known of one epoch.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn streams(&self, agent: Name, epoch: Epoch) -> Result<AgentStreams, Error> {
+        self.readers.read(move |connection| streams::of_agent(connection, &agent, epoch)).await
+    }
+
+    /// The newest of these points of a stream (number, hash) that the database once ended a batch with, remembering
+    /// the newest 1024 batches; also the start and the watermark. `None` when there is none, or no such stream.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn remembers(
+        &self,
+        agent: Name,
+        epoch: Epoch,
+        points: Vec<(u64, Digest)>,
+    ) -> Result<Option<Mark>, Error> {
+        self.readers.read(move |connection| streams::remembers(connection, &agent, epoch, &points)).await
+    }
+
+    /// Lists alerts, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`], [`Error::Cursor`].
+    pub async fn alerts(&self, filter: AlertFilter) -> Result<Page<Alert>, Error> {
+        self.readers.read(move |connection| alerts::list(connection, &filter)).await
+    }
+
+    /// The alert whose id begins with these hexadecimal digits; hyphens do not count.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn alert(&self, prefix: &str) -> Result<Found<AlertDetail>, Error> {
+        let prefix = prefix.to_owned();
+        self.readers.read(move |connection| alerts::find(connection, &prefix)).await
+    }
+
+    /// Lists agents by name, without their sessions, of which the store knows nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn agents(&self, filter: AgentFilter) -> Result<Page<Agent>, Error> {
+        self.readers.read(move |connection| agents::list(connection, &filter)).await
+    }
+
+    /// One agent, without its session.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn agent(&self, name: Name) -> Result<Option<Agent>, Error> {
+        self.readers.read(move |connection| agents::one(connection, &name)).await
+    }
+
+    /// Lists gap records, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`], [`Error::Cursor`].
+    pub async fn gaps(&self, filter: GapFilter) -> Result<Page<Gap>, Error> {
+        self.readers.read(move |connection| gaps::list(connection, &filter)).await
+    }
+
+    /// How much there is.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn counts(&self) -> Result<Counts, Error> {
+        self.readers.read(counts::of_database).await
+    }
+}
+
+/// SQLite's integers are signed. What does not fit is a time or count that somebody made up; it is as good as the
+/// largest.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The way back.
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// A name in a column.
+fn row_name(row: &Row<'_>, index: usize) -> rusqlite::Result<Name> {
+    let name: String = row.get(index)?;
+    name.parse().map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error)))
+}
+
+/// A word in a column that holds its number.
+fn row_word<T>(row: &Row<'_>, index: usize, word: impl FnOnce(u32) -> Option<T>) -> rusqlite::Result<T> {
+    let number: u32 = row.get(index)?;
+    word(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(index, number.into()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Connections that only read: a few, each used by one question at a time on a blocking thread.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::{Error, database};
+
+/// How many questions are answered at a time; the others wait.
+const READERS: usize = 4;
+
+/// The connections. Clones share them.
+#[derive(Clone)]
+pub(super) struct Readers(Arc<Shared>);
+
+struct Shared {
+    path: Box<Path>,
+    turns: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    /// Connections to this database; none is opened before it is needed.
+    pub(super) fn new(path: &Path) -> Self {
+        Self(Arc::new(Shared { path: path.into(), turns: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() }))
+    }
+
+    /// Answers a question from one state of the database.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = Arc::clone(&self.0);
+        let turn = Arc::clone(&shared.turns).acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let answering = tokio::task::spawn_blocking(move || {
+            // Given back when the work is done, also when nobody waits for the answer any more.
+            let _turn = turn;
+            shared.answer(question)
+        });
+        answering.await.map_err(|_| Error::Stopped)?
+    }
+}
+
+impl Shared {
+    fn answer<T>(&self, question: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let idle = self.idle().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => database::open_to_read(&self.path)?,
+        };
+        let transaction = connection.unchecked_transaction()?;
+        let answer = question(&transaction);
+        transaction.finish()?;
+        // One that failed to read is closed: whatever is wrong with it is not kept.
+        if !matches!(answer, Err(Error::Unreadable(_))) {
+            self.idle().push(connection);
+        }
+        answer
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,288 @@
+//! The one thread that writes. It groups whatever waits into one transaction, so that a burst shares one sync of the
+//! disk, and answers after the COMMIT.
+//!
+//! When a group fails it is rolled back as a whole, kept, and tried again until it is in the database; meanwhile the
+//! channel fills and callers wait. After any failure but "somebody else has the lock" the connection is not trusted any
+//! more: it is closed, and [`database::reopen`] begins with what makes its first sync mean something.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+use wardline_connector::journal;
+use wardline_proto::event::Event;
+
+use super::{Error, database};
+
+/// The most requests in a transaction, and that can wait for one.
+const GROUP: usize = 64;
+/// No request joins a transaction that has so many rows.
+const GROUP_ROWS: usize = 50_000;
+/// How long to wait before a group is tried again: doubled from the first to the last.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Something to write.
+pub(super) trait Write: Send + 'static {
+    /// What the caller wants to know; given to him after the COMMIT.
+    type Answer: Send + 'static;
+
+    /// About how many rows it writes.
+    fn weight(&self) -> usize {
+        1
+    }
+
+    /// Writes it within the group's transaction. An error rolls the group back and this is called again, so it must not
+    /// be about what is written; a request that has no place here is an answer.
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Self::Answer>;
+}
+
+/// What becomes true outside of the database once the transaction is committed.
+#[derive(Default)]
+pub(super) struct Effects {
+    /// What to tell the operator.
+    pub(super) events: Vec<Event>,
+    /// The new alerts.
+    pub(super) raised: Vec<Uuid>,
+}
+
+/// Gives requests to the thread. Clones share it.
+#[derive(Clone)]
+pub(super) struct Writer(mpsc::Sender<Box<dyn Pending>>);
+
+/// The writer's thread, to wait for its end.
+#[derive(Debug)]
+pub struct WriterThread(JoinHandle<()>);
+
+impl WriterThread {
+    /// Waits until the thread has ended, which it does once the last [`super::Store`] is dropped and what waited is
+    /// written. What cannot be written then is given up: nobody was told that it was.
+    pub async fn ended(self) {
+        // It only fails when the thread has panicked, and then it has ended too.
+        let _ = tokio::task::spawn_blocking(move || self.0.join()).await;
+    }
+}
+
+/// Starts the thread.
+pub(super) fn start(
+    path: &Path,
+    connection: Connection,
+    measure: Option<File>,
+) -> std::io::Result<(Writer, WriterThread)> {
+    let (sender, requests) = mpsc::channel(GROUP);
+    let thread = Thread { path: path.into(), connection: Some(connection), requests, measure };
+    let handle = std::thread::Builder::new().name("store".into()).spawn(|| thread.run())?;
+    Ok((Writer(sender), WriterThread(handle)))
+}
+
+impl Writer {
+    /// Writes, and returns after the commit. Waits as long as the database takes nothing.
+    pub(super) async fn write<W: Write>(&self, write: W) -> Result<W::Answer, Error> {
+        let (reply, answer) = oneshot::channel();
+        let request = Box::new(Request { write, answer: None, reply });
+        self.0.send(request).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+
+    /// Has it written if there is room for it now.
+    pub(super) fn offer<W: Write>(&self, write: W) {
+        let (reply, _) = oneshot::channel();
+        // Full or stopped: it was an offer.
+        let _ = self.0.try_send(Box::new(Request { write, answer: None, reply }));
+    }
+}
+
+/// A request of any type, with its answer once it is written.
+trait Pending: Send {
+    fn weight(&self) -> usize;
+    fn write(&mut self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()>;
+    fn reply(self: Box<Self>);
+}
+
+struct Request<W: Write> {
+    write: W,
+    answer: Option<W::Answer>,
+    reply: oneshot::Sender<W::Answer>,
+}
+
+impl<W: Write> Pending for Request<W> {
+    fn weight(&self) -> usize {
+        self.write.weight()
+    }
+
+    fn write(&mut self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
+        self.answer = Some(self.write.write(connection, effects)?);
+        Ok(())
+    }
+
+    fn reply(self: Box<Self>) {
+        if let Some(answer) = self.answer {
+            // The caller may have gone; what is written stays written.
+            let _ = self.reply.send(answer);
+        }
+    }
+}
+
+type Group = Vec<Box<dyn Pending>>;
+
+struct Thread {
+    path: PathBuf,
+    /// Nothing after a failure, until it is opened again.
+    connection: Option<Connection>,
+    requests: mpsc::Receiver<Box<dyn Pending>>,
+    measure: Option<File>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut group = Group::new();
+        while let Some(request) = self.requests.blocking_recv() {
+            group.push(request);
+            self.gather(&mut group);
+            let Some(effects) = self.write_until_it_works(&mut group) else { return };
+            let committed = clock_gettime(ClockId::CLOCK_MONOTONIC);
+            group.drain(..).for_each(Pending::reply);
+            for event in effects.events {
+                journal::emit(event);
+            }
+            if let (Some(file), Ok(time)) = (&mut self.measure, committed) {
+                let nanoseconds = Duration::from(time).as_nanos();
+                let mut lines = String::with_capacity(effects.raised.len() * 56);
+                for id in effects.raised {
+                    let _ = writeln!(lines, "{id} {nanoseconds}");
+                }
+                // A measurement that cannot be kept harms nobody.
+                let _ = file.write_all(lines.as_bytes());
+            }
+        }
+    }
+
+    /// Adds what waits already, without waiting for more.
+    fn gather(&mut self, group: &mut Group) {
+        let mut rows: usize = group.iter().map(|request| request.weight()).sum();
+        while group.len() < GROUP && rows < GROUP_ROWS {
+            let Ok(request) = self.requests.try_recv() else { return };
+            rows += request.weight();
+            group.push(request);
+        }
+    }
+
+    /// Gives nothing when the database takes nothing and everybody who could wait for it is gone.
+    fn write_until_it_works(&mut self, group: &mut Group) -> Option<Effects> {
+        let mut outage: Option<Instant> = None;
+        let mut pause = BACK_OFF.0;
+        loop {
+            match self.write_once(group) {
+                Ok(effects) => {
+                    if let Some(since) = outage {
+                        let seconds = format!("{:.1}", since.elapsed().as_secs_f64());
+                        journal::emit(Event::DatabaseBack { seconds });
+                    }
+                    return Some(effects);
+                }
+                Err(error) => {
+                    if !is_busy(&error) {
+                        self.connection = None;
+                    }
+                    if outage.is_none() {
+                        outage = Some(Instant::now());
+                        journal::emit(self.trouble(&error));
+                    }
+                    if !self.sleep(pause) {
+                        return None;
+                    }
+                    pause = (pause * 2).min(BACK_OFF.1);
+                }
+            }
+        }
+    }
+
+    /// Writes the group in one transaction; an error leaves nothing of it.
+    fn write_once(&mut self, group: &mut Group) -> rusqlite::Result<Effects> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            closed => closed.insert(database::reopen(&self.path)?),
+        };
+        let mut effects = Effects::default();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for request in group {
+            request.write(&transaction, &mut effects)?;
+        }
+        transaction.commit()?;
+        Ok(effects)
+    }
+
+    /// Sleeps, but ends early, with `false`, when the last handle is gone.
+    fn sleep(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        while !self.requests.is_closed() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(BACK_OFF.0));
+        }
+        false
+    }
+
+    fn trouble(&self, error: &rusqlite::Error) -> Event {
+        let reason = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Event::DatabaseUnusable { path: self.path.display().to_string(), reason }
+            }
+            _ => Event::DatabaseBusy { reason },
+        }
+    }
+}
+
+/// Somebody else has the lock: nothing was tried, so nothing is in doubt.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::Folder;
+
+    /// Writes more than fits into one page.
+    struct Large;
+
+    impl Write for Large {
+        type Answer = ();
+
+        fn write(&self, connection: &Connection, _: &mut Effects) -> rusqlite::Result<()> {
+            let sql = "INSERT INTO agent (name, first_seen, last_seen) VALUES (hex(zeroblob(100000)), 0, 0)";
+            connection.execute(sql, []).map(drop)
+        }
+    }
+
+    #[test]
+    fn after_a_failure_the_connection_is_opened_anew_and_the_group_is_written_once() {
+        let folder = Folder::new();
+        let connection = database::create_or_open(&folder.database()).unwrap();
+        // As if the disk were full: a limit of this connection alone.
+        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        connection.pragma_update(None, "max_page_count", pages).unwrap();
+        let (_sender, requests) = mpsc::channel(1);
+        let mut thread = Thread { path: folder.database(), connection: Some(connection), requests, measure: None };
+        let (reply, mut answer) = oneshot::channel();
+        let mut group: Group = vec![Box::new(Request { write: Large, answer: None, reply })];
+
+        let error = thread.write_once(&mut group).err().unwrap();
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DiskFull));
+        assert!(thread.write_until_it_works(&mut group).is_some());
+        assert!(answer.try_recv().is_err(), "nothing is answered before the COMMIT");
+        group.drain(..).for_each(Pending::reply);
+        assert_eq!(answer.try_recv(), Ok(()));
+        let rows = thread.connection.unwrap().query_row("SELECT count(*) FROM agent", [], |row| row.get::<_, i64>(0));
+        assert_eq!(rows, Ok(1));
+    }
+}
