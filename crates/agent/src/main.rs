@@ -1,22 +1,170 @@
-//! The agent's program: refuses packs that are wrong, runs the others.
+//! The agent's program: configuration, packs, keys, the queue, the workflows that fill it and the uplink that empties it.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use wardline_connector::journal;
-use wardline_packs::Pack;
+use clap::{Parser, Subcommand};
+use serde::Deserialize;
+use serde::de::Error as _;
+use tokio_util::sync::CancellationToken;
+use wardline_agent::clock::Measure;
+use wardline_connector::config::{self, Keys, Membership, StateFolder};
+use wardline_connector::queue::Queue;
+use wardline_connector::uplink::Uplink;
+use wardline_connector::{journal, signals};
+use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
+use wardline_proto::{Name, Role};
+
+/// The bounds of a queue's budget, bytes.
+const BUDGET: std::ops::RangeInclusive<u64> = 64 * 1024..=64 << 30;
+/// The bounds of the time between heartbeats.
+const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+#[derive(Parser)]
+#[command(version, about = "Watches a host and reports to its parent.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the agent until SIGTERM or SIGINT.
+    Run {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
+    /// Says whether the configuration file and its packs are right.
+    CheckConfig {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    name: Name,
+    #[serde(default = "state_dir")]
+    state_dir: PathBuf,
+    // Kept for the folders of secrets that plugins will be handed.
+    #[serde(default = "runtime_dir", rename = "runtime_dir")]
+    _runtime_dir: PathBuf,
+    #[serde(default)]
+    packs: Vec<PathBuf>,
+    #[serde(default = "heartbeat", deserialize_with = "interval")]
+    heartbeat: Duration,
+    #[serde(default = "budget", deserialize_with = "size")]
+    queue_budget: u64,
+    measure: Option<PathBuf>,
+    group: [Membership; 1],
+}
+
+fn state_dir() -> PathBuf {
+    "/var/lib/wardline/agent".into()
+}
+
+fn runtime_dir() -> PathBuf {
+    "/run/wardline/agent".into()
+}
+
+const fn heartbeat() -> Duration {
+    Duration::from_secs(60)
+}
+
+const fn budget() -> u64 {
+    128 << 20
+}
+
+fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let interval = quantity::duration(&String::deserialize(from)?).map_err(D::Error::custom)?;
+    if HEARTBEAT.contains(&interval) { Ok(interval) } else { Err(D::Error::custom("from 100ms to 1h is allowed")) }
+}
+
+fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let size = quantity::size(&String::deserialize(from)?).map_err(D::Error::custom)?;
+    if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64 KiB to 64 GiB is allowed")) }
+}
 
 fn main() -> ExitCode {
-    for file in std::env::args().skip(1) {
-        let reason = match std::fs::read_to_string(&file) {
-            Ok(text) => Pack::parse(&file, &text).err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(reason) = reason {
-            journal::emit(Event::ConfigurationRefused { file, reason });
-            return ExitCode::FAILURE;
+    let result = match Arguments::parse().command {
+        Command::CheckConfig { config } => read(&config).map(drop),
+        Command::Run { config } => run(&config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(event) => {
+            journal::emit(event);
+            ExitCode::FAILURE
         }
     }
-    // The folder of the state, the queue and the connection to the parent belong here, around `wardline_agent::run`.
-    ExitCode::SUCCESS
+}
+
+/// The configuration and its packs; all of it or nothing.
+fn read(path: &Path) -> Result<(Config, Vec<Pack>), Event> {
+    let config: Config = config::read(path)?;
+    let mut texts = Vec::new();
+    for file in &config.packs {
+        let shown = file.display().to_string();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Event::ConfigurationRefused { file: shown.clone(), reason: error.to_string() })?;
+        texts.push((shown, text));
+    }
+    let packs = Pack::parse_all(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())));
+    let packs = packs.map_err(|error| Event::ConfigurationRefused {
+        file: error.file.clone(),
+        reason: format!("line {}, column {}: {}", error.line, error.column, error.reason),
+    })?;
+    Ok((config, packs))
+}
+
+fn run(path: &Path) -> Result<(), Event> {
+    let (config, packs) = read(path)?;
+    let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
+    let [membership] = config.group;
+    let measure = config.measure.as_deref().map(Measure::open).transpose();
+    let measure = measure.map_err(|error| refuse(format!("measure: {error}")))?;
+    let state = StateFolder::open(&config.state_dir)?;
+    let folder = state.group(&membership.group());
+    let Keys { channel, identity, root } = Keys::load(&folder, &membership.group(), &config.name, Role::Agent)?;
+    let identity = Arc::new(identity);
+    let file = folder.join("queue.db");
+    let queue =
+        Queue::open(&file, config.name.clone(), membership.name.clone(), Arc::clone(&identity), config.queue_budget);
+    let (queue, outbox, thread) = queue
+        .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
+    runtime.block_on(async {
+        journal::emit(Event::Started {
+            program: "wardline-agent".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: config.name.to_string(),
+        });
+        let stop = CancellationToken::new();
+        let uplink = Uplink { membership, channel, root, identity, queue, heartbeat: config.heartbeat };
+        let uplink = tokio::spawn(uplink.run(stop.clone()));
+        let mut workflows = tokio::spawn(wardline_agent::run(packs, measure, outbox, stop.clone()));
+        let ended = tokio::select! {
+            () = signals::wait() => false,
+            _ = &mut workflows => true,
+        };
+        stop.cancel();
+        let _ = tokio::time::timeout(signals::STOPPING, async {
+            if !ended {
+                let _ = workflows.await;
+            }
+            uplink.await
+        })
+        .await;
+    });
+    // A look at the host that hangs in the kernel cannot be ended; what is durable is durable.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(thread);
+    Ok(())
 }

@@ -1,3 +1,38 @@
 //! An authenticated, acknowledged channel between health services.
+//!
+//! ```text
+//!   agent                        gateway                      server
+//!   workflows                                                 store
+//!      | Put                                                    ^ commit
+//!   outbox -> queue              relay (copies frames,        ingest
+//!      |       | stream          opens no body)                 | stream
+//!      |     uplink ----session----> listener | dial ----session----> listener
+//! ```
+//!
+//! - `config`: what the daemons' files say about names, groups and parents
+//! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
+//! - `link`: messages on a session, checked against the who-may-send table
+//! - `listener`: who may knock, how often and how long
+//! - `stream`: the rules of numbered, chained, signed streams; no IO
+//! - `queue`, `outbox`: an agent's durable queue and its one door
+//! - `uplink`: an agent's way to its parent, kept up
+//! - `relay`: a gateway between its agents and its parent
+//! - `signals`, `journal`: when a daemon stops, and where its events go
+
+pub mod config;
+pub mod handshake;
 pub mod journal;
+pub mod link;
+pub mod listener;
 pub mod outbox;
+pub mod queue;
+pub mod relay;
+pub mod signals;
+pub mod stream;
+pub mod uplink;
+
+/// Milliseconds since 1970 by this host's clock.
+pub fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,7 +1,13 @@
 //! The one door by which what an agent finds enters its queue.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
 use wardline_proto::entry::Entry;
+
+use crate::queue::{Command, Load};
 
 /// What a workflow puts into the queue at once: all of it is kept, or nothing.
 #[derive(Debug, Default)]
@@ -20,23 +26,33 @@ pub struct Stopped;
 
 /// A handle to the queue of one management group. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Outbox {}
+pub struct Outbox {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) load: watch::Receiver<Load>,
+    pub(crate) memory: Arc<HashMap<String, Bytes>>,
+}
 
 impl Outbox {
     /// Returns when what was put is durable.
     ///
     /// # Errors
     /// The program is stopping: nothing of it was kept.
-    pub async fn put(&self, _put: Put) -> Result<(), Stopped> {
-        Err(Stopped)
+    pub async fn put(&self, put: Put) -> Result<(), Stopped> {
+        let (done, kept) = oneshot::channel();
+        self.commands.send(Command::Put(put, done)).await.map_err(|_| Stopped)?;
+        kept.await.map_err(|_| Stopped)
     }
 
-    /// Waits until the queue is less than half full. Sources that can wait (a log file) ask before they read on;
-    /// a check's result is never held back, and a full queue drops by class instead.
-    pub async fn room(&self) {}
+    /// Waits until the queue has room for what can wait: sources that lose nothing by waiting (a log file) ask before
+    /// they read on. A check's result is never held back; a full queue drops by class instead.
+    pub async fn room(&self) {
+        let mut load = self.load.clone();
+        // The queue has ended: the next put says so.
+        let _ = load.wait_for(|load| !load.crowded).await;
+    }
 
-    /// What a workflow remembers under a key.
-    pub fn remembered(&self, _key: &str) -> Option<Bytes> {
-        None
+    /// What a workflow remembered under a key when the program started.
+    pub fn remembered(&self, key: &str) -> Option<Bytes> {
+        self.memory.get(key).cloned()
     }
 }

@@ -87,7 +87,7 @@ impl Builder {
         self
     }
 
-    /// The size of an agent's queue; `128 MiB` when not said.
+    /// The size of an agent's queue; `128MiB` when not said.
     pub fn queue_budget(mut self, size: &str) -> Self {
         self.queue_budget = size.into();
         self
@@ -226,7 +226,7 @@ impl Group {
             agents: 1,
             direct: 0,
             heartbeat: "60s".into(),
-            queue_budget: "128 MiB".into(),
+            queue_budget: "128MiB".into(),
             measure: false,
             tapped: false,
             packs: Vec::new(),

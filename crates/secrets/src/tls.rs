@@ -150,6 +150,11 @@ impl Channel {
         Ok(config)
     }
 
+    /// The group.
+    pub const fn group(&self) -> wardline_proto::GroupId {
+        self.root.group()
+    }
+
     /// Who the other end proved to be. Call it only with the chain of a finished handshake.
     ///
     /// # Errors

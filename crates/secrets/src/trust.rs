@@ -148,8 +148,16 @@ impl Root {
         // Both usages are wanted of a channel certificate; that it has them is checked by `Parsed::identity`. A duty
         // certificate has no extended key usage.
         let usage = KeyUsage::client_auth();
-        end.verify_for_usage(&[ECDSA_P256_SHA256], &[self.anchor.clone()], intermediates, now, usage, None, None)
-            .map_err(refuse)?;
+        end.verify_for_usage(
+            &[ECDSA_P256_SHA256],
+            std::slice::from_ref(&self.anchor),
+            intermediates,
+            now,
+            usage,
+            None,
+            None,
+        )
+        .map_err(refuse)?;
         Ok(parsed)
     }
 }

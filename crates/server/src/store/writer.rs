@@ -29,9 +29,9 @@ const GROUP_ROWS: usize = 50_000;
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Something to write.
-pub(super) trait Write: Send + 'static {
+pub(super) trait Write: Send + Sync + 'static {
     /// What the caller wants to know; given to him after the COMMIT.
-    type Answer: Send + 'static;
+    type Answer: Send + Sync + 'static;
 
     /// About how many rows it writes.
     fn weight(&self) -> usize {
@@ -99,7 +99,7 @@ impl Writer {
 }
 
 /// A request of any type, with its answer once it is written.
-trait Pending: Send {
+trait Pending: Send + Sync {
     fn weight(&self) -> usize;
     fn write(&mut self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()>;
     fn reply(self: Box<Self>);

@@ -1,0 +1,251 @@
+//! What the daemons' configuration files have in common, and the folder that belongs to one of them.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Error as _};
+use wardline_proto::event::Event;
+use wardline_proto::{GroupId, Name, PORT, Role};
+use wardline_secrets::signature::SigningKey;
+use wardline_secrets::tls::{Channel, LoadError};
+use wardline_secrets::trust::{Pin, Root};
+use wardline_secrets::{certificate, private};
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Event 40001: file, line and column, and what is allowed there.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Event> {
+    let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let before = text.get(..at).unwrap_or_default();
+        let (line, column) = (before.matches('\n').count() + 1, before.rsplit('\n').next().map_or(0, str::len) + 1);
+        refuse(format!("line {line}, column {column}: {}", error.message()))
+    })
+}
+
+/// A management group as its own server knows it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// The group's name, and of the folder that holds its keys.
+    pub name: Name,
+    /// Its id.
+    #[serde(deserialize_with = "group_id")]
+    pub id: GroupId,
+    /// The pin of its root.
+    #[serde(deserialize_with = "pin")]
+    pub pin: Pin,
+}
+
+/// A management group as an agent or gateway knows it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// The group's name, and of the folder that holds its keys.
+    pub name: Name,
+    /// Its id.
+    #[serde(deserialize_with = "group_id")]
+    pub id: GroupId,
+    /// The pin of its root.
+    #[serde(deserialize_with = "pin")]
+    pub pin: Pin,
+    /// Where to report, tried in this order.
+    pub parents: Vec<Parent>,
+    /// How to authenticate.
+    #[serde(default)]
+    pub mechanism: Mechanism,
+}
+
+impl Membership {
+    /// The group without its parents.
+    pub fn group(&self) -> Group {
+        Group { name: self.name.clone(), id: self.id, pin: self.pin }
+    }
+}
+
+/// How to authenticate to a parent.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mechanism {
+    /// By certificates, both ends.
+    #[default]
+    Certificate,
+}
+
+/// A parent: who it must prove to be, and where it listens. The two are apart on purpose.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Parent {
+    /// Its exact name.
+    pub name: Name,
+    /// `host:port` to connect to.
+    pub address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Short(String),
+    Long(Long),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Long {
+    name: Name,
+    address: String,
+}
+
+impl TryFrom<Written> for Parent {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Long(Long { name, address }) => Ok(Self { name, address }),
+            Written::Short(text) => {
+                let (host, port) = text.rsplit_once(':').unwrap_or((&text, ""));
+                let port = if port.is_empty() { Ok(PORT) } else { port.parse() };
+                let port = port.map_err(|_| format!("{text:?}: the port is a number from 1 to 65535"))?;
+                let name = host.parse().map_err(|error| format!("{error}"))?;
+                Ok(Self { address: format!("{name}:{port}"), name })
+            }
+        }
+    }
+}
+
+fn group_id<'de, D: serde::Deserializer<'de>>(from: D) -> Result<GroupId, D::Error> {
+    uuid::Uuid::deserialize(from).map(|id| GroupId(id.into_bytes()))
+}
+
+fn pin<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Pin, D::Error> {
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
+}
+
+/// The state folder of a daemon, held by a lock for as long as this lives.
+#[derive(Debug)]
+pub struct StateFolder {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateFolder {
+    /// Opens a state folder, which is made when it is missing, and locks it.
+    ///
+    /// # Errors
+    /// Event 40003: another program runs on it, or others may use it.
+    pub fn open(path: &Path) -> Result<Self, Event> {
+        let refuse = |reason: String| Event::StateFolderInUse { path: path.display().to_string(), reason };
+        private_folder(path).map_err(|error| refuse(error.to_string()))?;
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
+        let file = file.map_err(|error| refuse(error.to_string()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => refuse("another program runs on it".into()),
+            errno => refuse(errno.to_string()),
+        })?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The folder of one management group.
+    pub fn group(&self, group: &Group) -> PathBuf {
+        self.path.join(group.name.as_str())
+    }
+}
+
+/// Makes a folder that only its owner may use, or checks that it is one.
+///
+/// # Errors
+/// It cannot be made, or others may use it.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let meta = std::fs::metadata(path)?;
+    if meta.mode() & 0o077 != 0 {
+        return Err(io::Error::other(format!("its mode is {:04o}; `chmod 700` it", meta.mode() & 0o7777)));
+    }
+    Ok(())
+}
+
+/// Makes the runtime folder and notes the address that a daemon listens on: on standard output and in the file `addr`.
+///
+/// # Errors
+/// The folder cannot be made or written.
+pub fn announce(runtime: &Path, address: SocketAddr) -> io::Result<()> {
+    private_folder(runtime)?;
+    std::fs::write(runtime.join("addr"), format!("{address}\n"))?;
+    use io::Write as _;
+    writeln!(io::stdout().lock(), "listening: {address}")
+}
+
+/// What a health service holds of its group: its channel certificate, its identity key, and the group's root.
+#[derive(Debug)]
+pub struct Keys {
+    /// For the channel.
+    pub channel: Channel,
+    /// Signs what this health service says.
+    pub identity: SigningKey,
+    /// What everything trusted leads to.
+    pub root: Root,
+}
+
+impl Keys {
+    /// Loads and checks them.
+    ///
+    /// # Errors
+    /// One event that names the file and what is wrong with it.
+    pub fn load(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
+        let path = folder.join("root.pem");
+        let missing =
+            |path: &Path, reason: String| Event::CertificateMissing { path: path.display().to_string(), reason };
+        let root = Root::load(&path, group.id, group.pin).map_err(|error| missing(&path, error.to_string()))?;
+        let channel = Channel::load(folder, root.clone(), name, role).map_err(|error| own_certificate(error, name))?;
+        let identity = signing_key(&folder.join("identity.key"), group.id)?;
+        crate::journal::emit(Event::CertificateLoaded {
+            path: folder.join("channel.pem").display().to_string(),
+            key: channel.key.to_string(),
+            to: date(channel.not_after),
+        });
+        Ok(Self { channel, identity, root })
+    }
+}
+
+/// Loads a private key that signs.
+///
+/// # Errors
+/// Event 20066 or 20068.
+pub fn signing_key(path: &Path, group: GroupId) -> Result<SigningKey, Event> {
+    let shown = path.display().to_string();
+    let pem = private::read(path)
+        .map_err(|error| Event::CertificateMissing { path: shown.clone(), reason: error.to_string() })?;
+    SigningKey::from_pem(&pem, group)
+        .map_err(|error| Event::PrivateKeyUnusable { path: shown, reason: error.to_string() })
+}
+
+fn own_certificate(error: LoadError, name: &Name) -> Event {
+    use certificate::Fault;
+    match error {
+        LoadError::File { path, reason } => Event::CertificateMissing { path: path.display().to_string(), reason },
+        LoadError::Key { path, reason } => Event::PrivateKeyUnusable { path: path.display().to_string(), reason },
+        LoadError::Certificate { path, fault } => {
+            let (path, reason) = (path.display().to_string(), fault.to_string());
+            match fault {
+                Fault::Validity(from, to) => Event::CertificateNotValidNow { path, from: date(from), to: date(to) },
+                Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => {
+                    Event::CertificateName { path, name: name.to_string(), reason }
+                }
+                _ => Event::CertificateUsage { path, reason },
+            }
+        }
+    }
+}
+
+fn date(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.map_or_else(|| seconds.to_string(), |time| time.to_string())
+}

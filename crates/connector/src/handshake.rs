@@ -1,0 +1,266 @@
+//! From a TCP connection to a session: both ends have proved who they are, and that they share one encrypted session
+//! and saw one negotiation. Until that is so, not a byte of data is read or written.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::server::Acceptor;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+use wardline_proto::authority::{Behalf, Direction};
+use wardline_proto::frame::{Frame, Message, Part};
+use wardline_proto::message::{Bound, Digest, decode};
+use wardline_proto::{ALPN_CERTIFICATE, Kind};
+use wardline_secrets::certificate::Identity;
+use wardline_secrets::signature::sha256;
+use wardline_secrets::tls::{self, Channel};
+use wardline_secrets::trust::not_after;
+
+use crate::config::Parent;
+use crate::now_ms;
+
+/// From the first byte to a session that stands.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged by the other host before the connection is given up.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Exporter labels (RFC 8446, section 7.5): what ties the first message to the session, and the hop's id.
+const BOUND_LABEL: &[u8] = b"EXPORTER-wardline-bound";
+const HOP_LABEL: &[u8] = b"EXPORTER-wardline-hop";
+
+/// A session that stands. Who is at the other end is known only from here.
+#[derive(Debug)]
+pub struct Session {
+    /// Who is at the other end, proved.
+    pub peer: Identity,
+    /// Where it connected from, or to.
+    pub address: SocketAddr,
+    /// Which end this is.
+    pub direction: Direction,
+    /// What was measured.
+    pub facts: Facts,
+    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) buffer: BytesMut,
+}
+
+/// What this end measured of a session.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Both ends derive it from the session, and nobody else can.
+    pub hop: Digest,
+    /// ALPN name.
+    pub mechanism: String,
+    /// As TLS names it.
+    pub version: String,
+    /// As TLS names it.
+    pub cipher: String,
+    /// As TLS names it.
+    pub exchange: String,
+    /// SHA-256 of the other end's certificate.
+    pub peer_certificate: Digest,
+    /// When that ends, seconds since 1970.
+    pub peer_not_after: u64,
+    /// When the session began, milliseconds since 1970.
+    pub since: u64,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The address cannot be resolved.
+    #[error("{0}")]
+    Resolve(String),
+    /// No TCP connection.
+    #[error("{0}")]
+    Connect(io::Error),
+    /// The other end's certificate.
+    #[error("{0}")]
+    Certificate(wardline_secrets::certificate::Fault),
+    /// TLS, or a connection that ended in it.
+    #[error("{0}")]
+    Tls(String),
+    /// The other end closed after TLS, without its first message.
+    #[error("{0}")]
+    Closed(String),
+    /// No mechanism that both ends speak.
+    #[error("it offers {0}; wanted is wardline-cert/1")]
+    Mechanism(String),
+    /// The first messages do not agree.
+    #[error("the first message does not fit this session: {0}")]
+    Bound(&'static str),
+    /// Too slow.
+    #[error("no session within {} s", DEADLINE.as_secs())]
+    Deadline,
+}
+
+/// Connects to a parent.
+///
+/// # Errors
+/// Why there is no session. Whoever answered got no byte of data.
+pub async fn dial(channel: &Channel, parent: &Parent) -> Result<Session, HandshakeError> {
+    tokio::time::timeout(DEADLINE, dial_unhurried(channel, parent)).await.map_err(|_| HandshakeError::Deadline)?
+}
+
+async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, HandshakeError> {
+    let addresses: Vec<_> = tokio::net::lookup_host(&parent.address)
+        .await
+        .map_err(|error| HandshakeError::Resolve(error.to_string()))?
+        .collect();
+    let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(HandshakeError::Connect)?;
+    let address = tcp.peer_addr().map_err(HandshakeError::Connect)?;
+    prepare(&tcp).map_err(HandshakeError::Connect)?;
+    let config = channel.dial(&parent.name).map_err(|error| HandshakeError::Tls(error.to_string()))?;
+    // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
+    let name = ServerName::IpAddress(address.ip().into());
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
+    bind(channel, TlsStream::Client(stream), address, Direction::Up, vec![name_of(ALPN_CERTIFICATE)]).await
+}
+
+/// Takes a connection of a listening socket.
+///
+/// # Errors
+/// Why there is no session.
+pub async fn accept(
+    channel: &Channel,
+    config: Arc<ServerConfig>,
+    tcp: TcpStream,
+    address: SocketAddr,
+) -> Result<Session, HandshakeError> {
+    tokio::time::timeout(DEADLINE, accept_unhurried(channel, config, tcp, address))
+        .await
+        .map_err(|_| HandshakeError::Deadline)?
+}
+
+async fn accept_unhurried(
+    channel: &Channel,
+    config: Arc<ServerConfig>,
+    tcp: TcpStream,
+    address: SocketAddr,
+) -> Result<Session, HandshakeError> {
+    prepare(&tcp).map_err(HandshakeError::Connect)?;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(tls_error)?;
+    let offered: Vec<_> = hello.client_hello().alpn().into_iter().flatten().map(name_of).collect();
+    // rustls accepts a client that offers no ALPN name at all; this listener does not.
+    if !offered.iter().any(|name| name.as_bytes() == ALPN_CERTIFICATE) {
+        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+        return Err(HandshakeError::Mechanism(offered));
+    }
+    let stream = hello.into_stream(config).await.map_err(tls_error)?;
+    bind(channel, TlsStream::Server(stream), address, Direction::Down, offered).await
+}
+
+/// Exchanges and compares the first messages.
+async fn bind(
+    channel: &Channel,
+    mut stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    direction: Direction,
+    offered: Vec<String>,
+) -> Result<Session, HandshakeError> {
+    let (_, tls) = stream.get_ref();
+    let chain = tls.peer_certificates();
+    let peer = channel.peer(chain).map_err(HandshakeError::Certificate)?;
+    let certificate = chain.and_then(|chain| chain.first());
+    let export = |label: &[u8]| {
+        let exported = match &stream {
+            TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
+            TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
+        };
+        exported.map_err(|error| HandshakeError::Tls(error.to_string()))
+    };
+    let exporter = export(BOUND_LABEL)?;
+    let unknown = || "unknown".to_owned();
+    let facts = Facts {
+        hop: sha256(&[&export(HOP_LABEL)?]),
+        mechanism: tls.alpn_protocol().map_or_else(unknown, name_of),
+        version: tls.protocol_version().and_then(|v| v.as_str()).map_or_else(unknown, str::to_owned),
+        cipher: tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map_or_else(unknown, str::to_owned),
+        exchange: tls
+            .negotiated_key_exchange_group()
+            .and_then(|g| g.name().as_str())
+            .map_or_else(unknown, str::to_owned),
+        peer_certificate: certificate.map(|c| sha256(&[c])).unwrap_or_default(),
+        peer_not_after: certificate.map_or(0, not_after),
+        since: now_ms(),
+    };
+    let (dialler, listener) = match direction {
+        Direction::Up => (&channel.identity, &peer),
+        Direction::Down => (&peer, &channel.identity),
+    };
+    let ours = Bound {
+        exporter: exporter.to_vec().into(),
+        offered,
+        chosen: facts.mechanism.clone(),
+        enabled: vec![name_of(ALPN_CERTIFICATE)],
+        dialler: dialler.to_string(),
+        listener: listener.to_string(),
+    };
+    let mut out = BytesMut::new();
+    Message::own(Kind::Bound, ours.clone()).into_frames().for_each(|frame| frame.encode(&mut out));
+    let closed = |error: io::Error| HandshakeError::Closed(error.to_string());
+    stream.write_all(&out).await.map_err(closed)?;
+    stream.flush().await.map_err(closed)?;
+
+    let mut buffer = BytesMut::new();
+    let frame = loop {
+        match Frame::decode(&mut buffer) {
+            Ok(Some(frame)) => break frame,
+            Ok(None) => {}
+            Err(_) => return Err(HandshakeError::Bound("it is no frame")),
+        }
+        if stream.read_buf(&mut buffer).await.map_err(closed)? == 0 {
+            return Err(HandshakeError::Closed("the other end closed the connection".into()));
+        }
+    };
+    let theirs_travels = match direction {
+        Direction::Up => Direction::Down,
+        Direction::Down => Direction::Up,
+    };
+    if frame.kind != Kind::Bound || frame.part != Part::Whole || frame.route != 0 {
+        return Err(HandshakeError::Bound("another message came first"));
+    }
+    if !Kind::Bound.allowed(peer.role, theirs_travels, Behalf::Own) {
+        return Err(HandshakeError::Bound("this role does not belong at that end"));
+    }
+    let theirs: Bound = decode(&frame.body).ok_or(HandshakeError::Bound("it cannot be decoded"))?;
+    if theirs.exporter != ours.exporter {
+        return Err(HandshakeError::Bound("the other end has another session"));
+    }
+    if theirs.offered != ours.offered || theirs.chosen != ours.chosen {
+        return Err(HandshakeError::Bound("the other end saw another negotiation"));
+    }
+    if theirs.dialler != ours.dialler || theirs.listener != ours.listener {
+        return Err(HandshakeError::Bound("the ends do not agree who they are"));
+    }
+    Ok(Session { peer, address, direction, facts, stream, buffer })
+}
+
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    // A connection whose other host is gone ends by itself, whether something waits to be sent or not.
+    let milliseconds = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(tcp, sockopt::TcpUserTimeout, &milliseconds)?;
+    setsockopt(tcp, sockopt::KeepAlive, &true)?;
+    setsockopt(tcp, sockopt::TcpKeepIdle, &10)?;
+    setsockopt(tcp, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(tcp, sockopt::TcpKeepCount, &4)?;
+    Ok(())
+}
+
+fn tls_error(error: io::Error) -> HandshakeError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(inner) => tls::fault(inner)
+            .map_or_else(|| HandshakeError::Tls(inner.to_string()), |fault| HandshakeError::Certificate(fault.clone())),
+        None => HandshakeError::Tls(error.to_string()),
+    }
+}
+
+fn name_of(alpn: impl AsRef<[u8]>) -> String {
+    String::from_utf8_lossy(alpn.as_ref()).into_owned()
+}

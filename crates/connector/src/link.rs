@@ -1,0 +1,206 @@
+//! Messages on a session. What comes in is checked against the who-may-send table before anybody sees it; what goes out
+//! is written by one task, small messages between the parts of large ones.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsStream;
+use wardline_proto::authority::{Behalf, Direction};
+use wardline_proto::frame::{Assembler, Frame, FrameError, Message};
+use wardline_proto::{Kind, Role};
+
+use crate::handshake::Session;
+
+/// Bytes that are read or written at once.
+const CHUNK: usize = 256 * 1024;
+/// Frames that wait to be written, per lane.
+const LANE: usize = 64;
+
+/// Why nothing more comes in.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The other end closed, or the connection failed.
+    #[error("{0}")]
+    Closed(io::Error),
+    /// Bytes that are no message.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// A message that this peer may not send.
+    #[error("a {kind:?} message ({behalf:?}) from a {role}, which may not send it")]
+    NotAllowed {
+        /// What was sent.
+        kind: Kind,
+        /// By whom.
+        role: Role,
+        /// On whose behalf.
+        behalf: Behalf,
+    },
+}
+
+impl Broken {
+    /// Whether the peer broke the protocol, other than by going away.
+    pub const fn is_violation(&self) -> bool {
+        !matches!(self, Self::Closed(_))
+    }
+}
+
+/// What comes in on a session.
+#[derive(Debug)]
+pub struct Incoming {
+    read: ReadHalf<TlsStream<TcpStream>>,
+    buffer: BytesMut,
+    assembler: Assembler,
+    sender: Role,
+    travels: Direction,
+}
+
+/// Where messages to the other end go. Cheap to clone; the session is closed when the last one is gone.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    urgent: mpsc::Sender<Frame>,
+    bulk: mpsc::Sender<Frame>,
+}
+
+/// The session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the session has ended")]
+pub struct Ended;
+
+/// Splits a session into what comes in, what goes out, and the task that writes.
+pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>) {
+    let Session { peer, direction, stream, buffer, .. } = session;
+    let travels = match direction {
+        Direction::Up => Direction::Down,
+        Direction::Down => Direction::Up,
+    };
+    let (read, write) = tokio::io::split(stream);
+    let (urgent, urgent_lane) = mpsc::channel(LANE);
+    let (bulk, bulk_lane) = mpsc::channel(LANE);
+    let writer = tokio::spawn(write_all(write, urgent_lane, bulk_lane));
+    let incoming = Incoming { read, buffer, assembler: Assembler::default(), sender: peer.role, travels };
+    (incoming, Outgoing { urgent, bulk }, writer)
+}
+
+impl Incoming {
+    /// The next frame that this peer may send. Safe to cancel.
+    ///
+    /// # Errors
+    /// Nothing more comes in.
+    pub async fn frame(&mut self) -> Result<Frame, Broken> {
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.buffer)? {
+                let behalf = if frame.route == 0 { Behalf::Own } else { Behalf::Relayed };
+                // The first message is the handshake's; it never comes again.
+                if frame.kind == Kind::Bound || !frame.kind.allowed(self.sender, self.travels, behalf) {
+                    return Err(Broken::NotAllowed { kind: frame.kind, role: self.sender, behalf });
+                }
+                return Ok(frame);
+            }
+            if self.buffer.capacity() - self.buffer.len() < CHUNK / 4 {
+                self.buffer.reserve(if self.buffer.is_empty() { CHUNK / 16 } else { CHUNK });
+            }
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err(Broken::Closed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) => return Err(Broken::Closed(error)),
+            }
+        }
+    }
+
+    /// The next whole message. Safe to cancel.
+    ///
+    /// # Errors
+    /// Nothing more comes in.
+    pub async fn message(&mut self) -> Result<Message, Broken> {
+        loop {
+            let frame = self.frame().await?;
+            if let Some(message) = self.assembler.push(frame)? {
+                return Ok(message);
+            }
+        }
+    }
+}
+
+/// Only what is large goes by the bulk lane, and positions, which must not overtake it.
+const fn is_bulk(kind: Kind) -> bool {
+    matches!(kind, Kind::Batch | Kind::Position)
+}
+
+impl Outgoing {
+    const fn lane(&self, kind: Kind) -> &mpsc::Sender<Frame> {
+        if is_bulk(kind) { &self.bulk } else { &self.urgent }
+    }
+
+    /// Sends a message, waiting while the other end does not read.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub async fn send(&self, message: Message) -> Result<(), Ended> {
+        for frame in message.into_frames() {
+            self.frame(frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one frame as it is, waiting while the other end does not read.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub async fn frame(&self, frame: Frame) -> Result<(), Ended> {
+        self.lane(frame.kind).send(frame).await.map_err(|_| Ended)
+    }
+
+    /// Sends one frame if there is room for it.
+    ///
+    /// # Errors
+    /// The session has ended, or the other end does not read.
+    pub fn try_frame(&self, frame: Frame) -> Result<(), Ended> {
+        self.lane(frame.kind).try_send(frame).map_err(|_| Ended)
+    }
+
+    /// Sends a message if there is room for it.
+    ///
+    /// # Errors
+    /// The session has ended, or the other end does not read.
+    pub fn try_send(&self, message: Message) -> Result<(), Ended> {
+        message.into_frames().try_for_each(|frame| self.try_frame(frame))
+    }
+
+    /// Returns when the session has ended.
+    pub async fn closed(&self) {
+        self.urgent.closed().await;
+    }
+}
+
+async fn write_all(
+    mut write: WriteHalf<TlsStream<TcpStream>>,
+    mut urgent: mpsc::Receiver<Frame>,
+    mut bulk: mpsc::Receiver<Frame>,
+) -> io::Result<()> {
+    let mut out = BytesMut::new();
+    loop {
+        let first = tokio::select! {
+            biased;
+            Some(frame) = urgent.recv() => frame,
+            Some(frame) = bulk.recv() => frame,
+            else => break,
+        };
+        first.encode(&mut out);
+        while out.len() < CHUNK {
+            let Ok(frame) = urgent.try_recv().or_else(|_| bulk.try_recv()) else { break };
+            frame.encode(&mut out);
+        }
+        write.write_all(&out).await?;
+        write.flush().await?;
+        out.clear();
+        // What one burst needed is not kept for an idle session.
+        if out.capacity() > CHUNK / 16 && urgent.is_empty() && bulk.is_empty() {
+            out = BytesMut::new();
+        }
+    }
+    write.shutdown().await
+}

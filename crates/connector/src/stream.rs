@@ -1,0 +1,251 @@
+//! The rules of numbered, chained, signed streams. No IO, no clock, no keys: what each end knows goes in, what it must
+//! do comes out, so that a simulator can drive the same code that the programs run.
+//!
+//! An agent's queue is one epoch: entries are numbered from 1, batches are closed once, each names the hash of the one
+//! before. The server moves its watermark (epoch, number, hash) in the transaction that writes a batch's rows.
+//!
+//! ```text
+//!   agent:   acknowledged ..... closed batches ..... open entries
+//!                    |               |
+//!   server:      watermark: some batch's end, if both belong together
+//! ```
+
+use std::collections::VecDeque;
+
+use wardline_proto::message::{Answer, BatchHeader, Digest, Epoch, Mark, Point, Position, Standing};
+
+/// A closed batch: its place in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its first number.
+    pub first: u64,
+    /// Its last number.
+    pub last: u64,
+    /// The chain's hash behind it.
+    pub hash: Digest,
+}
+
+/// What an agent knows of its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// Everything up to here is in the database.
+    pub acknowledged: Mark,
+    /// The epoch that this queue wrote before.
+    pub previous: Option<Epoch>,
+    /// Closed batches that wait for acknowledgement, oldest first.
+    pub closed: VecDeque<Link>,
+}
+
+/// What an agent must do after comparing positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything up to this mark is in the database; deliver what follows.
+    Continue(Mark),
+    /// The server was restored to `from`; what lies between it and what was acknowledged is lost there.
+    Bridge {
+        /// The server's watermark.
+        from: Mark,
+    },
+    /// This queue and the server's watermark do not belong together: go on in a new epoch.
+    Reopen {
+        /// How many of the closed batches the server has.
+        committed: usize,
+        /// Whether it cannot be told if the server has the other closed ones: they are dropped and counted.
+        uncertain: bool,
+        /// In words.
+        reason: &'static str,
+    },
+    /// Two queues displace each other; wait for an operator.
+    Held,
+}
+
+impl Tail {
+    /// A queue's first epoch, or its next.
+    pub const fn new(epoch: Epoch, previous: Option<Epoch>) -> Self {
+        Self { acknowledged: Mark::start(epoch), previous, closed: VecDeque::new() }
+    }
+
+    /// Where the chain ends: the next batch begins behind it.
+    pub fn head(&self) -> Mark {
+        let last = self.closed.back().map(|link| (link.last, link.hash));
+        let (number, hash) = last.unwrap_or((self.acknowledged.number, self.acknowledged.hash));
+        Mark { epoch: self.acknowledged.epoch, number, hash }
+    }
+
+    /// The header of the next batch, which takes `numbers` numbers.
+    pub fn next_header(&self, agent: &str, numbers: u64, body: Digest, raw: u32) -> BatchHeader {
+        let head = self.head();
+        BatchHeader {
+            agent: agent.to_owned(),
+            epoch: head.epoch.to_wire(),
+            first: head.number + 1,
+            last: head.number + numbers,
+            previous: head.hash.to_wire(),
+            body: body.to_wire(),
+            raw,
+            bridge: bytes::Bytes::new(),
+        }
+    }
+
+    /// The header of the batch that leads from a restored server's watermark to what it had acknowledged.
+    pub fn bridge_header(&self, agent: &str, from: &Mark, body: Digest, raw: u32) -> BatchHeader {
+        BatchHeader {
+            agent: agent.to_owned(),
+            epoch: from.epoch.to_wire(),
+            first: from.number + 1,
+            last: self.acknowledged.number,
+            previous: from.hash.to_wire(),
+            body: body.to_wire(),
+            raw,
+            bridge: self.acknowledged.hash.to_wire(),
+        }
+    }
+
+    /// Takes an acknowledgement: how many closed batches it covers. `None`: it is not of this chain.
+    pub fn acknowledge(&mut self, mark: &Mark) -> Option<usize> {
+        if *mark == self.acknowledged {
+            return Some(0);
+        }
+        let covered = self.covered(mark)?;
+        self.acknowledged = *mark;
+        self.closed.drain(..covered);
+        Some(covered)
+    }
+
+    /// How many closed batches a mark covers; `None` when it is not the end of one, or of the acknowledged part.
+    fn covered(&self, mark: &Mark) -> Option<usize> {
+        if *mark == self.acknowledged {
+            return Some(0);
+        }
+        let at = self.closed.iter().position(|link| link.last == mark.number && link.hash == mark.hash)?;
+        (mark.epoch == self.acknowledged.epoch).then_some(at + 1)
+    }
+
+    /// Compares with what the server says of this epoch.
+    pub fn compare(&self, standing: Standing, watermark: &Mark, common: &Mark) -> Verdict {
+        match standing {
+            Standing::Held | Standing::Unspecified => return Verdict::Held,
+            Standing::Live => {
+                if self.covered(watermark).is_some() {
+                    return Verdict::Continue(*watermark);
+                }
+                if watermark.number < self.acknowledged.number {
+                    return Verdict::Bridge { from: *watermark };
+                }
+            }
+            Standing::Displaced => {}
+        }
+        // The server has more of this epoch than this queue, something else, or has closed it. What it remembers of
+        // this queue's batches it has; batches behind that were never there. When it remembers none of them, the
+        // queue is too old to tell.
+        let uncertain = self.covered(common).is_none();
+        let reason = match standing {
+            Standing::Displaced => "a newer queue of this agent has displaced it",
+            _ if uncertain => "the server has gone on without this queue, long ago",
+            _ => "the server has gone on without this queue",
+        };
+        Verdict::Reopen { committed: self.covered(common).unwrap_or(0), uncertain, reason }
+    }
+
+    /// The points that a position names.
+    pub fn kept(&self) -> Vec<Point> {
+        self.closed.iter().map(|link| Point { number: link.last, hash: link.hash.to_wire() }).collect()
+    }
+}
+
+/// A batch header whose fields have the right lengths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Where it begins: the mark in front of it.
+    pub from: Mark,
+    /// Where it leads: the mark behind it.
+    pub to: Mark,
+    /// SHA-256 of its body.
+    pub body: Digest,
+    /// The body's length before compression.
+    pub raw: u32,
+}
+
+impl Header {
+    /// From the wire. `hash` is SHA-256 of the header's bytes. `None` when it makes no sense.
+    pub fn parse(header: &BatchHeader, hash: Digest) -> Option<Self> {
+        let epoch = Epoch::from_wire(&header.epoch)?;
+        let previous = Digest::from_wire(&header.previous)?;
+        let behind = if header.bridge.is_empty() { hash } else { Digest::from_wire(&header.bridge)? };
+        if header.first == 0 || header.last < header.first || header.last >= 1 << 62 {
+            return None;
+        }
+        Some(Self {
+            from: Mark { epoch, number: header.first - 1, hash: previous },
+            to: Mark { epoch, number: header.last, hash: behind },
+            body: Digest::from_wire(&header.body)?,
+            raw: header.raw,
+        })
+    }
+
+    /// How many numbers it takes.
+    pub const fn numbers(&self) -> u64 {
+        self.to.number - self.from.number
+    }
+}
+
+/// What a server does with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It follows: write it.
+    Next,
+    /// It is there already: acknowledge again, write nothing.
+    Repeat,
+    /// It does not follow: positions must be compared anew. In words, why.
+    Broken(&'static str),
+}
+
+/// Judges a batch by the end of what was taken from this stream before.
+pub fn judge(taken: &Mark, batch: &Header) -> Judgement {
+    if batch.from.epoch != taken.epoch {
+        return Judgement::Broken("the batch is of another epoch");
+    }
+    if batch.from == *taken {
+        return Judgement::Next;
+    }
+    if batch.to.number <= taken.number {
+        return Judgement::Repeat;
+    }
+    Judgement::Broken(if batch.from.number > taken.number {
+        "batches are missing in front of it"
+    } else if batch.from.number == taken.number {
+        "the batch in front of it is another than the one that is here"
+    } else {
+        "it overlaps with what is here"
+    })
+}
+
+/// A position whose fields have the right lengths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The agent's epoch.
+    pub epoch: Epoch,
+    /// The one that its queue wrote before.
+    pub previous: Option<Epoch>,
+    /// The points that it knows, oldest first: what was acknowledged, then the closed batches.
+    pub points: Vec<(u64, Digest)>,
+}
+
+impl Asked {
+    /// From the wire; `None` when a field has the wrong length.
+    pub fn parse(position: &Position) -> Option<Self> {
+        let previous = match position.previous.as_ref() {
+            [] => None,
+            bytes => Some(Epoch::from_wire(bytes)?),
+        };
+        let all = std::iter::once(&position.acknowledged).chain(&position.kept);
+        let points = all.map(|point| Some((point.number, Digest::from_wire(&point.hash)?))).collect::<Option<_>>()?;
+        Some(Self { epoch: Epoch::from_wire(&position.epoch)?, previous, points })
+    }
+}
+
+/// An answer whose fields have the right lengths: standing, watermark, the newest common point.
+pub fn answered(answer: &Answer, epoch: Epoch) -> Option<(Standing, Mark, Mark)> {
+    let standing = Standing::try_from(answer.standing).ok()?;
+    Some((standing, answer.watermark.mark(epoch)?, answer.common.mark(epoch)?))
+}

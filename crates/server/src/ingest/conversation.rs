@@ -1,0 +1,320 @@
+//! One agent's conversation with the server, directly or by its gateway: positions are compared, batches verified,
+//! judged and written, and what is committed is acknowledged. Batches are verified while earlier ones are being
+//! written; they are written in order.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::mpsc;
+use wardline_connector::link::Outgoing;
+use wardline_connector::stream::{Asked, Header, Judgement, judge};
+use wardline_connector::{journal, now_ms};
+use wardline_proto::entry::{self, Entry};
+use wardline_proto::event::Event;
+use wardline_proto::frame::Message;
+use wardline_proto::message::{
+    Ack, Answer, Batch, BatchHeader, Context, Mark, Point, Position, Reason, Refusal, Signed, Standing, decode, encode,
+};
+use wardline_proto::{GroupId, Kind};
+use wardline_secrets::roster::Member;
+use wardline_secrets::signature::sha256;
+
+use super::Ingest;
+use crate::live::Conversation;
+use crate::store::{self, Commit, Opened, Outcome};
+
+/// Batches of one agent that are being written. An agent has no more under way.
+const WRITING: usize = 32;
+
+type Writing = Pin<Box<dyn Future<Output = Result<Outcome, store::Error>> + Send + Sync>>;
+
+/// Why a conversation ends.
+enum End {
+    /// The session is gone, or another has taken its place.
+    Quiet,
+    /// The agent is told this much.
+    Refused(Reason),
+}
+
+/// One conversation.
+pub(super) struct Talk {
+    ingest: Arc<Ingest>,
+    member: Member,
+    route: u32,
+    outgoing: Outgoing,
+    address: String,
+    conversation: Arc<Conversation>,
+    /// Where the stream stands with everything that was taken; nothing before positions were compared.
+    taken: Option<Mark>,
+    writing: VecDeque<(Mark, Writing)>,
+}
+
+impl Talk {
+    pub(super) fn new(
+        ingest: Arc<Ingest>,
+        member: Member,
+        route: u32,
+        outgoing: Outgoing,
+        address: String,
+        conversation: Arc<Conversation>,
+    ) -> Self {
+        Self { ingest, member, route, outgoing, address, conversation, taken: None, writing: VecDeque::new() }
+    }
+
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let conversation = Arc::clone(&self.conversation);
+        let end = loop {
+            let step = tokio::select! {
+                () = conversation.replaced.notified() => Err(End::Refused(Reason::Replaced)),
+                () = conversation.released.notified() => self.broken(None).await,
+                Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
+                message = messages.recv(), if self.writing.len() < WRITING => match message {
+                    Some(message) => self.take(message).await,
+                    None => Err(End::Quiet),
+                },
+            };
+            if let Err(end) = step {
+                break end;
+            }
+        };
+        if let End::Refused(reason) = end {
+            let _ = self.send(Message::own(Kind::Refusal, Refusal { reason: reason.into() })).await;
+            if self.route != 0 {
+                let close = Message { kind: Kind::RouteClose, route: 0, body: bytes::Bytes::new() };
+                let _ = self.send(close).await;
+            }
+        }
+        self.ingest.registry.end(&self.member.name, &self.conversation);
+    }
+
+    async fn take(&mut self, message: Message) -> Result<(), End> {
+        match message.kind {
+            Kind::Position => self.position(&message).await,
+            Kind::Heartbeat => self.heartbeat(&message),
+            Kind::Batch => self.batch(&message).await,
+            Kind::Hop => {
+                let signed: Option<Signed> = decode(&message.body);
+                let measured = signed.ok_or("it cannot be decoded");
+                measured
+                    .and_then(|signed| self.ingest.measured(&self.member, &signed))
+                    .map_err(|reason| self.forged(reason))
+            }
+            _ => Err(End::Quiet),
+        }
+    }
+
+    fn group(&self) -> GroupId {
+        self.ingest.channel.group()
+    }
+
+    /// Data that the agent did not sign. What is behind the gateway is not believed any more on this route.
+    fn forged(&self, reason: &str) -> End {
+        journal::emit(Event::ForgedData {
+            agent: self.member.name.to_string(),
+            address: self.address.clone(),
+            reason: reason.to_owned(),
+        });
+        End::Refused(Reason::Signature)
+    }
+
+    fn signed_position(&self, message: &Message) -> Result<Position, End> {
+        let signed: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
+        let payload = self.member.identity.open(Context::Position, self.group(), &signed);
+        let payload = payload.map_err(|_| self.forged("a position with a signature that does not fit"))?;
+        let position: Position = decode(payload).ok_or_else(|| self.forged("it cannot be decoded"))?;
+        if position.agent != self.member.name.as_str() {
+            return Err(self.forged("a position in another's name"));
+        }
+        Ok(position)
+    }
+
+    fn heartbeat(&self, message: &Message) -> Result<(), End> {
+        self.signed_position(message)?;
+        self.conversation.heard();
+        self.ingest.store.seen(vec![(self.member.name.clone(), now_ms())]);
+        Ok(())
+    }
+
+    /// Compares positions: says where the stream stands here.
+    async fn position(&mut self, message: &Message) -> Result<(), End> {
+        let position = self.signed_position(message)?;
+        let asked = Asked::parse(&position).ok_or_else(|| self.forged("a position that makes no sense"))?;
+        // What is being written decides the watermark.
+        while let Some((mark, outcome)) = written(&mut self.writing).await {
+            self.written(mark, outcome).await?;
+        }
+        let (standing, watermark, common) = self.compare(asked).await.map_err(|_| End::Quiet)?;
+        self.taken = (standing == Standing::Live).then_some(watermark);
+        let answer = Answer {
+            agent: position.agent,
+            nonce: position.nonce,
+            standing: standing.into(),
+            watermark: Point::of(&watermark),
+            common: Point::of(&common),
+            chain: self.ingest.duty_chain.clone(),
+        };
+        let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
+        self.conversation.heard();
+        self.send(Message::own(Kind::Answer, signed)).await
+    }
+
+    async fn compare(&self, asked: Asked) -> Result<(Standing, Mark, Mark), store::Error> {
+        let store = &self.ingest.store;
+        let agent = self.member.name.clone();
+        let Asked { epoch, previous, points } = asked;
+        let mut streams = store.streams(agent.clone(), epoch).await?;
+        let standing = match (streams.held, streams.known) {
+            (true, _) => Standing::Held,
+            (false, Some((_, standing))) => standing,
+            (false, None) => {
+                let opened = store.open_epoch(agent.clone(), epoch, previous, now_ms()).await?;
+                self.say(opened);
+                streams = store.streams(agent.clone(), epoch).await?;
+                opened.standing()
+            }
+        };
+        let start = Mark::start(epoch);
+        let watermark = streams.known.map_or(start, |(mark, _)| mark);
+        let common = store.remembers(agent, epoch, points).await?.unwrap_or(start);
+        Ok((standing, watermark, common))
+    }
+
+    fn say(&self, opened: Opened) {
+        let agent = self.member.name.to_string();
+        match opened {
+            Opened::Live { displaced: Some(mark) } => {
+                let reason = format!("its stream stood at {} and goes on in a new epoch", mark.number);
+                journal::emit(Event::EpochDisplaced { agent, reason });
+            }
+            Opened::Held => journal::emit(Event::StreamHeld { agent }),
+            Opened::Live { displaced: None } | Opened::Known(_) => {}
+        }
+    }
+
+    async fn batch(&mut self, message: &Message) -> Result<(), End> {
+        // What is under way after a refusal is sent again when positions were compared.
+        let Some(taken) = self.taken else { return Ok(()) };
+        let (header, body) = self.open_batch(message)?;
+        match judge(&taken, &header) {
+            Judgement::Next => {}
+            Judgement::Repeat => return if self.writing.is_empty() { self.acknowledge(&taken).await } else { Ok(()) },
+            Judgement::Broken(reason) => return self.broken(Some(reason)).await,
+        }
+        let entries = entry::entries(&body, header.raw).map_err(|error| self.senseless(&error.to_string()))?;
+        if entries.iter().map(Entry::numbers).fold(0, u64::saturating_add) != header.numbers() {
+            return Err(self.senseless("a batch whose entries do not take the numbers that its header says"));
+        }
+        let commit = Commit {
+            agent: self.member.name.clone(),
+            from: header.from,
+            to: header.to,
+            first: header.from.number + 1,
+            entries,
+            received_at_ms: now_ms(),
+        };
+        let store = self.ingest.store.clone();
+        let mut writing: Writing = Box::pin(async move { store.commit(commit).await });
+        // The first poll puts it in line behind the one before.
+        let first = poll_fn(|context| Poll::Ready(writing.as_mut().poll(context))).await;
+        if let Poll::Ready(outcome) = first {
+            writing = Box::pin(std::future::ready(outcome));
+        }
+        self.writing.push_back((header.to, writing));
+        self.taken = Some(header.to);
+        Ok(())
+    }
+
+    /// A batch that the agent has signed, with its body as it travels.
+    fn open_batch(&self, message: &Message) -> Result<(Header, bytes::Bytes), End> {
+        let batch: Batch = decode(&message.body).ok_or_else(|| self.forged("a batch that cannot be decoded"))?;
+        let verified = self.member.identity.verify(Context::Batch, self.group(), &batch.header, &batch.signature);
+        verified.map_err(|_| self.forged("a batch with a signature that does not fit"))?;
+        let header: BatchHeader = decode(&batch.header).ok_or_else(|| self.forged("a header that is none"))?;
+        if header.agent != self.member.name.as_str() {
+            return Err(self.forged("a batch in another's name"));
+        }
+        let parsed = Header::parse(&header, sha256(&[&batch.header]));
+        let parsed = parsed.ok_or_else(|| self.senseless("a header that makes no sense"))?;
+        if sha256(&[&batch.body]) != parsed.body {
+            return Err(self.forged("a body that is not the one that was signed"));
+        }
+        Ok((parsed, batch.body))
+    }
+
+    /// What the agent has signed and yet makes no sense.
+    fn senseless(&self, reason: &str) -> End {
+        journal::emit(Event::ProtocolViolation {
+            peer: format!("agent {}", self.member.name),
+            address: self.address.clone(),
+            reason: reason.to_owned(),
+        });
+        End::Refused(Reason::Protocol)
+    }
+
+    async fn written(&mut self, mark: Mark, outcome: Result<Outcome, store::Error>) -> Result<(), End> {
+        match outcome {
+            Ok(Outcome::Committed) => {
+                let mut upto = mark;
+                // One acknowledgement for all that are done.
+                while let Some(ready) = ready(&mut self.writing) {
+                    match ready {
+                        (mark, Ok(Outcome::Committed)) => upto = mark,
+                        (mark, other) => {
+                            self.acknowledge(&upto).await?;
+                            return Box::pin(self.written(mark, other)).await;
+                        }
+                    }
+                }
+                self.acknowledge(&upto).await
+            }
+            Ok(Outcome::Conflict) => self.broken(Some("it does not continue what the database holds")).await,
+            Err(_) => Err(End::Quiet),
+        }
+    }
+
+    /// The stream does not continue: the agent compares positions anew.
+    async fn broken(&mut self, reason: Option<&str>) -> Result<(), End> {
+        if let Some(reason) = reason {
+            let agent = self.member.name.to_string();
+            journal::emit(Event::StreamBroken { agent, reason: reason.to_owned() });
+        }
+        self.taken = None;
+        self.send(Message::own(Kind::Refusal, Refusal { reason: Reason::Stream.into() })).await
+    }
+
+    async fn acknowledge(&self, upto: &Mark) -> Result<(), End> {
+        let ack = Ack {
+            agent: self.member.name.to_string(),
+            epoch: upto.epoch.to_wire(),
+            upto: Point::of(upto),
+            key: bytes::Bytes::copy_from_slice(&self.ingest.duty.id().0),
+        };
+        let signed = self.ingest.duty.signed(Context::Ack, encode(&ack));
+        self.send(Message::own(Kind::Ack, signed)).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), End> {
+        self.outgoing.send(message.on(self.route)).await.map_err(|_| End::Quiet)
+    }
+}
+
+/// The oldest batch that is being written, when it is.
+async fn written(writing: &mut VecDeque<(Mark, Writing)>) -> Option<(Mark, Result<Outcome, store::Error>)> {
+    let (mark, oldest) = writing.front_mut()?;
+    let (mark, outcome) = (*mark, oldest.await);
+    writing.pop_front();
+    Some((mark, outcome))
+}
+
+/// The oldest batch, if it is written already.
+fn ready(writing: &mut VecDeque<(Mark, Writing)>) -> Option<(Mark, Result<Outcome, store::Error>)> {
+    let (mark, oldest) = writing.front_mut()?;
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let Poll::Ready(outcome) = oldest.as_mut().poll(&mut context) else { return None };
+    let mark = *mark;
+    writing.pop_front();
+    Some((mark, outcome))
+}

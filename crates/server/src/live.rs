@@ -1,0 +1,168 @@
+//! What only the running server knows: who is connected, and what the ends of each hop measured.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use wardline_connector::now_ms;
+use wardline_proto::message::Hop;
+use wardline_proto::{Name, Role};
+use wardline_sdk::{HopEnd, Service, Time, Topology};
+use wardline_secrets::roster::Roster;
+
+use crate::api::{Connected, Live};
+
+/// Shared by all sessions and the data access service.
+#[derive(Debug)]
+pub struct Registry {
+    name: Name,
+    started: u64,
+    roster: Arc<Roster>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The one conversation of each agent.
+    agents: HashMap<Name, Arc<Conversation>>,
+    /// Gateways with a session, and how many.
+    gateways: HashMap<Name, usize>,
+    /// By dialling and listening end: the newest hop's id and what was said of it.
+    hops: HashMap<(Name, Name), (String, Vec<HopEnd>)>,
+}
+
+/// An agent's conversation with this server.
+#[derive(Debug)]
+pub struct Conversation {
+    /// The gateway it comes by.
+    pub via: Option<Name>,
+    /// Wakes it when another takes its place.
+    pub replaced: Notify,
+    /// Wakes it when an operator has released the agent.
+    pub released: Notify,
+    /// When it was last heard, milliseconds since 1970.
+    heard: Mutex<u64>,
+}
+
+impl Conversation {
+    /// One that begins now.
+    pub fn new(via: Option<Name>) -> Arc<Self> {
+        Arc::new(Self { via, replaced: Notify::new(), released: Notify::new(), heard: Mutex::new(now_ms()) })
+    }
+
+    /// Notes that the agent was heard now.
+    pub fn heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now_ms();
+    }
+}
+
+impl Registry {
+    /// Nobody is connected.
+    pub fn new(name: Name, roster: Arc<Roster>) -> Arc<Self> {
+        Arc::new(Self { name, started: now_ms(), roster, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held, and nothing waits.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An agent's conversation begins; the one before is told to end.
+    pub fn begin(&self, agent: &Name, conversation: &Arc<Conversation>) {
+        if let Some(older) = self.state().agents.insert(agent.clone(), Arc::clone(conversation)) {
+            older.replaced.notify_one();
+        }
+    }
+
+    /// An agent's conversation has ended.
+    pub fn end(&self, agent: &Name, conversation: &Arc<Conversation>) {
+        let mut state = self.state();
+        if state.agents.get(agent).is_some_and(|current| Arc::ptr_eq(current, conversation)) {
+            state.agents.remove(agent);
+            state.hops.retain(|(from, _), _| from != agent);
+        }
+    }
+
+    /// A gateway's session begins or ends.
+    pub fn gateway(&self, gateway: &Name, begins: bool) {
+        let mut state = self.state();
+        let count = state.gateways.entry(gateway.clone()).or_default();
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            state.gateways.remove(gateway);
+            state.hops.retain(|(from, _), _| from != gateway);
+        }
+    }
+
+    /// One end of a hop has said what it measured; the signature was checked.
+    pub fn measured(&self, hop: &Hop) {
+        let (Ok(reporter), Ok(peer)) = (hop.reporter.parse::<Name>(), hop.peer.parse::<Name>()) else { return };
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let end = HopEnd {
+            reporter: reporter.clone(),
+            mechanism: hop.mechanism.clone(),
+            version: hop.version.clone(),
+            cipher: hop.cipher.clone(),
+            exchange: hop.exchange.clone(),
+            peer_certificate: hex(&hop.peer_certificate),
+            since: Time(hop.since),
+        };
+        let id = hex(&hop.id);
+        let pair = if hop.dialled { (reporter.clone(), peer) } else { (peer, reporter.clone()) };
+        let mut state = self.state();
+        let (current, ends) = state.hops.entry(pair).or_default();
+        if *current != id {
+            *current = id;
+            ends.clear();
+        }
+        ends.retain(|end| end.reporter != reporter);
+        ends.push(end);
+    }
+}
+
+impl Live for Registry {
+    fn name(&self) -> Name {
+        self.name.clone()
+    }
+
+    fn started_at_ms(&self) -> u64 {
+        self.started
+    }
+
+    fn topology(&self) -> Topology {
+        let state = self.state();
+        let mut services: Vec<_> = self
+            .roster
+            .members()
+            .map(|member| Service {
+                name: member.name.clone(),
+                role: member.role,
+                connected: state.agents.contains_key(&member.name) || state.gateways.contains_key(&member.name),
+            })
+            .collect();
+        services.push(Service { name: self.name.clone(), role: Role::Server, connected: true });
+        services.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
+        let hop = |((from, to), (id, ends)): (&(Name, Name), &(String, Vec<HopEnd>))| {
+            wardline_sdk::Hop::new(from.clone(), to.clone(), id.clone(), ends.clone())
+        };
+        let mut hops: Vec<_> = state.hops.iter().map(hop).collect();
+        hops.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+        Topology { services, hops }
+    }
+
+    fn connected(&self) -> Vec<Connected> {
+        let state = self.state();
+        let connected = |(agent, conversation): (&Name, &Arc<Conversation>)| Connected {
+            agent: agent.clone(),
+            last_heartbeat_ms: *conversation.heard.lock().unwrap_or_else(PoisonError::into_inner),
+            via: conversation.via.clone(),
+        };
+        state.agents.iter().map(connected).collect()
+    }
+
+    fn released(&self, agent: &Name) {
+        if let Some(conversation) = self.state().agents.get(agent) {
+            conversation.released.notify_one();
+        }
+    }
+}
