@@ -1,5 +1,6 @@
 # make build            every program
-# make demo             a management group that can be watched until Ctrl-C; EXIT=1 leaves after the tour
+# make demo             a management group that can be watched until Ctrl-C; EXIT=1 leaves after the tour,
+#                       BREAK=service or BREAK=gateway breaks that for good: the demo must notice
 # make test             everything that must hold; T=word: only the tests whose names contain the word
 # make bench            figures
 # make soak             the seeded tests with SEEDS seeds each (100000 when not said); T=word as above
@@ -37,8 +38,9 @@ checks:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-bench: build
-	cargo run --quiet --package wardline-harness --bin bench --locked
+bench: setup
+	cargo build --workspace --bins --release --locked
+	cargo run --quiet --release --package wardline-harness --bin bench --locked
 
 # Of a soak only the tests that go through seeds are worth repeating; all of them run, and know how often.
 soak: setup programs

@@ -140,7 +140,7 @@ fn run(path: &Path) -> Result<(), Event> {
         .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         journal::emit(Event::Started {
             program: "wardline-agent".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -150,21 +150,22 @@ fn run(path: &Path) -> Result<(), Event> {
         let uplink = Uplink { membership, channel, root, identity, queue, heartbeat: config.heartbeat };
         let uplink = tokio::spawn(uplink.run(stop.clone()));
         let mut workflows = tokio::spawn(wardline_agent::run(packs, measure, outbox, stop.clone()));
+        let mut uplink = uplink;
+        // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {
-            () = signals::wait() => false,
-            _ = &mut workflows => true,
+            () = signals::wait() => None,
+            _ = &mut workflows => Some("the workflows"),
+            _ = &mut uplink => Some("the uplink"),
         };
         stop.cancel();
-        let _ = tokio::time::timeout(signals::STOPPING, async {
-            if !ended {
-                let _ = workflows.await;
-            }
-            uplink.await
-        })
-        .await;
+        if let Some(task) = ended {
+            return Err(Event::WorkflowEnded { workflow: task.into(), reason: "it ended by itself".into() });
+        }
+        let _ = tokio::time::timeout(signals::STOPPING, async { tokio::join!(workflows, uplink) }).await;
+        Ok(())
     });
     // A look at the host that hangs in the kernel cannot be ended; what is durable is durable.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(thread);
-    Ok(())
+    result
 }

@@ -1,14 +1,17 @@
 //! What the daemons' configuration files have in common, and the folder that belongs to one of them.
 
+use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, DeserializeOwned, Error as _, MapAccess, Visitor};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
 use wardline_secrets::signature::SigningKey;
@@ -26,7 +29,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Event> {
     toml::from_str(&text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let before = text.get(..at).unwrap_or_default();
-        let (line, column) = (before.matches('\n').count() + 1, before.rsplit('\n').next().map_or(0, str::len) + 1);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |text| text.chars().count()) + 1;
         refuse(format!("line {line}, column {column}: {}", error.message()))
     })
 }
@@ -57,7 +61,8 @@ pub struct Membership {
     /// The pin of its root.
     #[serde(deserialize_with = "pin")]
     pub pin: Pin,
-    /// Where to report, tried in this order.
+    /// Where to report, tried in this order. At least one.
+    #[serde(deserialize_with = "parents")]
     pub parents: Vec<Parent>,
     /// How to authenticate.
     #[serde(default)]
@@ -81,8 +86,7 @@ pub enum Mechanism {
 }
 
 /// A parent: who it must prove to be, and where it listens. The two are apart on purpose.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Debug)]
 pub struct Parent {
     /// Its exact name.
     pub name: Name,
@@ -90,39 +94,56 @@ pub struct Parent {
     pub address: String,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Short(String),
-    Long(Long),
+impl Parent {
+    /// From `NAME` or `NAME:PORT`.
+    fn short(text: &str) -> Result<Self, String> {
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+        let port = if port.is_empty() { Ok(PORT) } else { port.parse().map(NonZeroU16::get) };
+        let port = port.map_err(|_| format!("{text:?}: the port is a number from 1 to 65535"))?;
+        let name: Name = host.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { address: format!("{name}:{port}"), name })
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Long {
-    name: Name,
-    address: String,
-}
+impl<'de> Deserialize<'de> for Parent {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            name: Name,
+            address: String,
+        }
 
-impl TryFrom<Written> for Parent {
-    type Error = String;
+        struct Written;
 
-    fn try_from(written: Written) -> Result<Self, String> {
-        match written {
-            Written::Long(Long { name, address }) => Ok(Self { name, address }),
-            Written::Short(text) => {
-                let (host, port) = text.rsplit_once(':').unwrap_or((&text, ""));
-                let port = if port.is_empty() { Ok(PORT) } else { port.parse() };
-                let port = port.map_err(|_| format!("{text:?}: the port is a number from 1 to 65535"))?;
-                let name = host.parse().map_err(|error| format!("{error}"))?;
-                Ok(Self { address: format!("{name}:{port}"), name })
+        impl<'de> Visitor<'de> for Written {
+            type Value = Parent;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"NAME\", \"NAME:PORT\" or { name = \"NAME\", address = \"HOST:PORT\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Parent, E> {
+                Parent::short(text).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Parent, A::Error> {
+                let Long { name, address } = Long::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Parent { name, address })
             }
         }
+
+        from.deserialize_any(Written)
     }
 }
 
 fn group_id<'de, D: serde::Deserializer<'de>>(from: D) -> Result<GroupId, D::Error> {
     uuid::Uuid::deserialize(from).map(|id| GroupId(id.into_bytes()))
+}
+
+fn parents<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Parent>, D::Error> {
+    let parents = Vec::deserialize(from)?;
+    if parents.is_empty() { Err(D::Error::custom("at least one parent is needed")) } else { Ok(parents) }
 }
 
 fn pin<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Pin, D::Error> {

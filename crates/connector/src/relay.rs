@@ -101,11 +101,7 @@ impl Relay {
             }
             match frame.kind {
                 Kind::Way => match decode::<Way>(&frame.body) {
-                    Some(Way { open: true }) => {
-                        if self.open_way(&up).await.is_err() {
-                            break "the connection ended".into();
-                        }
-                    }
+                    Some(Way { open: true }) => self.open_way(&up),
                     _ => self.lose_way(),
                 },
                 Kind::Refusal => {
@@ -119,18 +115,23 @@ impl Relay {
         reason
     }
 
-    /// The way is open: every agent gets a route.
-    async fn open_way(&self, up: &Outgoing) -> Result<(), link::Ended> {
+    /// The way is open: every agent gets a route. Said beside reading, or two ends that only write would wait for each
+    /// other.
+    fn open_way(&self, up: &Outgoing) {
         let messages: Vec<_> = {
             let mut state = self.state();
             state.up = Some(up.clone());
             let names: Vec<_> = state.agents.keys().cloned().collect();
             names.iter().flat_map(|name| state.open_route(name)).collect()
         };
-        for message in messages {
-            up.send(message).await?;
-        }
-        Ok(())
+        let up = up.clone();
+        tokio::spawn(async move {
+            for message in messages {
+                if up.send(message).await.is_err() {
+                    break;
+                }
+            }
+        });
     }
 
     /// The way is gone: agents stop sending and wait.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
@@ -130,46 +131,56 @@ pub fn hop(
 impl Uplink {
     /// Keeps the way up until the program stops.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause = PAUSE.0;
         while let Some((session, parent)) = connect(&self.channel, &self.membership, &stop).await {
-            let reason = tokio::select! {
+            let end = tokio::select! {
                 () = stop.cancelled() => break,
-                reason = self.session(session, &parent) => reason,
+                end = self.session(session, &parent) => end,
             };
             self.queue.parted().await;
+            // Who went away is dialled again soon; who refused, or forged, later and later.
+            let reason = match end {
+                End::Gone(reason) => {
+                    pause = PAUSE.0;
+                    reason
+                }
+                End::Refused(reason) => {
+                    pause = (pause * 2).min(PAUSE.1);
+                    reason
+                }
+            };
             journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(PAUSE.0 + jitter(PAUSE.0)) => {}
+                () = tokio::time::sleep(pause + jitter(pause)) => {}
             }
         }
         self.queue.parted().await;
     }
 
-    /// One session, until it ends; gives the reason.
-    async fn session(&mut self, session: Session, parent: &Parent) -> String {
+    /// One session, until it ends.
+    async fn session(&mut self, session: Session, parent: &Parent) -> End {
         let facts = hop(&self.channel, &self.identity, &session.peer, &session.facts, true);
         let (mut incoming, outgoing, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
-        if outgoing.send(Message::own(Kind::Hop, facts)).await.is_err() {
-            return "the connection ended".into();
-        }
-        let mut talk = Talk { link: self, parent, outgoing, state: State::Closed, sent: 0 };
+        let mut talk = Talk { link: self, parent, facts, outgoing, state: State::Closed, sent: 0 };
         let mut heartbeat = tokio::time::interval(talk.link.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut queue = talk.link.queue.clone();
         loop {
-            let wait = talk.state.limit();
+            let due = talk.state.due();
             let step = tokio::select! {
                 message = incoming.message() => match message {
                     Ok(message) => talk.take(message).await,
-                    Err(error) => Err(error.to_string()),
+                    Err(error) if error.is_violation() => Err(End::Refused(error.to_string())),
+                    Err(error) => Err(End::Gone(error.to_string())),
                 },
                 () = queue.changed() => talk.deliver().await,
                 _ = heartbeat.tick() => talk.live().await,
-                () = sleep(wait) => talk.overdue().await,
+                () = until(due) => talk.overdue().await,
             };
-            if let Err(reason) = step {
-                return reason;
+            if let Err(end) = step {
+                return end;
             }
         }
     }
@@ -183,11 +194,19 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-async fn sleep(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+/// Why a session has ended.
+enum End {
+    /// The other end went away.
+    Gone(String),
+    /// It refused this end, or said what cannot be believed.
+    Refused(String),
 }
 
 /// Where a session stands.
@@ -195,18 +214,17 @@ enum State {
     /// There is no way to the database.
     Closed,
     /// A position was sent; the answer must repeat its nonce and be about its epoch.
-    Asking { nonce: Bytes, epoch: Epoch },
+    Asking { nonce: Bytes, epoch: Epoch, due: Instant },
     /// Positions agree; batches flow. The duty key that answered.
     Delivering { key: VerifyingKey, id: KeyId },
-    /// The streams are held; asked again later.
-    Held,
+    /// The streams are held; asked again when it is due.
+    Held { due: Instant },
 }
 
 impl State {
-    const fn limit(&self) -> Option<Duration> {
+    const fn due(&self) -> Option<Instant> {
         match self {
-            Self::Asking { .. } => Some(ANSWER),
-            Self::Held => Some(HELD),
+            Self::Asking { due, .. } | Self::Held { due } => Some(*due),
             Self::Closed | Self::Delivering { .. } => None,
         }
     }
@@ -216,18 +234,21 @@ impl State {
 struct Talk<'a> {
     link: &'a Uplink,
     parent: &'a Parent,
+    /// What this end measured, signed.
+    facts: Signed,
     outgoing: Outgoing,
     state: State,
     sent: u64,
 }
 
 impl Talk<'_> {
-    async fn take(&mut self, message: Message) -> Result<(), String> {
-        let garbled = || "a message that cannot be decoded".to_owned();
+    async fn take(&mut self, message: Message) -> Result<(), End> {
+        let garbled = || End::Refused("a message that cannot be decoded".into());
         match message.kind {
             Kind::Way => {
                 let way: Way = decode(&message.body).ok_or_else(garbled)?;
                 if way.open {
+                    self.send(Message::own(Kind::Hop, self.facts.clone())).await?;
                     self.ask().await
                 } else {
                     self.state = State::Closed;
@@ -242,25 +263,26 @@ impl Talk<'_> {
                 match refusal.reason() {
                     // What was under way is sent again after positions were compared.
                     Reason::Stream => self.ask().await,
-                    reason => Err(reason.as_str().to_owned()),
+                    reason @ Reason::Stopping => Err(End::Gone(reason.as_str().into())),
+                    reason => Err(End::Refused(reason.as_str().into())),
                 }
             }
-            kind => Err(format!("an unexpected {kind:?} message")),
+            kind => Err(End::Refused(format!("an unexpected {kind:?} message"))),
         }
     }
 
     /// Sends the signed position and asks for the server's.
-    async fn ask(&mut self) -> Result<(), String> {
+    async fn ask(&mut self) -> Result<(), End> {
         self.link.queue.parted().await;
         let nonce = Bytes::copy_from_slice(&random());
         let epoch = self.link.queue.epoch();
         let position = self.link.queue.position(nonce.clone(), self.link.heartbeat);
-        self.state = State::Asking { nonce, epoch };
+        self.state = State::Asking { nonce, epoch, due: Instant::now() + ANSWER };
         self.send(Message::own(Kind::Position, position)).await
     }
 
-    async fn answer(&mut self, signed: &Signed) -> Result<(), String> {
-        let State::Asking { nonce, epoch } = &self.state else { return Ok(()) };
+    async fn answer(&mut self, signed: &Signed) -> Result<(), End> {
+        let State::Asking { nonce, epoch, .. } = &self.state else { return Ok(()) };
         let (nonce, epoch) = (nonce.clone(), *epoch);
         let checked = self.check_answer(signed, &nonce);
         let (answer, key) = match checked {
@@ -275,7 +297,7 @@ impl Talk<'_> {
         match verdict {
             Verdict::Held => {
                 journal::emit(Event::StreamHeld { agent: self.link.channel.identity.name.to_string() });
-                self.state = State::Held;
+                self.state = State::Held { due: Instant::now() + HELD };
                 Ok(())
             }
             Verdict::Reopen { .. } => self.ask().await,
@@ -305,7 +327,7 @@ impl Talk<'_> {
         Ok((answer, key))
     }
 
-    async fn acknowledge(&mut self, signed: &Signed) -> Result<(), String> {
+    async fn acknowledge(&mut self, signed: &Signed) -> Result<(), End> {
         // Late ones of an earlier comparison say nothing new.
         let State::Delivering { key, id } = &self.state else { return Ok(()) };
         match self.check_ack(signed, key, *id) {
@@ -337,15 +359,15 @@ impl Talk<'_> {
         Ok(mark)
     }
 
-    /// Whoever forges is not talked to any longer; the next parent is tried.
-    fn forged(&self, reason: String) -> Result<(), String> {
+    /// Whoever forges is not talked to any longer.
+    fn forged(&self, reason: String) -> Result<(), End> {
         let parent = self.parent.name.to_string();
         journal::emit(Event::ForgedAcknowledgement { parent, reason: reason.clone() });
-        Err(format!("a forged message: {reason}"))
+        Err(End::Refused(format!("a forged message: {reason}")))
     }
 
     /// Sends the closed batches that were not sent yet.
-    async fn deliver(&mut self) -> Result<(), String> {
+    async fn deliver(&mut self) -> Result<(), End> {
         let State::Delivering { .. } = self.state else { return Ok(()) };
         for batch in self.link.queue.behind(self.sent) {
             let last = batch.link.last;
@@ -356,7 +378,7 @@ impl Talk<'_> {
         Ok(())
     }
 
-    async fn live(&mut self) -> Result<(), String> {
+    async fn live(&mut self) -> Result<(), End> {
         match self.state {
             State::Closed => Ok(()),
             _ => {
@@ -366,15 +388,15 @@ impl Talk<'_> {
         }
     }
 
-    async fn overdue(&mut self) -> Result<(), String> {
+    async fn overdue(&mut self) -> Result<(), End> {
         match self.state {
-            State::Held => self.ask().await,
-            _ => Err(format!("no answer to the position within {} s", ANSWER.as_secs())),
+            State::Held { .. } => self.ask().await,
+            _ => Err(End::Refused(format!("no answer to the position within {} s", ANSWER.as_secs()))),
         }
     }
 
-    async fn send(&self, message: Message) -> Result<(), String> {
-        self.outgoing.send(message).await.map_err(|error| error.to_string())
+    async fn send(&self, message: Message) -> Result<(), End> {
+        self.outgoing.send(message).await.map_err(|error| End::Gone(error.to_string()))
     }
 
     fn group(&self) -> GroupId {

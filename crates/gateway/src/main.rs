@@ -1,7 +1,7 @@
 //! The gateway's program: configuration, keys, a listener below, a session above, and the relay between them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ fn listen() -> SocketAddr {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::CheckConfig { config } => config::read::<Config>(&config).map(drop),
+        Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
     };
     match result {
@@ -80,12 +80,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: &std::path::Path) -> Result<(), Event> {
-    let config: Config = config::read(path)?;
+/// The configuration and the roster.
+fn read(path: &Path) -> Result<(Config, Roster), Event> {
+    let mut config: Config = config::read(path)?;
+    let agents = std::mem::take(&mut config.agent).into_iter().map(|listed| (Role::Agent, listed));
+    let roster = Roster::new(agents).map_err(|name| Event::ConfigurationRefused {
+        file: path.display().to_string(),
+        reason: format!("{name} is listed twice"),
+    })?;
+    Ok((config, roster))
+}
+
+fn run(path: &Path) -> Result<(), Event> {
+    let (config, roster) = read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let [membership] = config.group;
-    let roster = Roster::new(config.agent.into_iter().map(|listed| (Role::Agent, listed)));
-    let roster = roster.map_err(|name| refuse(format!("{name} is listed twice")))?;
     let state = StateFolder::open(&config.state_dir)?;
     let keys = Keys::load(&state.group(&membership.group()), &membership.group(), &config.name, Role::Gateway)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

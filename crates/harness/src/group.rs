@@ -296,18 +296,32 @@ impl Group {
     /// The first column of what the database answers, read beside the server.
     #[track_caller]
     pub fn sql<T: FromSql>(&self, query: &str) -> Vec<T> {
-        let connection = Connection::open_with_flags(&self.database, OpenFlags::SQLITE_OPEN_READ_ONLY);
-        let read = |connection: Connection| -> rusqlite::Result<Vec<T>> {
-            let mut statement = connection.prepare(query)?;
-            statement.query_map([], |row| row.get(0))?.collect()
-        };
-        connection.and_then(read).unwrap_or_else(|error| panic!("{query}: {error}"))
+        sql(&self.database, query)
+    }
+
+    /// The texts of an agent's events, as they arrived.
+    #[track_caller]
+    pub fn event_texts(&self, agent: &str) -> Vec<String> {
+        let agent = format!("(SELECT id FROM agent WHERE name = '{agent}')");
+        self.sql(&format!("SELECT text FROM event WHERE agent = {agent} ORDER BY number"))
     }
 
     /// The database's file.
     pub fn database(&self) -> &Path {
         &self.database
     }
+}
+
+/// The first column of what a program's database answers, read beside the program, which must run: the one that closes
+/// a database last does more than to read it.
+#[track_caller]
+pub fn sql<T: FromSql>(database: &Path, query: &str) -> Vec<T> {
+    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let read = |connection: Connection| -> rusqlite::Result<Vec<T>> {
+        let mut statement = connection.prepare(query)?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    connection.and_then(read).unwrap_or_else(|error| panic!("{query}: {error}"))
 }
 
 /// Where a group is laid down.
@@ -348,7 +362,7 @@ impl Site {
             name: &self.name,
             state_dir: &self.state,
             runtime_dir: &self.runtime,
-            measure: builder.measure.then(|| self.daemon().measure()),
+            measure: (builder.measure && self.role != Role::Gateway).then(|| self.daemon().measure()),
         }
     }
 

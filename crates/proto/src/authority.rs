@@ -97,7 +97,9 @@ impl Kind {
                 (Agent | Gateway, Up, Own) | (Gateway, Down, Own) | (Server, Down, _)
             ),
             Self::RouteOpen => matches!((sender, direction, behalf), (Gateway, Up, Relayed)),
-            Self::RouteClose => matches!((sender, direction, behalf), (Gateway, Up, Relayed)),
+            Self::RouteClose => {
+                matches!((sender, direction, behalf), (Gateway, Up, Relayed) | (Server, Down, Relayed))
+            }
             Self::Way => matches!((sender, direction, behalf), (Gateway, Down, Own) | (Server, Down, _)),
             // What an agent says: by itself, or through the gateway it was given to.
             Self::Position | Self::Batch | Self::Heartbeat => {

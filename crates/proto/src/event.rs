@@ -63,17 +63,11 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    1102 Warning WorkflowNotLoaded { workflow, reason }
-        "workflow {workflow} cannot be loaded: {reason}"
-        meaning "A workflow of a pack cannot run on this host and was left out; the others run."
-        cause "The program it names is missing or not executable, or a file it needs cannot be read."
-        cure "Install what is missing or correct the pack; the agent tries again at its next start."
-
     2023 Warning QueueFull { group, dropped, budget }
         "the queue of group {group} is full ({budget}): {dropped} entries were dropped and counted in a gap record"
         meaning "More was found than could be delivered and kept. What was dropped is counted in its place in the stream."
         cause "The parent or the database was away or slow for longer than the queue's budget lasts."
-        cure "See why delivery stalled (`wardline-agent queue`, the events before this one); raise `queue_budget` if outages of this length must be covered."
+        cure "See why delivery stalled (the events before this one); raise `queue_budget` if outages of this length must be covered."
 
     20000 Warning UnknownHealthService { peer, address, reason }
         "{peer} at {address} is not part of this management group and was refused: {reason}"

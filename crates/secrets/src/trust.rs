@@ -27,7 +27,7 @@ impl std::str::FromStr for Pin {
         const SHAPE: &str = "a pin is `sha256:` and 64 hex digits";
         let hex = text.strip_prefix("sha256:").ok_or(SHAPE)?;
         let mut pin = [0; 32];
-        if hex.len() != 64 || !hex.is_ascii() {
+        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(SHAPE);
         }
         for (byte, digits) in pin.iter_mut().zip(hex.as_bytes().chunks(2)) {

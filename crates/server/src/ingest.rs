@@ -173,7 +173,7 @@ impl Routes<'_> {
 
     async fn take(&mut self, message: Message) -> Result<(), String> {
         match message.kind {
-            Kind::RouteOpen => self.route(&message),
+            Kind::RouteOpen => self.route(&message).await,
             Kind::RouteClose => {
                 self.routes.remove(&message.route);
                 Ok(())
@@ -194,7 +194,7 @@ impl Routes<'_> {
     }
 
     /// A gateway opens a route for an agent: only for one that it was given.
-    fn route(&mut self, message: &Message) -> Result<(), String> {
+    async fn route(&mut self, message: &Message) -> Result<(), String> {
         let open: RouteOpen = decode(&message.body).ok_or("a route that cannot be decoded")?;
         let agent = open.agent.parse::<Name>().map_err(|error| error.to_string())?;
         if self.routes.contains_key(&message.route) {
@@ -204,7 +204,9 @@ impl Routes<'_> {
             Some(member) => {
                 self.open(message.route, member, Some(self.member.name.clone()));
                 let way = Message::own(Kind::Way, Way { open: true }).on(message.route);
-                self.outgoing.try_send(way).map_err(|error| error.to_string())
+                // A session that has ended is noticed where it is read.
+                let _ = self.outgoing.send(way).await;
+                Ok(())
             }
             None => {
                 let peer = Identity { name: agent, role: Role::Agent }.to_string();
@@ -213,7 +215,8 @@ impl Routes<'_> {
                 journal::emit(Event::UnknownHealthService { peer, address, reason });
                 let refusal = Refusal { reason: Reason::NotKnown.into() };
                 let refusal = Message::own(Kind::Refusal, refusal).on(message.route);
-                self.outgoing.try_send(refusal).map_err(|error| error.to_string())
+                let _ = self.outgoing.send(refusal).await;
+                Ok(())
             }
         }
     }

@@ -1,0 +1,173 @@
+//! Figures: what the path from an agent over a gateway into the server's database carries, what it costs, and how long
+//! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder.
+//!
+//! `EVENTS` (500000) and `REPEATS` (3) say how much.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use wardline_harness::group::Group;
+use wardline_harness::ids::{Log, Tally};
+use wardline_harness::wait;
+
+/// How long one run may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Alerts whose latency is measured.
+const ALERTS: usize = 60;
+/// System calls that make data durable.
+const SYNCS: &str = "trace=fsync,fdatasync";
+
+fn main() {
+    let events = number("EVENTS", 500_000);
+    let repeats = number("REPEATS", 3);
+    let (mut rates, mut costs) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let (rate, cost) = path(events);
+        rates.push(rate);
+        costs.push(cost);
+    }
+    figure("path.cert.sqlite.rate", "events/s", &mut rates);
+    figure("path.cert.sqlite.cpu", "us/event", &mut costs);
+    let mut latencies = latency();
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share).round() as usize];
+    for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let (min, max) = (at(0.0), at(1.0));
+        println!(
+            "figure: alert.latency.{name} {:.3} ms (min {min:.3}, max {max:.3}, n={}, load {:.2})",
+            at(share),
+            latencies.len(),
+            load()
+        );
+    }
+}
+
+fn number(name: &str, usual: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number")),
+        Err(_) => usual,
+    }
+}
+
+fn load() -> f64 {
+    <procfs::LoadAverage as procfs::Current>::current().map_or(0.0, |load| f64::from(load.one))
+}
+
+fn figure(name: &str, unit: &str, values: &mut [f64]) {
+    use std::io::Write as _;
+    values.sort_by(f64::total_cmp);
+    let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+    let n = values.len();
+    println!("figure: {name} {median:.2} {unit} (min {min:.2}, max {max:.2}, n={n}, load {:.2})", load());
+    let _ = std::io::stdout().flush();
+}
+
+/// Events per second from the log file into the database, and processor time of the three daemons per event.
+fn path(events: u64) -> (f64, f64) {
+    let mut group = Group::builder().pack("bench", "").lay();
+    let (log_path, hidden) = (group.folder().join("app.log"), group.folder().join("app.log.new"));
+    let pack = format!("[pack]\nname = \"bench\"\n[[log]]\nname = \"app\"\npath = {log_path:?}\n");
+    group.write_pack("bench", &pack);
+    let mut log = Log::create(&hidden, 7);
+    log.append(events);
+    group.start();
+    group.agent(0).wait_event(40005);
+
+    let daemons = |group: &mut Group| [group.agent(0).cpu(), group.gateway(0).cpu(), group.server().cpu()];
+    let before = daemons(&mut group);
+    let began = Instant::now();
+    std::fs::rename(&hidden, &log_path).expect("the log can be moved into its place");
+    wait::until("all events are committed", LIMIT, || {
+        (group.sql::<i64>("SELECT coalesce(max(number), 0) FROM stream") == [events as i64]).then_some(())
+    });
+    let took = began.elapsed();
+    let after = daemons(&mut group);
+    let used: Vec<_> = before.iter().zip(after).map(|(before, after)| after - *before).collect();
+    let each = |used: Duration| used.as_secs_f64() * 1e6 / events as f64;
+
+    let arrived = group.sql::<String>("SELECT text FROM event");
+    assert_eq!(log.tally(&arrived), Tally::default(), "every event arrives once");
+    let queue = group.agent(0).state().join("queue.db");
+    wait::until("everything is acknowledged", LIMIT, || (waiting(&queue) == 0).then_some(()));
+    let cost = each(used.iter().sum());
+    eprintln!(
+        "# {events} events of 200 bytes in {:.2} s; us per event: agent {:.2}, gateway {:.2}, server {:.2}; \
+         all there once, all acknowledged by signature, the queue is empty",
+        took.as_secs_f64(),
+        each(used[0]),
+        each(used[1]),
+        each(used[2])
+    );
+    (events as f64 / took.as_secs_f64(), cost)
+}
+
+/// Batches in an agent's queue.
+fn waiting(queue: &Path) -> i64 {
+    let connection = rusqlite::Connection::open_with_flags(queue, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let count = connection.and_then(|c| c.query_row("SELECT count(*) FROM batch", [], |row| row.get(0)));
+    count.unwrap_or_else(|error| panic!("{}: {error}", queue.display()))
+}
+
+/// Milliseconds from an agent's decision to the commit, alert by alert, on a quiet group.
+fn latency() -> Vec<f64> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut group = Group::builder().pack("bench", "").measured().lay();
+    let (switch, plugin) = (group.folder().join("switch"), group.folder().join("check_switch"));
+    std::fs::write(&switch, "0\n").expect("a file");
+    let script = format!("#!/bin/sh\nread -r code < {}\necho \"code $code\"\nexit \"$code\"\n", switch.display());
+    std::fs::write(&plugin, script).expect("a file");
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let check = format!("[[check]]\nname = \"switch\"\nprogram = [{plugin:?}]\nevery = \"250ms\"\n[check.monitor]\n");
+    group.write_pack("bench", &format!("[pack]\nname = \"bench\"\n{check}"));
+    group.start();
+    group.agent(0).wait_event(40005);
+    let turn = |group: &Group, code: &str, state: &str, count: usize| {
+        // Replaced as a whole: a plugin never reads half of it.
+        let fresh = switch.with_extension("new");
+        std::fs::write(&fresh, format!("{code}\n")).and_then(|()| std::fs::rename(&fresh, &switch)).expect("a file");
+        let query = format!("SELECT count(*) FROM alert WHERE state {state} 255");
+        wait::until("the alert changes", LIMIT, || (group.sql::<i64>(&query) == [count as i64]).then_some(()));
+    };
+    for alert in 0..ALERTS {
+        turn(&group, "2", "<>", 1);
+        turn(&group, "0", "=", alert + 1);
+    }
+    let read = |path: &Path| -> HashMap<String, f64> {
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let pair = |line: &str| Some((line.split_once(' ')?.0.to_owned(), line.split_once(' ')?.1.parse().ok()?));
+        text.lines().filter_map(pair).collect()
+    };
+    let (decided, committed) = (read(&group.agent(0).measure()), read(&group.server().measure()));
+    let latencies: Vec<f64> = decided.iter().map(|(id, at)| (committed[id] - at) / 1e6).collect();
+    assert_eq!(latencies.len(), ALERTS);
+
+    // The same programs make data durable: each alert costs the agent and the server at least one sync.
+    let counts = [group.agent(0).pid(), group.server().pid()].map(|pid| syncs(pid, &group, &turn));
+    eprintln!("# system calls that sync, during one alert: agent {}, server {}", counts[0], counts[1]);
+    assert!(counts.iter().all(|count| *count >= 1), "data is acknowledged without being synced");
+    latencies
+}
+
+/// Counts what a process syncs while one alert is raised.
+fn syncs(pid: u32, group: &Group, turn: &impl Fn(&Group, &str, &str, usize)) -> usize {
+    let output = group.folder().join(format!("syncs-{pid}"));
+    let mut strace = Command::new("strace")
+        .args(["-f", "-e", SYNCS, "-o"])
+        .arg(&output)
+        .args(["-p", &pid.to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is installed");
+    wait::until("the process is traced", LIMIT, || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0")).then_some(())
+    });
+    turn(group, "2", "<>", 1);
+    let closed = group.sql::<i64>("SELECT count(*) FROM alert WHERE state = 255")[0] as usize;
+    turn(group, "0", "=", closed + 1);
+    let _ = strace.kill();
+    let _ = strace.wait();
+    std::fs::read_to_string(&output).map_or(0, |text| text.lines().filter(|line| line.contains("sync(")).count())
+}
