@@ -48,6 +48,7 @@ soak: setup programs
 
 fuzz:
 	@test -n "$(FUZZ)" || { echo "there is nothing to fuzz: no crates/*/fuzz/fuzz_targets"; exit 1; }
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "fuzz: installing cargo-fuzz"; cargo install --locked cargo-fuzz; }
 	@set -e; for target in $(FUZZ); do \
 		cd "$(CURDIR)/$${target%/fuzz/fuzz_targets/*}"; \
 		cargo +nightly fuzz run "$$(basename "$$target" .rs)" -- -max_total_time=$(SECONDS); \

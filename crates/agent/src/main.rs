@@ -62,6 +62,7 @@ struct Config {
     #[serde(default = "budget", deserialize_with = "size")]
     queue_budget: u64,
     measure: Option<PathBuf>,
+    #[serde(deserialize_with = "config::one_group")]
     group: [Membership; 1],
 }
 
@@ -88,7 +89,7 @@ fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Er
 
 fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let size = quantity::size(&String::deserialize(from)?).map_err(D::Error::custom)?;
-    if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64 KiB to 64 GiB is allowed")) }
+    if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64KiB to 64GiB is allowed")) }
 }
 
 fn main() -> ExitCode {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::de::{self, DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
 use wardline_secrets::signature::SigningKey;
@@ -129,6 +129,10 @@ impl<'de> Deserialize<'de> for Parent {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Parent, A::Error> {
                 let Long { name, address } = Long::deserialize(MapAccessDeserializer::new(map))?;
+                let (host, port) = address.rsplit_once(':').unwrap_or_default();
+                if host.is_empty() || port.parse::<NonZeroU16>().is_err() {
+                    return Err(A::Error::custom(format!("{address:?}: an address is HOST:PORT")));
+                }
                 Ok(Parent { name, address })
             }
         }
@@ -138,7 +142,43 @@ impl<'de> Deserialize<'de> for Parent {
 }
 
 fn group_id<'de, D: serde::Deserializer<'de>>(from: D) -> Result<GroupId, D::Error> {
-    uuid::Uuid::deserialize(from).map(|id| GroupId(id.into_bytes()))
+    let id = String::deserialize(from)?.parse::<uuid::Uuid>();
+    id.map(|id| GroupId(id.into_bytes())).map_err(|error| D::Error::custom(format!("an id is a UUID: {error}")))
+}
+
+/// For `listen`: an address and a port.
+///
+/// # Errors
+/// It is none.
+pub fn listen<'de, D: serde::Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let address = String::deserialize(from)?.parse();
+    address.map_err(|_| D::Error::custom("ADDRESS:PORT is allowed, as in \"0.0.0.0:5723\" or \"[::]:5723\""))
+}
+
+/// For `group` where there is one for now: a second one must not be passed over.
+///
+/// # Errors
+/// There is none, or more than one.
+pub fn one_group<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[Membership; 1], D::Error> {
+    struct One;
+
+    impl<'de> Visitor<'de> for One {
+        type Value = [Membership; 1];
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("one [[group]]")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut groups: A) -> Result<Self::Value, A::Error> {
+            let first = groups.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+            match groups.next_element::<IgnoredAny>()? {
+                None => Ok([first]),
+                Some(_) => Err(A::Error::custom("only one [[group]] is allowed")),
+            }
+        }
+    }
+
+    from.deserialize_seq(One)
 }
 
 fn parents<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Parent>, D::Error> {

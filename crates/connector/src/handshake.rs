@@ -119,6 +119,10 @@ async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, H
     // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
     let name = ServerName::IpAddress(address.ip().into());
     let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
+    // rustls accepts a server that chooses no ALPN name at all; this end does not.
+    if stream.get_ref().1.alpn_protocol() != Some(ALPN_CERTIFICATE) {
+        return Err(HandshakeError::Mechanism("nothing".into()));
+    }
     bind(channel, TlsStream::Client(stream), address, Direction::Up, vec![name_of(ALPN_CERTIFICATE)]).await
 }
 

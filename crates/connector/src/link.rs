@@ -118,6 +118,10 @@ impl Incoming {
     pub async fn message(&mut self) -> Result<Message, Broken> {
         loop {
             let frame = self.frame().await?;
+            if frame.kind == Kind::RouteClose {
+                // What it began to say there is never finished.
+                self.assembler.forget(frame.route);
+            }
             if let Some(message) = self.assembler.push(frame)? {
                 return Ok(message);
             }
@@ -168,11 +172,6 @@ impl Outgoing {
     /// The session has ended, or the other end does not read.
     pub fn try_send(&self, message: Message) -> Result<(), Ended> {
         message.into_frames().try_for_each(|frame| self.try_frame(frame))
-    }
-
-    /// Returns when the session has ended.
-    pub async fn closed(&self) {
-        self.urgent.closed().await;
     }
 }
 

@@ -316,9 +316,7 @@ impl Writer {
             } else if inbox.blocking_recv_many(&mut group, GROUP) == 0 {
                 return;
             }
-            if !self.commit(&mut group) {
-                return;
-            }
+            self.commit(&mut group);
         }
     }
 
@@ -326,29 +324,25 @@ impl Writer {
         self.delivering && self.tail.closed.len() < WINDOW
     }
 
-    /// Writes what a group of commands asks for in one transaction, trying again while the disk is full. False when
-    /// the queue cannot go on.
-    fn commit(&mut self, group: &mut Vec<Command>) -> bool {
+    /// Writes what a group of commands asks for in one transaction, trying again until the disk takes it.
+    fn commit(&mut self, group: &mut Vec<Command>) {
         let mut said = false;
+        let mut broken = false;
         let mut pause = Duration::from_millis(50);
         let step = loop {
-            match self.transaction(group) {
+            // A failed write or fsync proves nothing about the next: the connection is made anew before another try.
+            let result = if broken { self.store.reopen() } else { Ok(()) };
+            let error = match result.and_then(|()| self.transaction(group)) {
                 Ok(step) => break step,
-                Err(error) => {
-                    if !said {
-                        journal::emit(Event::DatabaseBusy {
-                            reason: format!("queue of {}: {error}", self.sealer.group),
-                        });
-                        said = true;
-                    }
-                    // A failed write or fsync proves nothing about the next: the connection is made anew.
-                    if !is_busy(&error) && self.store.reopen().is_err() {
-                        return false;
-                    }
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
+                Err(error) => error,
+            };
+            if !said {
+                journal::emit(Event::DatabaseBusy { reason: format!("queue of {}: {error}", self.sealer.group) });
+                said = true;
             }
+            broken = broken || !is_busy(&error);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_secs(2));
         };
         let Step { tail, closed, replaced, open_bytes, written, dropped, delivering, event } = step;
         if let Some(event) = event {
@@ -381,7 +375,6 @@ impl Writer {
                 let _ = done.send(());
             }
         }
-        true
     }
 
     fn publish(&self) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
-use wardline_proto::frame::{Frame, Message};
+use wardline_proto::frame::{Frame, Message, Order, Part};
 use wardline_proto::message::{Reason, Refusal, RouteOpen, Signed, Way, decode};
 use wardline_proto::{Kind, Name, Role};
 use wardline_secrets::roster::Roster;
@@ -196,18 +196,26 @@ impl Relay {
             }
         }
         drop(down);
+        let (mut order, mut begun) = (Order::default(), None);
         let reason = loop {
             let frame = tokio::select! {
                 () = stop.cancelled() => break Reason::Stopping.as_str().to_owned(),
                 () = gone.notified() => break "the session was ended from above".to_owned(),
                 frame = incoming.frame() => frame,
             };
+            let frame = frame.and_then(|frame| Ok(order.check(&frame).map(|()| frame)?));
             match frame {
                 Ok(frame) if frame.kind == Kind::Refusal => break "it ended the session".to_owned(),
                 Ok(frame) => {
                     let way = self.route(&peer.name, &gone);
-                    // Without a way nothing is kept: the agent was told, and sends again when there is one.
-                    if let Some((up, route)) = way {
+                    if let Part::First(_) = frame.part {
+                        begun = way.as_ref().map(|(_, route)| *route);
+                    }
+                    // Without a way nothing is kept: the agent was told, and sends again when there is one. The rest
+                    // of a message that began without it, or on another route, goes the same way.
+                    if let Some((up, route)) =
+                        way.filter(|(_, route)| frame.part != Part::Next || begun == Some(*route))
+                    {
                         let _ = up.frame(Frame { route, ..frame }).await;
                     }
                 }

@@ -171,6 +171,9 @@ impl Uplink {
             let due = talk.state.due();
             let step = tokio::select! {
                 message = incoming.message() => match message {
+                    Ok(message) if message.route != 0 => {
+                        Err(End::Refused(format!("a {:?} message of a route; an agent has none", message.kind)))
+                    }
                     Ok(message) => talk.take(message).await,
                     Err(error) if error.is_violation() => Err(End::Refused(error.to_string())),
                     Err(error) => Err(End::Gone(error.to_string())),
@@ -261,7 +264,9 @@ impl Talk<'_> {
             Kind::Refusal => {
                 let refusal: Refusal = decode(&message.body).ok_or_else(garbled)?;
                 match refusal.reason() {
-                    // What was under way is sent again after positions were compared.
+                    // What was under way is sent again after positions were compared. While an answer is awaited it
+                    // speaks of batches from before the question.
+                    Reason::Stream if matches!(self.state, State::Asking { .. }) => Ok(()),
                     Reason::Stream => self.ask().await,
                     reason @ Reason::Stopping => Err(End::Gone(reason.as_str().into())),
                     reason => Err(End::Refused(reason.as_str().into())),

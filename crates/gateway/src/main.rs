@@ -47,8 +47,9 @@ struct Config {
     state_dir: PathBuf,
     #[serde(default = "runtime_dir")]
     runtime_dir: PathBuf,
-    #[serde(default = "listen")]
+    #[serde(default = "listen", deserialize_with = "config::listen")]
     listen: SocketAddr,
+    #[serde(deserialize_with = "config::one_group")]
     group: [Membership; 1],
     #[serde(default)]
     agent: Vec<Listed>,

@@ -7,6 +7,7 @@
 //!                    |
 //!                 program             the executable, refused when older than its sources
 //!
+//!  hostile   peers that do what they like, behind real TLS
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
 //!  random    numbers from a seed                          port  a port that stays ours
@@ -14,6 +15,7 @@
 
 pub mod daemon;
 pub mod group;
+pub mod hostile;
 pub mod ids;
 pub mod pki;
 pub mod port;

@@ -178,6 +178,33 @@ impl Frame {
     }
 }
 
+/// Follows the parts of one sender's messages without keeping them: a relay passes on only what can be put together
+/// again, so that nobody behind it can have its own session closed.
+#[derive(Debug, Default)]
+pub struct Order {
+    /// The kind of the unfinished message, and how many bytes of it are to come.
+    unfinished: Option<(Kind, usize)>,
+}
+
+impl Order {
+    /// Checks the next frame.
+    ///
+    /// # Errors
+    /// [`Assembler::push`] would refuse it.
+    pub fn check(&mut self, frame: &Frame) -> Result<(), FrameError> {
+        let left = match (frame.part, self.unfinished) {
+            (Part::Whole, _) => return Ok(()),
+            (Part::First(total), None) => total as usize,
+            (Part::Next, Some((kind, left))) if kind == frame.kind => left,
+            _ => return Err(FrameError::Part(frame.kind)),
+        };
+        let left = left.checked_sub(frame.body.len()).filter(|_| !frame.body.is_empty());
+        let left = left.ok_or(FrameError::Part(frame.kind))?;
+        self.unfinished = (left > 0).then_some((frame.kind, left));
+        Ok(())
+    }
+}
+
 /// Puts parts together again, for all routes of one session.
 #[derive(Debug, Default)]
 pub struct Assembler {

@@ -55,7 +55,7 @@ struct Config {
     state_dir: PathBuf,
     #[serde(default = "runtime_dir")]
     runtime_dir: PathBuf,
-    #[serde(default = "listen")]
+    #[serde(default = "listen", deserialize_with = "config::listen")]
     listen: SocketAddr,
     api_socket: Option<PathBuf>,
     database: Option<String>,

@@ -9,11 +9,17 @@ use wardline_harness::wait;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Says what the check is to find. Replaced as a whole: a plugin never reads half of it.
+fn set(switch: &std::path::Path, code: &str) {
+    let fresh = switch.with_extension("new");
+    std::fs::write(&fresh, format!("{code}\n")).and_then(|()| std::fs::rename(&fresh, switch)).unwrap();
+}
+
 /// A check whose health is what a file says.
 pub fn switch(folder: &std::path::Path) -> (std::path::PathBuf, String) {
     use std::os::unix::fs::PermissionsExt as _;
     let (state, plugin) = (folder.join("switch"), folder.join("check_switch"));
-    std::fs::write(&state, "0").unwrap();
+    set(&state, "0");
     let script = format!(
         "#!/bin/sh\nread -r code < {}\necho \"SWITCH says $code | code=$code\"\nexit \"$code\"\n",
         state.display()
@@ -42,7 +48,7 @@ fn an_alert_crosses_the_gateway_once() {
     group.agent(0).wait_event(40005);
     assert_eq!(group.sql::<i64>("SELECT count(*) FROM alert"), [0]);
 
-    std::fs::write(&state, "2").unwrap();
+    set(&state, "2");
     let alert =
         wait::until("an open alert", LIMIT, || json(&group, &["-o", "json", "alert", "list"])[0].as_object().cloned());
     assert_eq!(alert["monitor"], "base/switch");
@@ -56,7 +62,7 @@ fn an_alert_crosses_the_gateway_once() {
     group.gateway(0).start();
     group.agent(0).wait_event_since(mark, 40005);
 
-    std::fs::write(&state, "0").unwrap();
+    set(&state, "0");
     wait::until("the alert is closed", LIMIT, || {
         (group.sql::<i64>("SELECT count(*) FROM alert WHERE state = 255") == [1]).then_some(())
     });

@@ -1,3 +1,15 @@
 //! Stories: what a user would tell, through the real programs, one file each.
 
 mod alert_crosses_gateway;
+mod authority_table;
+mod bad_certificate;
+mod bad_configuration;
+mod bad_plugins;
+mod demo;
+mod full_queue;
+mod hostile_frames;
+mod hostile_gateway;
+mod load_kills;
+mod load_power_cut;
+mod queue_lives;
+mod slow_database;

@@ -178,7 +178,8 @@ impl Talk {
         };
         let start = Mark::start(epoch);
         let watermark = streams.known.map_or(start, |(mark, _)| mark);
-        let common = store.remembers(agent, epoch, points).await?.unwrap_or(start);
+        // Nothing in common: the watermark, which the agent does not know, says so.
+        let common = store.remembers(agent, epoch, points).await?.unwrap_or(watermark);
         Ok((standing, watermark, common))
     }
 

@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// The newest of these points of a stream (number, hash) that the database once ended a batch with, remembering
-    /// the newest 1024 batches; also the start and the watermark. `None` when there is none, or no such stream.
+    /// the newest 1024 batches; also the watermark, and the start while none is forgotten. `None` when there is none, or no such stream.
     ///
     /// # Errors
     /// [`Error::Unreadable`].

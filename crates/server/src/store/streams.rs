@@ -246,8 +246,13 @@ pub(super) fn remembers(
         .prepare_cached("SELECT number, hash FROM chain WHERE stream = ?")?
         .query_map([stream.id], |row| Ok((from_sql(row.get(0)?), Digest(row.get(1)?))))?
         .collect::<rusqlite::Result<std::collections::HashSet<_>>>()?;
-    let start = Mark::start(epoch);
-    known.extend([(start.number, start.hash), (stream.mark.number, stream.mark.hash)]);
+    known.insert((stream.mark.number, stream.mark.hash));
+    // The start is in every queue's past. It says something only while nothing behind it was forgotten: a queue that
+    // was rolled back further than that must not be told that nothing of it has arrived.
+    if i64::try_from(known.len()).unwrap_or(i64::MAX) < REMEMBERED {
+        let start = Mark::start(epoch);
+        known.insert((start.number, start.hash));
+    }
     let newest = points.iter().filter(|point| known.contains(point)).max_by_key(|(number, _)| *number);
     Ok(newest.map(|&(number, hash)| Mark { epoch, number, hash }))
 }

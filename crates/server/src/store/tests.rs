@@ -293,7 +293,7 @@ async fn two_queues_that_displace_each_other_are_held_until_an_operator_releases
 }
 
 #[tokio::test]
-async fn the_newest_1024_batch_ends_are_remembered_and_the_start_always() {
+async fn the_newest_1024_batch_ends_are_remembered_and_the_start_while_none_is_forgotten() {
     let folder = Folder::new();
     let store = opened(&folder).await;
     for number in 0..1030 {
@@ -302,7 +302,7 @@ async fn the_newest_1024_batch_ends_are_remembered_and_the_start_always() {
     assert_eq!(folder.count("chain"), 1024);
     let point = |number| (mark(A, number).number, mark(A, number).hash);
     let remembers = |points| store.remembers(web1(), A, points);
-    assert_eq!(remembers(vec![point(3), point(0)]).await.unwrap(), Some(mark(A, 0)));
+    assert_eq!(remembers(vec![point(3), point(0)]).await.unwrap(), None);
     assert_eq!(remembers(vec![point(3), point(6)]).await.unwrap(), None);
     assert_eq!(remembers(vec![point(0), point(7), point(1029), point(1031)]).await.unwrap(), Some(mark(A, 1029)));
     assert_eq!(remembers(vec![point(1030)]).await.unwrap(), Some(mark(A, 1030)));
@@ -497,28 +497,6 @@ async fn every_new_alert_is_measured_once_after_its_commit() {
     let measured: Vec<_> = lines.lines().map(|line| line.split_once(' ').unwrap()).collect();
     assert!(measured.iter().map(|(id, _)| id.parse::<Uuid>().unwrap()).eq(ids));
     assert!(measured.iter().all(|(_, time)| time.parse::<u64>().unwrap() > 0));
-}
-
-/// Not a test of anything but speed: `cargo test -p wardline-server -- --ignored --nocapture speed`.
-#[tokio::test]
-#[ignore = "takes seconds and says something only on a quiet machine"]
-async fn speed_of_events_in_batches_of_500() {
-    let folder = Folder::new();
-    let store = opened(&folder).await;
-    let text = "x".repeat(150);
-    let batches: Vec<_> =
-        (0..400).map(|index| batch(A, index * 500, (0..500).map(|_| event(&text)).collect())).collect();
-    let start = std::time::Instant::now();
-    let mut waiting = Vec::new();
-    for commit in batches {
-        let store = store.clone();
-        waiting.push(tokio::spawn(async move { store.commit(commit).await.unwrap() }));
-        tokio::task::yield_now().await;
-    }
-    for outcome in waiting {
-        assert_eq!(outcome.await.unwrap(), Outcome::Committed);
-    }
-    println!("{:.2} us per event", start.elapsed().as_secs_f64() * 1e6 / 200_000.0);
 }
 
 #[tokio::test]

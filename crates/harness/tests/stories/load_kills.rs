@@ -1,0 +1,125 @@
+//! Whatever is killed, whenever, under load: every line of a followed log is in the database once.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use wardline_harness::Daemon;
+use wardline_harness::group::Group;
+use wardline_harness::ids::{self, Log, Tally};
+use wardline_harness::random::{Random, seeds};
+use wardline_harness::wait;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Two agents follow the same file, so each line arrives twice, from different agents.
+const AGENTS: [&str; 2] = ["agent1.test", "agent2.test"];
+
+const LOG_SEED: u64 = 11;
+/// So many lines are written at once.
+const BURST: u64 = 2500;
+/// So few kills say nothing, and so many are as many as the disk has room for lines.
+const KILLS: RangeInclusive<u64> = 40..=600;
+
+/// A pack that follows one file.
+pub fn follow(log: &Path) -> String {
+    format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {:?}\n", log.display().to_string())
+}
+
+/// How many lines are in the database, from all agents together.
+pub fn stored(group: &Group) -> u64 {
+    // Rows are numbered by ones and never deleted. Counting them would read them all.
+    group.sql::<i64>("SELECT coalesce(max(number), 0) FROM event")[0].try_into().unwrap()
+}
+
+/// Appends one line and waits until it is in the database from every agent: what was to come before it is there then.
+pub fn wait_for_the_last_line(group: &Group, log: &mut Log, seed: u64, agents: usize) {
+    let last = ids::line(seed, log.append(1).start);
+    let query = format!("SELECT count(DISTINCT agent) FROM event WHERE text = '{last}'");
+    wait::until("the last line is stored from every agent", Duration::from_secs(90), || {
+        (group.sql::<i64>(&query) == [i64::try_from(agents).unwrap()]).then_some(())
+    });
+}
+
+/// Nothing is missing, and no recovery needed a new stream or left anything aside.
+#[track_caller]
+pub fn assert_each_line_once(group: &Group, log: &Log, agents: &[&str]) {
+    for agent in agents {
+        assert_eq!(log.tally(group.event_texts(agent)).to_string(), "lost 0, doubled 0, invented 0", "{agent}");
+    }
+    for table in ["gap", "set_aside"] {
+        assert_eq!(group.sql::<i64>(&format!("SELECT count(*) FROM {table}")), [0], "{table}");
+    }
+    assert_eq!(group.sql::<i64>("SELECT count(*) FROM stream"), [i64::try_from(agents.len()).unwrap()]);
+}
+
+/// Everything that can be killed.
+fn daemon(group: &mut Group, index: usize) -> &mut Daemon {
+    match index {
+        0 | 1 => group.agent(index),
+        2 => group.gateway(0),
+        _ => group.server(),
+    }
+}
+
+#[test]
+fn killing_any_process_loses_and_doubles_nothing() {
+    let mut group = Group::builder().agents(2).pack("base", "").lay();
+    let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
+    group.write_pack("base", &follow(log.path()));
+    group.start();
+
+    let mut killed = BTreeMap::new();
+    for seed in 0..seeds(40).end.clamp(*KILLS.start(), *KILLS.end()) {
+        let mut random = Random::new(seed);
+        let victim = usize::try_from(random.below(4)).unwrap();
+        // A fifth of the kills comes at once, while what was killed before connects again; the others come when some
+        // of a burst of lines is stored and some is not.
+        let goal = stored(&group) + if random.below(5) == 0 { 0 } else { 1 + random.below(BURST) };
+        log.append(BURST);
+        let in_flight = wait::until("events are under way", LIMIT, || {
+            let left = log.written() * 2 - stored(&group);
+            if left == 0 {
+                log.append(BURST);
+            }
+            (left > 0 && log.written() * 2 - left >= goal).then_some(left)
+        });
+        assert!(in_flight > 0);
+        daemon(&mut group, victim).kill9();
+        let name = daemon(&mut group, victim).name().to_owned();
+        println!("seed {seed}: killed {name} with {in_flight} lines under way");
+        *killed.entry(name).or_insert(0) += 1;
+        match random.below(4) {
+            // Killed again while it starts.
+            0 => {
+                daemon(&mut group, victim).spawn();
+                daemon(&mut group, victim).kill9();
+            }
+            // Another one goes while it is away.
+            1 => {
+                let other = (victim + 1 + usize::try_from(random.below(3)).unwrap()) % 4;
+                daemon(&mut group, other).kill9();
+                daemon(&mut group, other).start();
+            }
+            _ => {}
+        }
+        daemon(&mut group, victim).start();
+    }
+    println!("killed: {killed:?}; lines: {}", log.written());
+    assert!(killed.len() == 4 && killed.values().all(|times| *times >= 5), "the seeds reach everybody: {killed:?}");
+
+    wait_for_the_last_line(&group, &mut log, LOG_SEED, AGENTS.len());
+    assert_each_line_once(&group, &log, &AGENTS);
+    // One number of the stream for each line: nothing was numbered twice either.
+    let written = i64::try_from(log.written()).unwrap();
+    assert_eq!(group.sql::<i64>("SELECT number FROM stream"), [written, written]);
+
+    // What the comparison would have said of a line that is missing, one that came twice, and one that nobody wrote.
+    let mut arrived = group.event_texts(AGENTS[0]);
+    arrived.remove(100);
+    arrived.push(ids::line(LOG_SEED, 7));
+    arrived.push(ids::line(LOG_SEED, log.written()));
+    let wrong = Tally { lost: vec![100], doubled: vec![7], invented: vec![ids::line(LOG_SEED, log.written())] };
+    assert_eq!(log.tally(arrived), wrong);
+}

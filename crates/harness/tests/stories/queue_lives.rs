@@ -1,0 +1,190 @@
+//! An agent's queue is wiped, rolled back with its host, copied: the server notices, says so, and goes on without a
+//! hand, with nothing doubled and nothing lost that was found afterwards.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use wardline_harness::group::Group;
+use wardline_harness::{Daemon, program, wait};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running group whose agent follows a log.
+struct Watched {
+    group: Group,
+    log: PathBuf,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let mut group = Group::builder().pack("base", "").lay();
+        let log = group.folder().join("app.log");
+        let shown = log.display().to_string();
+        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
+        File::create(&log).unwrap();
+        group.start();
+        Self { group, log }
+    }
+
+    fn agent(&mut self) -> &mut Daemon {
+        self.group.agent(0)
+    }
+
+    fn write(&self, line: &str) {
+        let mut log = File::options().append(true).open(&self.log).unwrap();
+        writeln!(log, "{line}").unwrap();
+    }
+
+    /// Waits until the database holds exactly these events.
+    #[track_caller]
+    fn arrived(&self, expected: &[&str]) {
+        let rows = || self.group.sql::<String>("SELECT text FROM event ORDER BY number");
+        wait::until(&format!("{expected:?}"), LIMIT, || (rows() == expected).then_some(()));
+    }
+
+    /// The files that the agent's queue consists of.
+    fn queue(&mut self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.agent().state()).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("queue.db")).collect()
+    }
+
+    fn wipe(&mut self) {
+        let files = self.queue();
+        assert!(!files.is_empty());
+        files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    }
+
+    /// Of a stopped agent's host: its queue, and the log that it follows.
+    fn snapshot(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = self.queue();
+        files.push(self.log.clone());
+        files.into_iter().map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+    }
+
+    fn restore(&mut self, snapshot: &[(PathBuf, Vec<u8>)]) {
+        self.wipe();
+        for (path, bytes) in snapshot {
+            fs::write(path, bytes).unwrap();
+            private(path);
+        }
+    }
+}
+
+fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_wiped_queue_is_not_taken_for_repeats() {
+    let mut watched = Watched::new();
+    watched.write("one");
+    watched.write("two");
+    watched.arrived(&["one", "two"]);
+    // The control: a queue that is only closed and opened again goes on where it was.
+    let mark = watched.group.server().mark();
+    watched.agent().restart();
+    watched.write("three");
+    watched.arrived(&["one", "two", "three"]);
+    let noticed = watched.group.server().events_since(mark).into_iter().find(|event| event.number == 40014);
+    assert_eq!(noticed, None);
+
+    watched.agent().stop();
+    watched.wipe();
+    // With the queue the place in the log is gone; the log begins anew here.
+    File::create(&watched.log).unwrap();
+    watched.agent().start();
+    // The numbers are those of entries that the server has, the entries are not.
+    watched.write("four");
+    watched.write("five");
+    watched.arrived(&["one", "two", "three", "four", "five"]);
+    watched.group.server().wait_event_since(mark, 40014);
+    assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM stream WHERE state = 0"), [1]);
+    assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM stream"), [2]);
+}
+
+#[test]
+fn a_snapshot_rolled_back_is_noticed() {
+    let mut watched = Watched::new();
+    watched.write("one");
+    watched.arrived(&["one"]);
+    watched.agent().stop();
+    let snapshot = watched.snapshot();
+    watched.agent().start();
+    watched.write("two");
+    watched.write("three");
+    watched.arrived(&["one", "two", "three"]);
+    watched.agent().stop();
+    watched.restore(&snapshot);
+
+    let mark = watched.group.server().mark();
+    watched.agent().start();
+    watched.agent().wait_event(40013);
+    watched.group.server().wait_event_since(mark, 40014);
+    watched.write("four");
+    watched.arrived(&["one", "two", "three", "four"]);
+}
+
+#[test]
+fn two_copies_of_an_agent_are_held() {
+    let mut watched = Watched::new();
+    watched.write("one");
+    watched.arrived(&["one"]);
+    watched.agent().stop();
+    let snapshot = watched.snapshot();
+    // Two queues that grew from one take turns. The first change is a roll-back, which goes on by itself.
+    let mut lives = [snapshot.clone(), snapshot];
+    let mark = watched.group.server().mark();
+    let mut held = false;
+    for turn in 0..6 {
+        watched.restore(&lives[turn % 2]);
+        watched.agent().start();
+        watched.write(&format!("turn {turn}"));
+        wait::until("the turn is over", LIMIT, || {
+            let rows = watched.group.sql::<String>("SELECT text FROM event ORDER BY number");
+            held = watched.group.sql::<i64>("SELECT held FROM agent") == [1];
+            (held || rows.contains(&format!("turn {turn}"))).then_some(())
+        });
+        if held {
+            break;
+        }
+        watched.agent().stop();
+        lives[turn % 2] = watched.snapshot();
+    }
+    assert!(held, "two queues displaced each other and nobody noticed");
+    watched.group.server().wait_event_since(mark, 40015);
+    watched.agent().wait_event(40015);
+
+    // Nothing is stored while they are held; what is found is kept, and comes when an operator lets one go on.
+    let before = watched.group.sql::<i64>("SELECT count(*) FROM event");
+    watched.write("kept");
+    let released = watched.group.wardline(&["agent", "release", "agent1.test"]);
+    assert_eq!(before, watched.group.sql::<i64>("SELECT count(*) FROM event"));
+    assert!(released.status.success(), "{}", String::from_utf8_lossy(&released.stderr));
+    wait::until("what was kept", LIMIT, || {
+        (watched.group.sql::<i64>("SELECT count(*) FROM event WHERE text = 'kept'") == [1]).then_some(())
+    });
+}
+
+#[test]
+fn a_second_daemon_on_one_state_folder_is_refused() {
+    let mut watched = Watched::new();
+    for (name, config) in [
+        ("wardline-agent", watched.group.agent(0).config()),
+        ("wardline-gateway", watched.group.gateway(0).config()),
+        ("wardline-server", watched.group.server().config()),
+    ] {
+        let mut second = Command::new(program::find(name));
+        second.arg("run").arg("--config").arg(config).env_clear().stdin(Stdio::null());
+        let output = second.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{name}");
+        assert!(text.contains(" critical 40003 "), "{name}: {text}");
+    }
+    // The first ones go on.
+    watched.write("one");
+    watched.arrived(&["one"]);
+}
