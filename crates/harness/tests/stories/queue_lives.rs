@@ -177,8 +177,10 @@ fn a_second_daemon_on_one_state_folder_is_refused() {
         ("wardline-gateway", watched.group.gateway(0).config()),
         ("wardline-server", watched.group.server().config()),
     ] {
-        let mut second = Command::new(program::find(name));
-        second.arg("run").arg("--config").arg(config).env_clear().stdin(Stdio::null());
+        // One that is not refused would run on.
+        let mut second = Command::new("timeout");
+        second.arg("20").arg(program::find(name)).arg("run").arg("--config").arg(config);
+        second.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
         let output = second.output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{name}");
