@@ -1,6 +1,7 @@
 //! Messages on a session. What comes in is checked against the who-may-send table before anybody sees it; what goes out
 //! is written by one task, small messages between the parts of large ones.
 
+use std::collections::HashSet;
 use std::io;
 
 use bytes::BytesMut;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsStream;
 use wardline_proto::authority::{Behalf, Direction};
-use wardline_proto::frame::{Assembler, Frame, FrameError, Message};
+use wardline_proto::frame::{Assembler, Frame, FrameError, Message, UNFINISHED_LIMIT};
 use wardline_proto::{Kind, Role};
 
 use crate::handshake::Session;
@@ -39,6 +40,10 @@ pub enum Broken {
         /// On whose behalf.
         behalf: Behalf,
     },
+    /// The unfinished messages of this session held too much, most of it on this route. What else comes on it is
+    /// dropped until the peer has closed it; the session goes on.
+    #[error("the unfinished messages of the session held more than {UNFINISHED_LIMIT} bytes, most of it on route {0}")]
+    Overfull(u32),
 }
 
 impl Broken {
@@ -54,6 +59,8 @@ pub struct Incoming {
     read: ReadHalf<TlsStream<TcpStream>>,
     buffer: BytesMut,
     assembler: Assembler,
+    /// Routes that are not listened to until they are closed.
+    deaf: HashSet<u32>,
     sender: Role,
     travels: Direction,
 }
@@ -81,7 +88,8 @@ pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>
     let (urgent, urgent_lane) = mpsc::channel(LANE);
     let (bulk, bulk_lane) = mpsc::channel(LANE);
     let writer = tokio::spawn(write_all(write, urgent_lane, bulk_lane));
-    let incoming = Incoming { read, buffer, assembler: Assembler::default(), sender: peer.role, travels };
+    let incoming =
+        Incoming { read, buffer, assembler: Assembler::default(), deaf: HashSet::new(), sender: peer.role, travels };
     (incoming, Outgoing { urgent, bulk }, writer)
 }
 
@@ -114,16 +122,24 @@ impl Incoming {
     /// The next whole message. Safe to cancel.
     ///
     /// # Errors
-    /// Nothing more comes in.
+    /// Nothing more comes in; or, when it is [`Broken::Overfull`], nothing more of one route.
     pub async fn message(&mut self) -> Result<Message, Broken> {
         loop {
             let frame = self.frame().await?;
             if frame.kind == Kind::RouteClose {
                 // What it began to say there is never finished.
                 self.assembler.forget(frame.route);
+                self.deaf.remove(&frame.route);
+            }
+            if self.deaf.contains(&frame.route) {
+                continue;
             }
             if let Some(message) = self.assembler.push(frame)? {
                 return Ok(message);
+            }
+            if let Some(route) = self.assembler.relieve() {
+                self.deaf.insert(route);
+                return Err(Broken::Overfull(route));
             }
         }
     }

@@ -32,6 +32,8 @@ pub struct Tail {
     pub acknowledged: Mark,
     /// The epoch that this queue wrote before.
     pub previous: Option<Epoch>,
+    /// The epoch that was live when this one was decided on: it displaces that one, and no other.
+    pub over: Option<Epoch>,
     /// Closed batches that wait for acknowledgement, oldest first.
     pub closed: VecDeque<Link>,
 }
@@ -47,22 +49,40 @@ pub enum Verdict {
         from: Mark,
     },
     /// This queue and the server's watermark do not belong together: go on in a new epoch.
-    Reopen {
-        /// How many of the closed batches the server has.
-        committed: usize,
-        /// Whether it cannot be told if the server has the other closed ones: they are dropped and counted.
-        uncertain: bool,
-        /// In words.
-        reason: &'static str,
-    },
+    Reopen(Reopening),
     /// Two queues displace each other; wait for an operator.
     Held,
 }
 
+/// How a queue goes on in a new epoch: what is left out because the database has it, what is only counted because
+/// nobody can tell, and what is told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reopening {
+    /// How many of the closed batches the server has.
+    pub committed: usize,
+    /// Whether it cannot be told if the server has the other closed ones.
+    pub uncertain: bool,
+    /// What waited already when the program started may have been delivered up to this number, by a later state of
+    /// this queue, which was then rolled back.
+    pub doubtful: u64,
+    /// How many numbers the server had acknowledged and does not know any more.
+    pub forgotten: u64,
+    /// The epoch that is live at the server.
+    pub over: Option<Epoch>,
+    /// In words.
+    pub reason: &'static str,
+}
+
 impl Tail {
-    /// A queue's first epoch, or its next.
-    pub const fn new(epoch: Epoch, previous: Option<Epoch>) -> Self {
-        Self { acknowledged: Mark::start(epoch), previous, closed: VecDeque::new() }
+    /// A queue's first epoch.
+    pub const fn new(epoch: Epoch) -> Self {
+        Self { acknowledged: Mark::start(epoch), previous: None, over: None, closed: VecDeque::new() }
+    }
+
+    /// The epoch that follows this one.
+    #[must_use]
+    pub fn next(&self, epoch: Epoch, reopening: &Reopening) -> Self {
+        Self { previous: Some(self.acknowledged.epoch), over: reopening.over, ..Self::new(epoch) }
     }
 
     /// Where the chain ends: the next batch begins behind it.
@@ -122,7 +142,8 @@ impl Tail {
     }
 
     /// Compares with what the server says of this epoch.
-    pub fn compare(&self, standing: Standing, watermark: &Mark, common: &Mark) -> Verdict {
+    pub fn compare(&self, answer: &Answered) -> Verdict {
+        let Answered { standing, watermark, common, live } = answer;
         match standing {
             Standing::Held | Standing::Unspecified => return Verdict::Held,
             Standing::Live => {
@@ -138,13 +159,21 @@ impl Tail {
         // The server has more of this epoch than this queue, something else, or has closed it. What it remembers of
         // this queue's batches it has; batches behind that were never there. When it remembers none of them, the
         // queue is too old to tell.
-        let uncertain = self.covered(common).is_none();
-        let reason = match standing {
-            Standing::Displaced => "a newer queue of this agent has displaced it",
-            _ if uncertain => "the server has gone on without this queue, long ago",
-            _ => "the server has gone on without this queue",
+        let committed = self.covered(common);
+        let (doubtful, reason) = match (standing, committed) {
+            // What waited may have gone on in the newer one's epoch.
+            (Standing::Displaced, _) => (u64::MAX, "another queue of this agent is the live one"),
+            (_, None) => (watermark.number, "the server has gone on without this queue, long ago"),
+            (_, Some(_)) => (watermark.number, "the server has gone on without this queue"),
         };
-        Verdict::Reopen { committed: self.covered(common).unwrap_or(0), uncertain, reason }
+        Verdict::Reopen(Reopening {
+            committed: committed.unwrap_or(0),
+            uncertain: committed.is_none(),
+            doubtful,
+            forgotten: self.acknowledged.number.saturating_sub(watermark.number),
+            over: *live,
+            reason,
+        })
     }
 
     /// The points that a position names.
@@ -227,6 +256,8 @@ pub struct Asked {
     pub epoch: Epoch,
     /// The one that its queue wrote before.
     pub previous: Option<Epoch>,
+    /// The one that it displaces.
+    pub over: Option<Epoch>,
     /// The points that it knows, oldest first: what was acknowledged, then the closed batches.
     pub points: Vec<(u64, Digest)>,
 }
@@ -234,18 +265,40 @@ pub struct Asked {
 impl Asked {
     /// From the wire; `None` when a field has the wrong length.
     pub fn parse(position: &Position) -> Option<Self> {
-        let previous = match position.previous.as_ref() {
-            [] => None,
-            bytes => Some(Epoch::from_wire(bytes)?),
-        };
+        let previous = optional(&position.previous)?;
+        let over = optional(&position.over)?;
         let all = std::iter::once(&position.acknowledged).chain(&position.kept);
         let points = all.map(|point| Some((point.number, Digest::from_wire(&point.hash)?))).collect::<Option<_>>()?;
-        Some(Self { epoch: Epoch::from_wire(&position.epoch)?, previous, points })
+        Some(Self { epoch: Epoch::from_wire(&position.epoch)?, previous, over, points })
     }
 }
 
-/// An answer whose fields have the right lengths: standing, watermark, the newest common point.
-pub fn answered(answer: &Answer, epoch: Epoch) -> Option<(Standing, Mark, Mark)> {
-    let standing = Standing::try_from(answer.standing).ok()?;
-    Some((standing, answer.watermark.mark(epoch)?, answer.common.mark(epoch)?))
+/// An epoch that may be left out; the outer `None`: a wrong length.
+fn optional(bytes: &[u8]) -> Option<Option<Epoch>> {
+    if bytes.is_empty() { Some(None) } else { Epoch::from_wire(bytes).map(Some) }
+}
+
+/// An answer whose fields have the right lengths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// How the epoch stands.
+    pub standing: Standing,
+    /// What the database holds of it.
+    pub watermark: Mark,
+    /// The newest point that both know.
+    pub common: Mark,
+    /// The epoch that is live there.
+    pub live: Option<Epoch>,
+}
+
+impl Answered {
+    /// From the wire, about an epoch; `None` when a field has the wrong length.
+    pub fn parse(answer: &Answer, epoch: Epoch) -> Option<Self> {
+        Some(Self {
+            standing: Standing::try_from(answer.standing).ok()?,
+            watermark: answer.watermark.mark(epoch)?,
+            common: answer.common.mark(epoch)?,
+            live: optional(&answer.live)?,
+        })
+    }
 }

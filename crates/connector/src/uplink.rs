@@ -20,12 +20,15 @@ use crate::handshake::{Facts, HandshakeError, Session, dial};
 use crate::journal;
 use crate::link::{self, Outgoing};
 use crate::queue::Queue;
-use crate::stream::{Verdict, answered};
+use crate::stream::{Answered, Verdict};
 
 /// The pause before the next try after a failed one, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long an agent whose streams are held waits before it asks again.
 const HELD: Duration = Duration::from_secs(30);
+/// How long an acknowledgement of what was sent may take before positions are compared again: somebody on the way may
+/// have swallowed it.
+const ACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -218,8 +221,8 @@ enum State {
     Closed,
     /// A position was sent; the answer must repeat its nonce and be about its epoch.
     Asking { nonce: Bytes, epoch: Epoch, due: Instant },
-    /// Positions agree; batches flow. The duty key that answered.
-    Delivering { key: VerifyingKey, id: KeyId },
+    /// Positions agree; batches flow. The duty key that answered, and when what was sent must be acknowledged.
+    Delivering { key: VerifyingKey, id: KeyId, due: Option<Instant> },
     /// The streams are held; asked again when it is due.
     Held { due: Instant },
 }
@@ -228,7 +231,8 @@ impl State {
     const fn due(&self) -> Option<Instant> {
         match self {
             Self::Asking { due, .. } | Self::Held { due } => Some(*due),
-            Self::Closed | Self::Delivering { .. } => None,
+            Self::Delivering { due, .. } => *due,
+            Self::Closed => None,
         }
     }
 }
@@ -294,10 +298,10 @@ impl Talk<'_> {
             Ok(checked) => checked,
             Err(reason) => return self.forged(reason),
         };
-        let Some((standing, watermark, common)) = answered(&answer, epoch) else {
+        let Some(answered) = Answered::parse(&answer, epoch) else {
             return self.forged("it cannot be understood".into());
         };
-        let verdict = self.link.queue.compare(standing, &watermark, &common);
+        let verdict = self.link.queue.compare(&answered);
         self.link.queue.compared(verdict.clone()).await;
         match verdict {
             Verdict::Held => {
@@ -305,13 +309,13 @@ impl Talk<'_> {
                 self.state = State::Held { due: Instant::now() + HELD };
                 Ok(())
             }
-            Verdict::Reopen { .. } => self.ask().await,
+            Verdict::Reopen(_) => self.ask().await,
             Verdict::Continue(_) | Verdict::Bridge { .. } => {
                 let id = key.id();
-                self.state = State::Delivering { key, id };
-                self.sent = watermark.number;
+                self.state = State::Delivering { key, id, due: None };
+                self.sent = answered.watermark.number;
                 let group = self.link.membership.name.to_string();
-                journal::emit(Event::Delivering { group, upto: watermark.number.to_string() });
+                journal::emit(Event::Delivering { group, upto: answered.watermark.number.to_string() });
                 self.deliver().await
             }
         }
@@ -334,9 +338,10 @@ impl Talk<'_> {
 
     async fn acknowledge(&mut self, signed: &Signed) -> Result<(), End> {
         // Late ones of an earlier comparison say nothing new.
-        let State::Delivering { key, id } = &self.state else { return Ok(()) };
+        let State::Delivering { key, id, .. } = &self.state else { return Ok(()) };
         match self.check_ack(signed, key, *id) {
             Ok(mark) => {
+                self.expect((mark.number < self.sent).then(|| Instant::now() + ACKNOWLEDGED));
                 self.link.queue.acknowledge(mark).await;
                 Ok(())
             }
@@ -373,14 +378,22 @@ impl Talk<'_> {
 
     /// Sends the closed batches that were not sent yet.
     async fn deliver(&mut self) -> Result<(), End> {
-        let State::Delivering { .. } = self.state else { return Ok(()) };
+        let State::Delivering { due, .. } = self.state else { return Ok(()) };
         for batch in self.link.queue.behind(self.sent) {
             let last = batch.link.last;
             self.send(Message { kind: Kind::Batch, route: 0, body: batch.bytes }).await?;
             self.sent = last;
             self.link.queue.handed(last);
+            self.expect(due.or_else(|| Some(Instant::now() + ACKNOWLEDGED)));
         }
         Ok(())
+    }
+
+    /// When an acknowledgement must have come, if one is expected.
+    fn expect(&mut self, by: Option<Instant>) {
+        if let State::Delivering { due, .. } = &mut self.state {
+            *due = by;
+        }
     }
 
     async fn live(&mut self) -> Result<(), End> {
@@ -395,7 +408,7 @@ impl Talk<'_> {
 
     async fn overdue(&mut self) -> Result<(), End> {
         match self.state {
-            State::Held { .. } => self.ask().await,
+            State::Held { .. } | State::Delivering { .. } => self.ask().await,
             _ => Err(End::Refused(format!("no answer to the position within {} s", ANSWER.as_secs()))),
         }
     }

@@ -78,7 +78,8 @@ impl Kind {
             Self::Position | Self::Heartbeat => 16 * 1024,
             Self::Answer => 8 * 1024,
             Self::Ack => 1024,
-            Self::Batch => 2 * 1024 * 1024,
+            // What does not compress grows a little.
+            Self::Batch => crate::entry::RAW_LIMIT + 16 * 1024,
         }
     }
 

@@ -21,8 +21,9 @@ use crate::Kind;
 pub const FRAME_LIMIT: usize = 65_460;
 /// The most bytes of a body that travels in one frame.
 const BODY_LIMIT: usize = FRAME_LIMIT - 32;
-/// The most bytes that all unfinished messages of one session may hold together.
-pub const UNFINISHED_LIMIT: usize = 32 * 1024 * 1024;
+/// The most bytes that all unfinished messages of one session may hold together: what a hundred agents who finish
+/// nothing could hold, and a thousand honest ones in one moment do.
+pub const UNFINISHED_LIMIT: usize = 64 * 1024 * 1024;
 
 /// What is wrong with bytes that claim to be a frame. The session that sent them is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,9 +48,6 @@ pub enum FrameError {
     /// A part that continues nothing, a first part where another message is unfinished, or more bytes than announced.
     #[error("a part of a {0:?} message out of order")]
     Part(Kind),
-    /// Unfinished messages hold more than [`UNFINISHED_LIMIT`].
-    #[error("unfinished messages hold more than {UNFINISHED_LIMIT} bytes")]
-    Unfinished,
 }
 
 /// Where in its message a frame stands.
@@ -239,10 +237,9 @@ impl Assembler {
         }
         let Some(message) = self.unfinished.get_mut(&route) else { return Err(FrameError::Part(kind)) };
         let fits = message.kind == kind && !body.is_empty() && message.body.len() + body.len() <= message.total;
-        let room = self.held + body.len() <= UNFINISHED_LIMIT;
-        if !fits || !room {
+        if !fits {
             self.forget(route);
-            return Err(if fits { FrameError::Unfinished } else { FrameError::Part(kind) });
+            return Err(FrameError::Part(kind));
         }
         message.body.extend_from_slice(&body);
         self.held += body.len();
@@ -252,6 +249,16 @@ impl Assembler {
         let whole = self.unfinished.remove(&route).map(|message| message.body.freeze()).unwrap_or_default();
         self.held -= whole.len();
         Ok(Some(Message { kind, route, body: whole }))
+    }
+
+    /// When all routes together hold more than [`UNFINISHED_LIMIT`]: drops what the one holds that holds most, and names
+    /// it.
+    pub fn relieve(&mut self) -> Option<u32> {
+        let over = self.held > UNFINISHED_LIMIT;
+        let largest = || self.unfinished.iter().max_by_key(|(_, message)| message.body.len());
+        let route = over.then(largest).flatten().map(|(route, _)| *route)?;
+        self.forget(route);
+        Some(route)
     }
 
     /// Drops what is unfinished on a route. Whether there was something.
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn messages_of_every_size_survive_framing() {
-        for size in [0, 1, BODY_LIMIT - 1, BODY_LIMIT, BODY_LIMIT + 1, 2 * BODY_LIMIT, 1_000_000] {
+        for size in [0, 1, BODY_LIMIT - 1, BODY_LIMIT, BODY_LIMIT + 1, 2 * BODY_LIMIT, 500_000] {
             let kind = if size == 0 { Kind::RouteClose } else { Kind::Batch };
             let message = Message { kind, route: u32::MAX, body: vec![7; size].into() };
             assert!(message.clone().into_frames().all(|frame| {
@@ -304,6 +311,21 @@ mod tests {
         let mut assembler = Assembler::default();
         let seen: Vec<_> = frames.into_iter().filter_map(|frame| assembler.push(frame).unwrap()).collect();
         assert_eq!(seen, [small, large]);
+    }
+
+    #[test]
+    fn when_too_much_is_unfinished_the_route_that_holds_most_gives_way() {
+        let mut assembler = Assembler::default();
+        let mut begin = |route, size| {
+            let part = Part::First(500_000);
+            assert_eq!(assembler.push(Frame { kind: Kind::Batch, route, part, body: vec![0; size].into() }), Ok(None));
+            assembler.relieve()
+        };
+        let hold = UNFINISHED_LIMIT / 200;
+        assert!((1..=200).all(|route| begin(route, hold - usize::from(route == 1)).is_none()), "it is not full yet");
+        assert_eq!(begin(201, hold + 7), Some(201));
+        assert_eq!(begin(202, 1), None);
+        assert!((2..=200).contains(&begin(203, 100).unwrap()), "not the one that holds little");
     }
 
     #[test]

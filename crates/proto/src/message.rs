@@ -215,6 +215,9 @@ pub struct Position {
     /// Rises with every position that the agent signs.
     #[prost(uint64, tag = "11")]
     pub serial: u64,
+    /// The epoch that was live when this one was decided on, which it displaces; empty in a queue's first.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub over: Bytes,
 }
 
 /// A batch's place in the chain of one epoch.
@@ -249,6 +252,9 @@ pub struct Answer {
     /// The duty certificate of the server's key and what leads to the root, DER.
     #[prost(bytes = "bytes", repeated, tag = "6")]
     pub chain: Vec<Bytes>,
+    /// The agent's live epoch; empty when it has none.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub live: Bytes,
 }
 
 /// How a server sees an epoch.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wardline_connector::handshake::Session;
 use wardline_connector::journal;
-use wardline_connector::link::{self, Incoming, Outgoing};
+use wardline_connector::link::{self, Broken, Incoming, Outgoing};
 use wardline_connector::uplink::hop;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
@@ -153,6 +153,7 @@ impl Routes<'_> {
                         return End::Violation(reason);
                     }
                 }
+                Err(error @ Broken::Overfull(route)) if route != 0 => self.refuse(route, &error).await,
                 Err(error) if error.is_violation() => {
                     let refusal = Refusal { reason: Reason::Protocol.into() };
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
@@ -161,6 +162,18 @@ impl Routes<'_> {
                 Err(error) => return End::Gone(error.to_string()),
             }
         }
+    }
+
+    /// Ends one route for what its agent has done; the others go on.
+    async fn refuse(&mut self, route: u32, reason: &Broken) {
+        self.routes.remove(&route);
+        let (peer, address) = (format!("an agent behind gateway {}", self.member.name), self.address.clone());
+        journal::emit(Event::ProtocolViolation { peer, address, reason: reason.to_string() });
+        let refusal = Message::own(Kind::Refusal, Refusal { reason: Reason::Protocol.into() }).on(route);
+        let close = Message { kind: Kind::RouteClose, route, body: Bytes::new() };
+        // A session that has ended is noticed where it is read.
+        let _ = self.outgoing.send(refusal).await;
+        let _ = self.outgoing.send(close).await;
     }
 
     /// Returns when the conversation of a route has ended by itself.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use wardline_connector::stream::{Link, Tail, Verdict, answered};
+use wardline_connector::stream::{Answered, Link, Reopening, Tail, Verdict};
 use wardline_proto::entry::GapReason;
 use wardline_proto::message::{Ack, Answer, Epoch, Mark, Point, Position};
 
@@ -24,12 +24,14 @@ pub(crate) struct Queue {
     open: VecDeque<Item>,
     /// What each number of this epoch stands for, from 1. Only the simulator looks.
     history: Vec<Id>,
+    /// The last number that was written when the program started. Not on disk, but known from it at each start.
+    started: u64,
 }
 
 impl Queue {
     pub(crate) const fn new(epoch: Epoch) -> Self {
-        let tail = Tail::new(epoch, None);
-        Self { tail, ready: VecDeque::new(), open: VecDeque::new(), history: Vec::new() }
+        let tail = Tail::new(epoch);
+        Self { tail, ready: VecDeque::new(), open: VecDeque::new(), history: Vec::new(), started: 0 }
     }
 
     pub(crate) const fn epoch(&self) -> Epoch {
@@ -50,6 +52,11 @@ impl Queue {
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = Id> {
         self.closed_ids().chain(self.open_ids())
+    }
+
+    /// What it holds, and what it could count if a restored server asked for it.
+    pub(crate) fn known(&self) -> impl Iterator<Item = Id> {
+        self.ids().chain(self.history.iter().copied())
     }
 
     /// What it was given last.
@@ -88,17 +95,36 @@ impl Queue {
     }
 
     /// Goes on in a new epoch.
-    fn reopen(&mut self, epoch: Epoch, committed: usize, uncertain: bool) {
-        let rest: Vec<Item> = self.ready.iter().skip(committed).flat_map(|batch| batch.items.clone()).collect();
+    fn reopen(&mut self, epoch: Epoch, reopening: &Reopening) {
+        let doubtful = reopening.doubtful.min(self.started);
+        let mut counted: Vec<Id> = Vec::new();
         let mut items = VecDeque::new();
-        if !uncertain {
-            items.extend(rest);
-        } else if !rest.is_empty() {
-            items.push_back(Item::Gap(GapReason::QueueRolledBack, rest.iter().flat_map(Item::ids).copied().collect()));
+        let mut keep = |item: Item, in_doubt: bool| match item {
+            Item::Fact(id) if in_doubt => counted.push(id),
+            item => items.push_back(item),
+        };
+        for batch in self.ready.iter().skip(reopening.committed) {
+            let mut number = batch.header.first;
+            for item in &batch.items {
+                keep(item.clone(), reopening.uncertain || number <= doubtful);
+                number += item.numbers();
+            }
         }
-        items.append(&mut self.open);
-        let tail = Tail::new(epoch, Some(self.epoch()));
-        *self = Self { tail, ready: VecDeque::new(), open: items, history: Vec::new() };
+        let mut number = self.tail.head().number + 1;
+        for item in self.open.drain(..) {
+            let numbers = item.numbers();
+            keep(item, number <= doubtful);
+            number += numbers;
+        }
+        let acknowledged = to_index(self.tail.acknowledged.number);
+        let forgotten = self.history.iter().take(acknowledged).rev().take(to_index(reopening.forgotten)).copied();
+        let gaps = [
+            Item::Gap(GapReason::QueueRolledBack, counted.into()),
+            Item::Gap(GapReason::LostByRestore, forgotten.collect()),
+        ];
+        gaps.into_iter().filter(|gap| gap.numbers() > 0).for_each(|gap| items.push_front(gap));
+        let tail = self.tail.next(epoch, reopening);
+        *self = Self { tail, ready: VecDeque::new(), open: items, history: Vec::new(), started: 0 };
     }
 
     /// Drops the oldest open facts that are too many, and counts them where they were.
@@ -170,6 +196,8 @@ pub(crate) struct Agent {
     delivering: bool,
     sent: u64,
     serial: u64,
+    /// The server's number in the answer by which it left its last epoch.
+    pub(crate) decided: u64,
     /// What it says, to be taken by the session.
     pub(crate) out: Vec<Up>,
     /// Entries that its queue does not hold any more and speaks of in no gap.
@@ -194,6 +222,7 @@ impl Agent {
             delivering: false,
             sent: 0,
             serial: 0,
+            decided: 0,
             out: Vec::new(),
             deleted: Vec::new(),
             reached: BTreeSet::new(),
@@ -204,6 +233,7 @@ impl Agent {
     pub(crate) fn restart(&mut self) {
         self.part();
         self.serial = 0;
+        self.queue.started = self.queue.tail.head().number + numbers(self.queue.open.make_contiguous());
     }
 
     /// There is no session any more.
@@ -271,6 +301,7 @@ impl Agent {
             agent: super::AGENT.into(),
             epoch: tail.acknowledged.epoch.to_wire(),
             previous: tail.previous.map(Epoch::to_wire).unwrap_or_default(),
+            over: tail.over.map(Epoch::to_wire).unwrap_or_default(),
             nonce: nonce.clone(),
             acknowledged: Point::of(&tail.acknowledged),
             kept: tail.kept(),
@@ -286,15 +317,15 @@ impl Agent {
         if answer.nonce != nonce {
             return Err(End::Parted("it answers another question"));
         }
-        let Some((standing, watermark, common)) = answered(answer, *epoch) else {
+        let Some(answered) = Answered::parse(answer, *epoch) else {
             return Err(End::Parted("an answer that makes no sense"));
         };
-        let verdict = self.queue.tail.compare(standing, &watermark, &common);
+        let verdict = self.queue.tail.compare(&answered);
         self.reached.insert(match verdict {
             Verdict::Continue(_) => "continue",
             Verdict::Bridge { .. } => "bridge",
-            Verdict::Reopen { uncertain: false, .. } => "reopen",
-            Verdict::Reopen { uncertain: true, .. } => "reopen, uncertain",
+            Verdict::Reopen(Reopening { uncertain: false, .. }) => "reopen",
+            Verdict::Reopen(Reopening { uncertain: true, .. }) => "reopen, uncertain",
             Verdict::Held => "held",
         });
         match verdict {
@@ -309,9 +340,10 @@ impl Agent {
                 self.transact(luck, |queue| queue.bridge(&from))?;
                 self.begin(from.number);
             }
-            Verdict::Reopen { committed, uncertain, .. } => {
+            Verdict::Reopen(reopening) => {
                 let epoch = Epoch(luck.random.bytes());
-                self.transact(luck, |queue| queue.reopen(epoch, committed, uncertain))?;
+                self.decided = answered.watermark.number;
+                self.transact(luck, |queue| queue.reopen(epoch, &reopening))?;
                 self.ask(luck.random);
             }
         }

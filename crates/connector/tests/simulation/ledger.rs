@@ -25,6 +25,10 @@ struct Fate {
     destroyed: Option<&'static str>,
     /// It may come twice: two copies of it were under way, and nobody could know of both.
     copied: bool,
+    /// Its number in that epoch.
+    number: u64,
+    /// The epoch that its queue has left with it, and in which a batch that carries it may still be under way.
+    left: Option<Epoch>,
 }
 
 /// All fates.
@@ -35,6 +39,10 @@ pub(crate) struct Ledger {
     audited: usize,
     /// The next number of each epoch.
     next: HashMap<Epoch, u64>,
+    /// What each number of an epoch stood for when it was last written.
+    places: HashMap<(Epoch, u64), Id>,
+    /// Epochs that a queue has left.
+    left: HashSet<Epoch>,
     restored: bool,
 }
 
@@ -82,12 +90,18 @@ impl Ledger {
             return Err(format!("number {} of an epoch was written where {next} belongs", row.first));
         }
         *next += row.item.numbers();
-        for id in row.item.ids() {
+        for (number, id) in (row.first..).zip(row.item.ids()) {
             let fate = self.fate(*id)?;
-            (fate.said, fate.epoch) = (true, Some(row.epoch));
+            (fate.said, fate.epoch, fate.number) = (true, Some(row.epoch), number);
+            // Only behind a restore can a number be written again.
+            let before = self.places.insert((row.epoch, number), *id).filter(|before| before != id);
+            if let Some(other) = before {
+                self.fate(other)?.destroyed = Some("a restored database was given what an abandoned future had there");
+            }
         }
         let Item::Fact(id) = row.item else { return Ok(()) };
         let fate = self.fate(id)?;
+        fate.copied |= fate.left == Some(row.epoch);
         if !fate.accepted {
             return Err(format!("entry {id} was never accepted, and is in the database"));
         }
@@ -134,30 +148,34 @@ impl Ledger {
         Ok(())
     }
 
-    /// An agent goes on in a new epoch. What a restored database has forgotten of the one before, and the queue with it,
-    /// nobody can say any more.
-    pub(crate) fn reopened(&mut self, before: Epoch, queue: &Queue, hostile: bool) {
-        // A gateway may repeat their batches of the epoch before to a restored server, until it hears of the new one.
-        if hostile && self.restored {
-            self.copied(queue.ids());
-        }
+    /// An agent goes on in a new epoch. A batch of the one before may come late, when the queue was rolled back or a
+    /// gateway repeats it to a restored server. What the database was restored to have forgotten since it gave the
+    /// answer, the queue has let go.
+    pub(crate) fn reopened(&mut self, before: Epoch, queue: &Queue, decided: u64, forgotten_since: bool) {
+        self.left.insert(before);
         let held: HashSet<Id> = queue.ids().collect();
-        for (id, fate) in self.each().filter(|(_, fate)| !fate.said && fate.epoch == Some(before)) {
-            if !held.contains(&id) {
-                fate.destroyed = Some("the database was restored, and its epoch ended before the queue could say so");
+        for (id, fate) in self.each() {
+            if held.contains(&id) {
+                fate.left = Some(before);
+                fate.copied |= fate.present && fate.epoch == fate.left && fate.number > decided;
+            } else if forgotten_since && !fate.said && fate.epoch == Some(before) {
+                fate.destroyed = Some("the database was restored after it answered that it had it");
             }
         }
     }
 
-    /// The queue of an agent is gone.
-    pub(crate) fn wiped(&mut self, owner: usize) {
-        for (_, fate) in self.each().filter(|(_, fate)| fate.owner == owner && !fate.said) {
-            fate.destroyed = Some("its queue was wiped");
+    /// A queue is gone: what it was given, and what it alone could still say.
+    pub(crate) fn wiped(&mut self, owner: usize, queue: &Queue, others: &HashSet<Id>) {
+        let held: HashSet<Id> = queue.known().filter(|id| !others.contains(id)).collect();
+        for (id, fate) in self.each().filter(|(_, fate)| !fate.said) {
+            if fate.owner == owner || held.contains(&id) {
+                fate.destroyed = Some("its queue was wiped");
+            }
         }
     }
 
     /// An agent's queue is the one that it was when `newest` was the newest entry.
-    pub(crate) fn rolled_back(&mut self, owner: usize, newest: Id, now: &Queue, was: &Queue) {
+    pub(crate) fn rolled_back(&mut self, owner: usize, newest: Id, now: &Queue) {
         let held: HashSet<Id> = now.ids().collect();
         for (id, fate) in self.each().filter(|(_, fate)| fate.owner == owner) {
             if id > newest {
@@ -166,8 +184,14 @@ impl Ledger {
                 fate.destroyed = Some("the database was restored, and the queue that knew was rolled back");
             }
         }
-        let closed = now.closed_ids().filter(|_| now.epoch() != was.epoch());
-        self.copied(now.open_ids().chain(closed));
+    }
+
+    /// A queue comes back with the memory of the program: what it does not know to be in doubt may come twice. That is
+    /// what waits, and what it has closed, when the epoch was left or another of its futures may have closed it otherwise.
+    pub(crate) fn unaware(&mut self, queue: &Queue, again: bool) {
+        let closed = queue.closed_ids().filter(|_| again || self.left.contains(&queue.epoch()));
+        let ids: Vec<Id> = queue.open_ids().chain(closed).collect();
+        self.copied(ids.into_iter());
     }
 
     /// Two copies of a queue hold these.

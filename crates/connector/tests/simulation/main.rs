@@ -17,10 +17,14 @@
 //! before it was restored; what was accepted is there, or a gap record counts it, or what alone knew of it was
 //! destroyed; and everything is delivered, unless two queues have one identity, which are held.
 //!
-//! Three things the rules do not promise, and the ledger lets pass:
-//! - What a copy of a queue holds undelivered may come twice, when the copy is rolled back to or a clone speaks for it.
+//! Five things the rules do not promise, and the ledger lets pass:
+//! - What waits in a copy of a queue may come twice when a clone speaks for it, or when the copy came back with the
+//!   memory of a running agent, which then cannot know that it was rolled back.
+//! - A batch of an epoch that was left may come late, by a gateway that held it back, and what it carries again.
 //! - What a restored database has forgotten of an epoch that is over is not said: no queue knows how far it was.
-//! - A hostile gateway may repeat batches to a restored server while their queue goes on in a new epoch.
+//! - A gateway that kept the batches of a queue that was then rolled back can give them to a restored server; what the
+//!   queue had delivered under their numbers is not said.
+//! - What only a clone's queue could say is gone with it.
 //!
 //! `SEEDS=100000` goes through more of them; `SEED=7` runs one, and tells its whole story if it fails.
 
@@ -89,9 +93,9 @@ fn asked(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// Whether the simulator notices a flaw within a thousand seeds.
+/// Whether the simulator notices a flaw soon.
 fn is_found(flaw: Flaw) -> bool {
-    (0..500).any(|seed| run(seed, flaw).is_err())
+    (0..3000).any(|seed| run(seed, flaw).is_err())
 }
 
 #[test]
@@ -110,11 +114,11 @@ fn whatever_fails_nothing_is_lost_unsaid_doubled_or_invented() {
 #[test]
 fn the_seeds_reach_what_the_rules_tell_apart() {
     let reached: BTreeSet<_> = (0..1000).filter_map(|seed| run(seed, Flaw::None).ok()).flatten().collect();
-    // That a batch follows another one than the one that is here takes some thousand seeds.
+    // That a batch follows another one than the one that is here, or meets a stream that has moved when it is written,
+    // takes some thousand seeds.
     let expected = BTreeSet::from([
         "batches are missing in front of it",
         "bridge",
-        "conflict",
         "continue",
         "held",
         "it overlaps with what is here",

@@ -26,6 +26,8 @@ pub(crate) struct Row {
 #[derive(Clone, Debug)]
 struct Stream {
     mark: Mark,
+    /// Whether it ever was the live one.
+    lived: bool,
     remembered: VecDeque<(u64, Digest)>,
 }
 
@@ -61,18 +63,28 @@ impl Database {
     }
 
     /// Opens an epoch that is not known.
-    fn open(&mut self, epoch: Epoch, previous: Option<Epoch>) {
+    fn open(&mut self, epoch: Epoch, previous: Option<Epoch>, over: Option<Epoch>) {
         if self.held || self.streams.contains_key(&epoch) {
             return;
         }
-        let stream = Stream { mark: Mark::start(epoch), remembered: VecDeque::new() };
+        let stream = Stream { mark: Mark::start(epoch), lived: false, remembered: VecDeque::new() };
         self.streams.insert(epoch, stream);
-        let foreign = self.live.is_some() && previous.is_some() && previous != self.live;
+        if self.live.is_some() && over != self.live {
+            return;
+        }
+        let before = previous.filter(|_| previous != self.live).and_then(|previous| self.streams.get(&previous));
+        let foreign = self.live.is_some() && before.is_some_and(|before| before.lived);
         self.displacements += u32::from(foreign);
         self.held = foreign && self.displacements >= DISPLACEMENTS;
         if !self.held {
             self.live = Some(epoch);
+            self.streams.entry(epoch).and_modify(|stream| stream.lived = true);
         }
+    }
+
+    /// How far an epoch is.
+    pub(crate) fn number(&self, epoch: Epoch) -> u64 {
+        self.streams.get(&epoch).map_or(0, |stream| stream.mark.number)
     }
 
     /// An operator lets the agent go on.
@@ -107,7 +119,9 @@ impl Database {
 
 /// What waits for the writer, and whose it is.
 enum Write {
-    Open(u64, Epoch, Option<Epoch>),
+    /// Nothing: it is in line behind everything that is to be written.
+    Settle(u64),
+    Open(u64, Epoch, Option<Epoch>, Option<Epoch>),
     Commit(u64, Header, Rc<Sealed>),
 }
 
@@ -118,8 +132,8 @@ struct Conversation {
     /// Where the stream stands with everything that was taken.
     taken: Option<Mark>,
     writing: usize,
-    /// A position whose epoch is being opened.
-    opening: Option<Rc<Position>>,
+    /// A position that waits for what is being written before it, or for its epoch to be opened.
+    asked: Option<Rc<Position>>,
 }
 
 /// The program.
@@ -154,7 +168,7 @@ impl Server {
     /// A session begins; another of the same agent gives way.
     pub(crate) fn begin(&mut self, session: u64) {
         let inbox = VecDeque::new();
-        self.conversation = Some(Conversation { session, inbox, taken: None, writing: 0, opening: None });
+        self.conversation = Some(Conversation { session, inbox, taken: None, writing: 0, asked: None });
         self.out.push((session, Down::Way(true)));
     }
 
@@ -173,11 +187,11 @@ impl Server {
     /// Takes what has come, as far as it need not wait for the writer.
     fn work(&mut self) {
         while let Some(mut conversation) = self.conversation.take() {
-            let busy = conversation.opening.is_some()
+            let busy = conversation.asked.is_some()
                 || (conversation.writing > 0 && matches!(conversation.inbox.front(), Some(Up::Position(_))));
             let next = if busy { None } else { conversation.inbox.pop_front() };
             match &next {
-                Some(Up::Position(position)) => self.position(&mut conversation, position),
+                Some(Up::Position(position)) => self.position(&mut conversation, position, false),
                 Some(Up::Batch(batch)) => self.batch(&mut conversation, batch),
                 None => {}
             }
@@ -188,13 +202,20 @@ impl Server {
         }
     }
 
-    fn position(&mut self, conversation: &mut Conversation, position: &Rc<Position>) {
+    /// Answers a position; one that must open a new epoch only behind what an earlier conversation has left to write.
+    fn position(&mut self, conversation: &mut Conversation, position: &Rc<Position>, settled: bool) {
         let Some(asked) = Asked::parse(position) else { return };
         let Some((standing, watermark, common)) = self.database.compare(&asked, self.flaw) else {
-            self.writer.push_back(Write::Open(conversation.session, asked.epoch, asked.previous));
-            conversation.opening = Some(Rc::clone(position));
+            self.writer.push_back(Write::Open(conversation.session, asked.epoch, asked.previous, asked.over));
+            conversation.asked = Some(Rc::clone(position));
             return;
         };
+        let goes_on = standing == Standing::Live && asked.points.contains(&(watermark.number, watermark.hash));
+        if !goes_on && !settled {
+            self.writer.push_back(Write::Settle(conversation.session));
+            conversation.asked = Some(Rc::clone(position));
+            return;
+        }
         conversation.taken = (standing == Standing::Live).then_some(watermark);
         let answer = Answer {
             agent: position.agent.clone(),
@@ -203,6 +224,7 @@ impl Server {
             watermark: Point::of(&watermark),
             common: Point::of(&common),
             chain: Vec::new(),
+            live: self.database.live.map(Epoch::to_wire).unwrap_or_default(),
         };
         self.out.push((conversation.session, Down::Answer(answer)));
     }
@@ -266,19 +288,20 @@ impl Server {
 
     fn apply(&mut self, write: &Write) -> bool {
         match write {
-            Write::Open(_, epoch, previous) => self.database.open(*epoch, *previous),
+            Write::Settle(_) => {}
+            Write::Open(_, epoch, previous, over) => self.database.open(*epoch, *previous, *over),
             Write::Commit(_, header, batch) => return self.database.commit(header, batch, self.flaw),
         }
         true
     }
 
     fn written(&mut self, write: &Write, committed: bool) {
-        let (Write::Open(session, ..) | Write::Commit(session, ..)) = write;
+        let (Write::Settle(session) | Write::Open(session, ..) | Write::Commit(session, ..)) = write;
         let Some(mut conversation) = self.conversation.take_if(|it| it.session == *session) else { return };
         match write {
-            Write::Open(..) => {
-                if let Some(position) = conversation.opening.take() {
-                    self.position(&mut conversation, &position);
+            Write::Settle(_) | Write::Open(..) => {
+                if let Some(position) = conversation.asked.take() {
+                    self.position(&mut conversation, &position, true);
                 }
             }
             Write::Commit(_, header, _) => {

@@ -1,6 +1,6 @@
 //! One run: agents, gateway and server, moved one small step at a time by what the seed says.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use wardline_proto::message::Epoch;
 
@@ -75,8 +75,10 @@ pub(crate) struct World<'a> {
     /// Copies of disks: the agent's with the newest entry then, the server's.
     snapshots: Vec<(Queue, Id)>,
     copies: Vec<Database>,
-    /// Whether a copy of the agent's disk ever came to life.
+    /// Whether a copy of the agent's disk ever came to life, or a gateway could make it look so by positions that it
+    /// held back.
     copied: bool,
+    rolled_back: bool,
     /// The steps until which the network is dark, the server is down, the database is slow.
     dark: u32,
     down: u32,
@@ -105,7 +107,8 @@ impl<'a> World<'a> {
             seen_down: Vec::new(),
             snapshots: Vec::new(),
             copies: Vec::new(),
-            copied: false,
+            copied: faults.hostile,
+            rolled_back: false,
             dark: 0,
             down: 0,
             slow: 0,
@@ -175,7 +178,8 @@ impl<'a> World<'a> {
         self.ledger.given(given, &agent.queue)?;
         self.ledger.deleted(agent)?;
         if before != agent.queue.epoch() {
-            self.ledger.reopened(before, &agent.queue, self.faults.hostile);
+            let forgotten_since = self.server.database.number(before) < agent.decided;
+            self.ledger.reopened(before, &agent.queue, agent.decided, forgotten_since);
         }
         self.speak(who);
         if let Some(end) = end {
@@ -405,20 +409,30 @@ impl<'a> World<'a> {
         else {
             return Ok(());
         };
+        let again = std::mem::replace(&mut self.rolled_back, true);
         self.copied = true;
-        self.trace.note(self.now, || format!("agent 0 is rolled back to when {newest} was its newest entry"));
-        self.ledger.rolled_back(0, newest, &queue, &agent.queue);
+        // A machine that comes back with its memory has not started: nothing in it can tell.
+        let running = self.random.one_in(4);
+        self.trace.note(self.now, || format!("agent 0 is rolled back to entry {newest}; still running: {running}"));
+        self.ledger.rolled_back(0, newest, &queue);
+        if running {
+            self.ledger.unaware(&queue, again);
+        }
         agent.queue = queue;
-        agent.restart();
+        if running {
+            agent.part();
+        } else {
+            agent.restart();
+        }
         Ok(())
     }
 
     fn wipe(&mut self) {
         self.cut(0);
         self.note(|| "the queue of agent 0 is wiped".into());
-        self.ledger.wiped(0);
         self.snapshots.clear();
         if let Some(agent) = self.agents.first_mut() {
+            self.ledger.wiped(0, &agent.queue, &HashSet::new());
             agent.queue = Queue::new(Epoch(self.random.bytes()));
             agent.restart();
         }
@@ -487,9 +501,11 @@ impl<'a> World<'a> {
             if held == self.agents.len() {
                 self.note(|| "an operator removes the clone and releases the agent".into());
                 self.cut(1);
+                if let [agent, clone, ..] = self.agents.as_slice() {
+                    self.ledger.wiped(1, &clone.queue, &agent.queue.known().collect());
+                }
                 self.agents.truncate(1);
                 self.sessions.truncate(1);
-                self.ledger.wiped(1);
                 self.server.database.release();
                 return Ok(());
             }
@@ -497,7 +513,7 @@ impl<'a> World<'a> {
         Err("two queues with one identity are not held".into())
     }
 
-    /// An operator releases what is held, which nothing is whose queue was never copied, and everything arrives.
+    /// An operator releases what is held, which nothing is that never seemed to be two, and everything arrives.
     fn everything_is_delivered(&mut self) -> Audit {
         for _ in 0..ROUNDS {
             if self.server.database.held {

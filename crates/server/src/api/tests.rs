@@ -16,7 +16,7 @@ use wardline_proto::message::{Digest, Epoch, Mark};
 use wardline_sdk::{AgentFilter, AlertFilter, Client, DataAccess as _, GapFilter, Hop, Kind, Problem, Time, Topology};
 
 use super::{Connected, Live, Service, Socket};
-use crate::store::{Commit, Opened, Store};
+use crate::store::{Commit, Open, Opened, Store};
 
 const A: Epoch = Epoch([0xa; 16]);
 const NOW: u64 = 1_732_246_800_000;
@@ -91,9 +91,10 @@ impl Served {
         answer
     }
 
-    async fn open(&self, epoch: u8, previous: Option<u8>) -> Opened {
-        let epoch_of = |byte| Epoch([byte; 16]);
-        self.store.open_epoch(name("web1"), epoch_of(epoch), previous.map(epoch_of), NOW).await.unwrap()
+    async fn open(&self, epoch: u8, previous: Option<u8>, over: Option<u8>) -> Opened {
+        let of = |byte| Epoch([byte; 16]);
+        let (epoch, previous, over) = (of(epoch), previous.map(of), over.map(of));
+        self.store.open_epoch(Open { agent: name("web1"), epoch, previous, over, now_ms: NOW }).await.unwrap()
     }
 }
 
@@ -106,7 +107,7 @@ impl Drop for Served {
 #[tokio::test]
 async fn what_agents_said_can_be_listed_and_shown() {
     let served = Served::new();
-    served.open(0xa, None).await;
+    served.open(0xa, None, None).await;
     let id = Uuid::now_v7();
     let alert =
         Alert { id: id.into_bytes().to_vec().into(), severity: 2, text: "disk full".into(), ..Alert::default() };
@@ -134,8 +135,10 @@ async fn a_held_agent_is_released_once_and_its_sessions_hear_of_it() {
     let served = Served::new();
     let release = async |agent: &str| served.client.release(&name(agent)).await;
     assert_eq!(release("web1").await.unwrap_err().kind(), Kind::NotFound);
-    for (epoch, previous) in [(0xa, None), (0xb, Some(0xa)), (0xc, Some(0xa)), (0xd, Some(0xb))] {
-        served.open(epoch, previous).await;
+    for (epoch, previous, over) in
+        [(0xa, None, None), (0xb, Some(0xa), Some(0xa)), (0xc, Some(0xa), Some(0xb)), (0xd, Some(0xb), Some(0xc))]
+    {
+        served.open(epoch, previous, over).await;
     }
     assert!(served.client.agents(AgentFilter::default()).await.unwrap().items[0].held);
     let agent = release("web1").await.unwrap();

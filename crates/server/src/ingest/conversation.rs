@@ -10,13 +10,14 @@ use std::task::Poll;
 
 use tokio::sync::mpsc;
 use wardline_connector::link::Outgoing;
-use wardline_connector::stream::{Asked, Header, Judgement, judge};
+use wardline_connector::stream::{Answered, Asked, Header, Judgement, judge};
 use wardline_connector::{journal, now_ms};
 use wardline_proto::entry::{self, Entry};
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, Context, Mark, Point, Position, Reason, Refusal, Signed, Standing, decode, encode,
+    Ack, Answer, Batch, BatchHeader, Context, Epoch, Mark, Point, Position, Reason, Refusal, Signed, Standing, decode,
+    encode,
 };
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::roster::Member;
@@ -24,7 +25,7 @@ use wardline_secrets::signature::sha256;
 
 use super::Ingest;
 use crate::live::Conversation;
-use crate::store::{self, Commit, Opened, Outcome};
+use crate::store::{self, Commit, Open, Opened, Outcome};
 
 /// Batches of one agent that are being written. An agent has no more under way.
 const WRITING: usize = 32;
@@ -146,7 +147,7 @@ impl Talk {
         while let Some((mark, outcome)) = written(&mut self.writing).await {
             self.written(mark, outcome).await?;
         }
-        let (standing, watermark, common) = self.compare(asked).await.map_err(|_| End::Quiet)?;
+        let Answered { standing, watermark, common, live } = self.compare(&asked).await.map_err(|_| End::Quiet)?;
         self.taken = (standing == Standing::Live).then_some(watermark);
         let answer = Answer {
             agent: position.agent,
@@ -155,22 +156,37 @@ impl Talk {
             watermark: Point::of(&watermark),
             common: Point::of(&common),
             chain: self.ingest.duty_chain.clone(),
+            live: live.map(Epoch::to_wire).unwrap_or_default(),
         };
         let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
         self.conversation.heard();
         self.send(Message::own(Kind::Answer, signed)).await
     }
 
-    async fn compare(&self, asked: Asked) -> Result<(Standing, Mark, Mark), store::Error> {
+    async fn compare(&self, asked: &Asked) -> Result<Answered, store::Error> {
+        let answered = self.look(asked).await?;
+        // Where the agent can go on nothing is decided: what comes in between is noticed. Where it must open a new epoch,
+        // batches that an earlier conversation has left are written first, or they would come behind the decision.
+        let mark = (answered.watermark.number, answered.watermark.hash);
+        if answered.standing == Standing::Live && asked.points.contains(&mark) {
+            return Ok(answered);
+        }
+        self.ingest.store.settled().await?;
+        self.look(asked).await
+    }
+
+    async fn look(&self, asked: &Asked) -> Result<Answered, store::Error> {
         let store = &self.ingest.store;
         let agent = self.member.name.clone();
-        let Asked { epoch, previous, points } = asked;
+        let epoch = asked.epoch;
         let mut streams = store.streams(agent.clone(), epoch).await?;
         let standing = match (streams.held, streams.known) {
             (true, _) => Standing::Held,
             (false, Some((_, standing))) => standing,
             (false, None) => {
-                let opened = store.open_epoch(agent.clone(), epoch, previous, now_ms()).await?;
+                let open =
+                    Open { agent: agent.clone(), epoch, previous: asked.previous, over: asked.over, now_ms: now_ms() };
+                let opened = store.open_epoch(open).await?;
                 self.say(opened);
                 streams = store.streams(agent.clone(), epoch).await?;
                 opened.standing()
@@ -179,8 +195,8 @@ impl Talk {
         let start = Mark::start(epoch);
         let watermark = streams.known.map_or(start, |(mark, _)| mark);
         // Nothing in common: the watermark, which the agent does not know, says so.
-        let common = store.remembers(agent, epoch, points).await?.unwrap_or(watermark);
-        Ok((standing, watermark, common))
+        let common = store.remembers(agent, epoch, asked.points.clone()).await?.unwrap_or(watermark);
+        Ok(Answered { standing, watermark, common, live: streams.live.map(|mark| mark.epoch) })
     }
 
     fn say(&self, opened: Opened) {
@@ -191,7 +207,7 @@ impl Talk {
                 journal::emit(Event::EpochDisplaced { agent, reason });
             }
             Opened::Held => journal::emit(Event::StreamHeld { agent }),
-            Opened::Live { displaced: None } | Opened::Known(_) => {}
+            Opened::Live { displaced: None } | Opened::Known(_) | Opened::Late => {}
         }
     }
 

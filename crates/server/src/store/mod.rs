@@ -41,7 +41,7 @@ pub use agents::Released;
 pub use alerts::Found;
 pub use counts::Counts;
 pub use database::OpenError;
-pub use streams::{AgentStreams, Commit, Opened, Outcome};
+pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use writer::WriterThread;
 
 /// Why there is no answer.
@@ -88,21 +88,23 @@ impl Store {
         self.writer.write(commit).await
     }
 
-    /// Opens an epoch of an agent, who becomes known by it; the epoch that was live before is displaced. Asked again
-    /// about the same epoch, nothing changes.
+    /// Returns when everything that was to be written before this call is in the database.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn settled(&self) -> Result<(), Error> {
+        self.writer.write(writer::Nothing).await
+    }
+
+    /// Opens an epoch of an agent, who becomes known by it; the epoch that was live before is displaced, when it is the
+    /// one that the new one was decided over. Asked again about the same epoch, nothing changes.
     ///
     /// The caller tells the operator: event 40014 when one was displaced, 40015 when the agent is held from now on.
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub async fn open_epoch(
-        &self,
-        agent: Name,
-        epoch: Epoch,
-        previous: Option<Epoch>,
-        now_ms: u64,
-    ) -> Result<Opened, Error> {
-        self.writer.write(streams::Open { agent, epoch, previous, now_ms }).await
+    pub async fn open_epoch(&self, open: Open) -> Result<Opened, Error> {
+        self.writer.write(open).await
     }
 
     /// Lets an agent that is held go on with its live stream, and closes the alert about it.

@@ -24,6 +24,8 @@ pub(super) const MONITOR: &str = "wardline/stream";
 /// A stream's state in the database.
 const LIVE: i64 = 0;
 const DISPLACED: i64 = 1;
+/// Displaced before it was ever live.
+const LATE: i64 = 2;
 
 /// A batch that was checked, to be written.
 #[derive(Clone, Debug)]
@@ -69,6 +71,8 @@ pub struct AgentStreams {
 pub enum Opened {
     /// It was known before, or everything of the agent is held already. Nothing was changed.
     Known(Standing),
+    /// Another epoch is live than the one that it was decided over: it is known now, and displaced from the beginning.
+    Late,
     /// It is the live one now.
     Live {
         /// Where the stream stood that was live before.
@@ -84,6 +88,7 @@ impl Opened {
         match self {
             Self::Known(standing) => standing,
             Self::Live { .. } => Standing::Live,
+            Self::Late => Standing::Displaced,
             Self::Held => Standing::Held,
         }
     }
@@ -127,11 +132,18 @@ impl Write for Commit {
 }
 
 /// The wish to open an epoch.
-pub(super) struct Open {
-    pub(super) agent: Name,
-    pub(super) epoch: Epoch,
-    pub(super) previous: Option<Epoch>,
-    pub(super) now_ms: u64,
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Whose.
+    pub agent: Name,
+    /// Which.
+    pub epoch: Epoch,
+    /// The epoch that the agent's queue wrote before.
+    pub previous: Option<Epoch>,
+    /// The epoch that was live when this one was decided on.
+    pub over: Option<Epoch>,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 impl Write for Open {
@@ -158,9 +170,19 @@ impl Write for Open {
             self.insert(connection, agent.id, LIVE)?;
             return Ok(Opened::Live { displaced: None });
         };
-        // Who displaces knowingly says so: a queue that was rolled back knows which epoch it goes on from. One that
-        // names another epoch than the live one was itself displaced, by a queue that it knows nothing of.
-        let foreign = self.previous.is_some_and(|previous| previous != live.mark.epoch);
+        // What was decided over another epoch than the live one may hold what the live one has delivered: its queue must
+        // look again. So must a new queue, which knows of none.
+        if self.over != Some(live.mark.epoch) {
+            self.insert(connection, agent.id, LATE)?;
+            return Ok(Opened::Late);
+        }
+        // A queue that was rolled back goes on from the live epoch, and one that was late from an epoch that never was.
+        // One that goes on from another was itself displaced, by a queue that it knows nothing of.
+        let before = match self.previous {
+            Some(previous) => Stream::load(connection, agent.id, previous)?,
+            None => None,
+        };
+        let foreign = before.is_some_and(|before| before.state == DISPLACED);
         let displacements = agent.displacements + u32::from(foreign);
         let held = foreign && displacements >= DISPLACEMENTS;
         connection.prepare_cached("UPDATE agent SET displacements = ?, held = ? WHERE id = ?")?.execute(params![

@@ -12,7 +12,7 @@ use wardline_proto::health::{Health, Severity};
 use wardline_proto::message::{Digest, Epoch, Mark, Standing};
 use wardline_sdk::{AgentFilter, AlertFilter, Change, GapFilter, GapReason};
 
-use super::{Commit, Error, Found, Opened, Outcome, Released, Store, WriterThread};
+use super::{Commit, Error, Found, Open, Opened, Outcome, Released, Store, WriterThread};
 
 /// A folder of one test, removed with it.
 pub(super) struct Folder(PathBuf);
@@ -53,6 +53,11 @@ const B: Epoch = Epoch([0xb; 16]);
 const C: Epoch = Epoch([0xc; 16]);
 const D: Epoch = Epoch([0xd; 16]);
 const NOW: u64 = 1_732_246_800_000;
+
+/// The wish to open an epoch of [`web1`].
+fn open(epoch: Epoch, previous: Option<Epoch>, over: Option<Epoch>) -> Open {
+    Open { agent: web1(), epoch, previous, over, now_ms: NOW }
+}
 
 fn web1() -> Name {
     "web1.example".parse().unwrap()
@@ -115,7 +120,7 @@ fn sample(label: &str, value: f64) -> Entry {
 
 async fn opened(folder: &Folder) -> Store {
     let (store, _) = folder.open();
-    assert_eq!(store.open_epoch(web1(), A, None, NOW).await.unwrap(), Opened::Live { displaced: None });
+    assert_eq!(store.open_epoch(open(A, None, None)).await.unwrap(), Opened::Live { displaced: None });
     store
 }
 
@@ -204,7 +209,7 @@ async fn a_locked_database_holds_back_and_goes_on_by_itself() {
 async fn a_store_that_nobody_uses_any_more_writes_what_waits_and_ends_even_when_it_cannot() {
     let folder = Folder::new();
     let (store, thread) = folder.open();
-    store.open_epoch(web1(), A, None, NOW).await.unwrap();
+    store.open_epoch(open(A, None, None)).await.unwrap();
     store.seen(vec![(web1(), NOW + 5)]);
     drop(store);
     thread.ended().await;
@@ -225,13 +230,13 @@ async fn a_store_that_nobody_uses_any_more_writes_what_waits_and_ends_even_when_
 async fn what_was_committed_is_there_after_a_restart() {
     let folder = Folder::new();
     let (store, thread) = folder.open();
-    store.open_epoch(web1(), A, None, NOW).await.unwrap();
+    store.open_epoch(open(A, None, None)).await.unwrap();
     store.commit(batch(A, 0, vec![event("one")])).await.unwrap();
     drop(store);
     thread.ended().await;
     let (store, _) = folder.open();
     assert_eq!(watermark(&store).await, mark(A, 1));
-    assert_eq!(store.open_epoch(web1(), A, None, NOW).await.unwrap(), Opened::Known(Standing::Live));
+    assert_eq!(store.open_epoch(open(A, None, None)).await.unwrap(), Opened::Known(Standing::Live));
 }
 
 #[tokio::test]
@@ -239,7 +244,7 @@ async fn a_new_epoch_displaces_the_live_one_whose_batches_are_refused_from_then_
     let folder = Folder::new();
     let store = opened(&folder).await;
     store.commit(batch(A, 0, vec![event("one")])).await.unwrap();
-    let opened = store.open_epoch(web1(), B, Some(A), NOW).await.unwrap();
+    let opened = store.open_epoch(open(B, Some(A), Some(A))).await.unwrap();
     assert_eq!(opened, Opened::Live { displaced: Some(mark(A, 1)) });
     assert_eq!(store.commit(batch(A, 1, vec![event("two")])).await.unwrap(), Outcome::Conflict);
     assert_eq!(store.commit(batch(B, 0, vec![event("one")])).await.unwrap(), Outcome::Committed);
@@ -247,16 +252,32 @@ async fn a_new_epoch_displaces_the_live_one_whose_batches_are_refused_from_then_
     assert_eq!(streams.live, Some(mark(B, 1)));
     assert_eq!(streams.known, Some((mark(A, 1), Standing::Displaced)));
     assert_eq!(streams.displacements, 0);
-    assert_eq!(store.open_epoch(web1(), A, None, NOW).await.unwrap(), Opened::Known(Standing::Displaced));
+    assert_eq!(store.open_epoch(open(A, None, None)).await.unwrap(), Opened::Known(Standing::Displaced));
     assert_eq!(store.streams("web2.example".parse().unwrap(), A).await.unwrap(), super::AgentStreams::default());
+}
+
+#[tokio::test]
+async fn an_epoch_that_was_decided_over_another_than_the_live_one_comes_too_late() {
+    let folder = Folder::new();
+    let store = opened(&folder).await;
+    store.open_epoch(open(B, Some(A), Some(A))).await.unwrap();
+    assert_eq!(store.open_epoch(open(C, Some(A), Some(A))).await.unwrap(), Opened::Late);
+    let streams = store.streams(web1(), C).await.unwrap();
+    assert_eq!((streams.live, streams.known), (Some(mark(B, 0)), Some((mark(C, 0), Standing::Displaced))));
+    assert_eq!(store.commit(batch(C, 0, vec![event("x")])).await.unwrap(), Outcome::Conflict);
+    assert_eq!(store.commit(batch(B, 0, vec![event("x")])).await.unwrap(), Outcome::Committed);
 }
 
 #[tokio::test]
 async fn a_queue_that_is_wiped_again_and_again_is_not_held() {
     let folder = Folder::new();
     let store = opened(&folder).await;
-    for epoch in [B, C, D] {
-        assert!(matches!(store.open_epoch(web1(), epoch, None, NOW).await.unwrap(), Opened::Live { .. }));
+    let mut live = A;
+    for (new, next) in [(2, 3), (4, 5), (6, 7)].map(|(new, next)| (Epoch([new; 16]), Epoch([next; 16]))) {
+        assert_eq!(store.open_epoch(open(new, None, None)).await.unwrap(), Opened::Late);
+        let opened = store.open_epoch(open(next, Some(new), Some(live))).await.unwrap();
+        assert_eq!(opened, Opened::Live { displaced: Some(mark(live, 0)) });
+        live = next;
     }
 }
 
@@ -265,17 +286,17 @@ async fn two_queues_that_displace_each_other_are_held_until_an_operator_releases
     let folder = Folder::new();
     let store = opened(&folder).await;
     // A copy of the host goes on from A; the original, displaced, goes on from A too; the copy goes on from B.
-    store.open_epoch(web1(), B, Some(A), NOW).await.unwrap();
-    assert!(matches!(store.open_epoch(web1(), C, Some(A), NOW).await.unwrap(), Opened::Live { .. }));
+    store.open_epoch(open(B, Some(A), Some(A))).await.unwrap();
+    assert!(matches!(store.open_epoch(open(C, Some(A), Some(B))).await.unwrap(), Opened::Live { .. }));
     assert_eq!(store.streams(web1(), C).await.unwrap().displacements, 1);
-    assert_eq!(store.open_epoch(web1(), D, Some(B), NOW).await.unwrap(), Opened::Held);
+    assert_eq!(store.open_epoch(open(D, Some(B), Some(C))).await.unwrap(), Opened::Held);
 
     let streams = store.streams(web1(), C).await.unwrap();
     assert!(streams.held);
     assert_eq!(streams.known, Some((mark(C, 0), Standing::Held)));
     assert_eq!(store.commit(batch(C, 0, vec![event("x")])).await.unwrap(), Outcome::Conflict);
-    assert_eq!(store.open_epoch(web1(), D, Some(B), NOW).await.unwrap(), Opened::Known(Standing::Held));
-    assert_eq!(store.open_epoch(web1(), Epoch([9; 16]), None, NOW).await.unwrap(), Opened::Known(Standing::Held));
+    assert_eq!(store.open_epoch(open(D, Some(B), Some(C))).await.unwrap(), Opened::Known(Standing::Held));
+    assert_eq!(store.open_epoch(open(Epoch([9; 16]), None, None)).await.unwrap(), Opened::Known(Standing::Held));
     assert_eq!(folder.count("stream"), 4, "nothing grows while it is held");
     let alerts = store.alerts(AlertFilter::default()).await.unwrap().items;
     assert_eq!(
@@ -289,7 +310,7 @@ async fn two_queues_that_displace_each_other_are_held_until_an_operator_releases
     assert!(store.alerts(AlertFilter::default()).await.unwrap().items.is_empty());
     assert_eq!(store.streams(web1(), C).await.unwrap().displacements, 0);
     assert_eq!(store.commit(batch(C, 0, vec![event("x")])).await.unwrap(), Outcome::Committed);
-    assert_eq!(store.open_epoch(web1(), D, Some(B), NOW).await.unwrap(), Opened::Known(Standing::Displaced));
+    assert_eq!(store.open_epoch(open(D, Some(B), Some(C))).await.unwrap(), Opened::Known(Standing::Displaced));
 }
 
 #[tokio::test]
@@ -350,7 +371,7 @@ async fn an_agent_cannot_touch_the_alert_of_another() {
     let id = Uuid::now_v7();
     store.commit(batch(A, 0, vec![alert(id, Severity::Critical, "mine")])).await.unwrap();
     let other: Name = "web2.example".parse().unwrap();
-    store.open_epoch(other.clone(), B, None, NOW).await.unwrap();
+    store.open_epoch(Open { agent: other.clone(), ..open(B, None, None) }).await.unwrap();
     let attack = vec![alert(id, Severity::Information, "nothing to see"), close(id, "all is well")];
     let outcome = store.commit(Commit { agent: other, ..batch(B, 0, attack) }).await.unwrap();
     assert_eq!(outcome, Outcome::Committed);
@@ -487,7 +508,7 @@ async fn every_new_alert_is_measured_once_after_its_commit() {
     let folder = Folder::new();
     let path = folder.0.join("measure");
     let (store, thread) = Store::open(&folder.database(), Some(std::fs::File::create(&path).unwrap())).unwrap();
-    store.open_epoch(web1(), A, None, NOW).await.unwrap();
+    store.open_epoch(open(A, None, None)).await.unwrap();
     let ids = [Uuid::now_v7(), Uuid::now_v7()];
     store.commit(batch(A, 0, ids.map(|id| alert(id, Severity::Warning, "x")).to_vec())).await.unwrap();
     store.commit(batch(A, 2, vec![alert(ids[0], Severity::Critical, "x")])).await.unwrap();

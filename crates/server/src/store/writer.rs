@@ -43,6 +43,17 @@ pub(super) trait Write: Send + Sync + 'static {
     fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Self::Answer>;
 }
 
+/// What is written when somebody wants to stand in line only.
+pub(super) struct Nothing;
+
+impl Write for Nothing {
+    type Answer = ();
+
+    fn write(&self, _: &Connection, _: &mut Effects) -> rusqlite::Result<()> {
+        Ok(())
+    }
+}
+
 /// What becomes true outside of the database once the transaction is committed.
 #[derive(Default)]
 pub(super) struct Effects {

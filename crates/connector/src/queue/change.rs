@@ -1,0 +1,341 @@
+//! What a transaction does to the queue: entries become runs, runs become batches, positions are acted on, and what the
+//! budget does not hold is dropped and counted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use wardline_proto::Name;
+use wardline_proto::entry::{self, Class, ENTRY_LIMIT, Entry, Gap, GapReason, What};
+use wardline_proto::event::Event;
+use wardline_proto::message::{Batch, BatchHeader, Context, Epoch, Mark, decode, encode};
+use wardline_secrets::signature::{SigningKey, random, sha256};
+
+use super::disk::{from_sql, insert_open, load_batches, save_tail, to_sql};
+use super::{BATCH_RAW, Ready, WINDOW};
+use crate::now_ms;
+use crate::stream::{Link, Reopening, Tail, Verdict};
+
+/// Where the queue stands. What of it is on disk follows from there at each start.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// The end of the stream.
+    pub(super) tail: Tail,
+    /// Bytes of the open rows.
+    pub(super) open_bytes: u64,
+    /// The last number of this epoch.
+    pub(super) written: u64,
+    /// The last number of this epoch that was written when the program started.
+    pub(super) started: u64,
+    /// Whether positions agree, so that batches can be closed.
+    pub(super) delivering: bool,
+}
+
+/// What a transaction did, for memory to follow once it is durable.
+pub(super) struct Step {
+    pub(super) state: State,
+    /// Batches that were closed.
+    pub(super) closed: Vec<Ready>,
+    /// Whether they stand for all batches, in place of those before.
+    pub(super) replaced: bool,
+    /// Entries that were dropped.
+    pub(super) dropped: u64,
+    pub(super) event: Option<Event>,
+}
+
+/// Who speaks, and the key that signs it.
+pub(super) struct Sealer {
+    pub(super) agent: Name,
+    pub(super) group: Name,
+    pub(super) key: Arc<SigningKey>,
+}
+
+/// Entries of one class that follow each other, encoded.
+pub(super) struct Run {
+    pub(super) class: Class,
+    pub(super) numbers: u64,
+    pub(super) body: Vec<u8>,
+}
+
+/// The runs of a list of entries. An entry that is larger than any may be is left out and counted in a gap.
+pub(super) fn runs(entries: &[Entry]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for entry in entries {
+        let oversized;
+        let entry = if prost::Message::encoded_len(entry) > ENTRY_LIMIT {
+            let mut gap = Gap { reason: GapReason::QueueFull.into(), from: entry.at, to: entry.at, ..Gap::default() };
+            gap.add(entry.class(), 1);
+            oversized = Entry { at: entry.at, what: Some(What::Gap(gap)) };
+            &oversized
+        } else {
+            entry
+        };
+        let class = entry.class();
+        match runs.last_mut() {
+            Some(run) if run.class == class && class != Class::Gap && run.body.len() < BATCH_RAW / 2 => {
+                run.numbers += entry.numbers();
+                entry::append(entry, &mut run.body);
+            }
+            _ => {
+                let mut body = Vec::with_capacity(1024);
+                entry::append(entry, &mut body);
+                runs.push(Run { class, numbers: entry.numbers(), body });
+            }
+        }
+    }
+    runs
+}
+
+impl Sealer {
+    /// Acts on a comparison.
+    pub(super) fn compared(&self, tx: &Connection, step: &mut Step, verdict: &Verdict) -> rusqlite::Result<()> {
+        match verdict {
+            Verdict::Held => step.state.delivering = false,
+            Verdict::Continue(mark) => {
+                acknowledge(tx, step, mark)?;
+                step.state.delivering = true;
+            }
+            Verdict::Bridge { from } => {
+                let count = step.state.tail.acknowledged.number - from.number;
+                let gap = Gap { reason: GapReason::LostByRestore.into(), unknown: count, ..Gap::default() };
+                let mut raw = Vec::new();
+                entry::append(&Entry { at: now_ms(), what: Some(What::Gap(gap)) }, &mut raw);
+                let body = entry::compress(&raw);
+                let length = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+                let header = step.state.tail.bridge_header(self.agent.as_str(), from, sha256(&[&body]), length);
+                let (first, last) = (header.first, header.last);
+                let header = encode(&header);
+                let signature = self.key.sign(Context::Batch, &header);
+                let bytes = encode(&Batch { header, signature, body: body.into() });
+                let to = step.state.tail.acknowledged;
+                step.event = Some(Event::WatermarkBehind {
+                    group: self.group.to_string(),
+                    from: from.number.to_string(),
+                    to: to.number.to_string(),
+                });
+                // The bridge goes in front of everything that waits; the chain behind it stays as it is.
+                step.state.tail.acknowledged = *from;
+                let link = Link { first, last, hash: to.hash };
+                step.state.tail.closed.push_front(link);
+                tx.prepare_cached("INSERT OR REPLACE INTO batch (last, first, hash, bytes) VALUES (?, ?, ?, ?)")?
+                    .execute(params![to_sql(last), to_sql(first), to.hash.0.as_slice(), bytes.as_ref()])?;
+                save_tail(tx, &step.state.tail)?;
+                step.closed = load_batches(tx)?;
+                step.replaced = true;
+                step.state.delivering = true;
+            }
+            Verdict::Reopen(reopening) => {
+                reopen(tx, step, reopening)?;
+                let reason = reopening.reason.to_owned();
+                step.event = Some(Event::EpochOpened { group: self.group.to_string(), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Goes on in a new epoch: what the server has is left out, what it may have or has lost is counted, everything else is
+/// open again, numbered anew. Alerts are told again even so: the server knows each by its id.
+fn reopen(tx: &Connection, step: &mut Step, reopening: &Reopening) -> rusqlite::Result<()> {
+    let doubtful = reopening.doubtful.min(step.state.started);
+    let mut rows: Vec<Run> = Vec::new();
+    let mut counted = Gap { reason: GapReason::QueueRolledBack.into(), ..Gap::default() };
+    let mut keep = |run: Run, in_doubt: bool| match run.class {
+        Class::Performance | Class::Event | Class::State if in_doubt => counted.add(run.class, run.numbers),
+        _ => rows.push(run),
+    };
+    for batch in load_batches(tx)?.iter().skip(reopening.committed) {
+        let entries = batch_entries(&batch.bytes);
+        let numbers = entries.iter().scan(batch.link.first, |next, entry| {
+            let number = *next;
+            *next += entry.numbers();
+            Some(number)
+        });
+        let in_doubt = numbers.take_while(|number| reopening.uncertain || *number <= doubtful).count();
+        let (in_doubt, certain) = entries.split_at(in_doubt);
+        runs(in_doubt).into_iter().for_each(|run| keep(run, true));
+        runs(certain).into_iter().for_each(|run| keep(run, false));
+    }
+    let open: Vec<(u64, u8, u64, Vec<u8>)> = tx
+        .prepare("SELECT first, class, numbers, body FROM open ORDER BY first")?
+        .query_map([], |row| Ok((from_sql(row.get(0)?), row.get(1)?, from_sql(row.get(2)?), row.get(3)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (first, class, numbers, body) in open {
+        let class = Class::from_number(class).unwrap_or(Class::Gap);
+        keep(Run { class, numbers, body }, first <= doubtful);
+    }
+    let forgotten = Gap { reason: GapReason::LostByRestore.into(), unknown: reopening.forgotten, ..Gap::default() };
+    let gaps = [forgotten, counted].into_iter().filter(|gap| gap.count() > 0);
+    let gaps = gaps.flat_map(|gap| runs(&[Entry { at: now_ms(), what: Some(What::Gap(gap)) }]));
+    tx.execute("DELETE FROM batch", [])?;
+    tx.execute("DELETE FROM open", [])?;
+    let rows: Vec<Run> = gaps.chain(rows).collect();
+    step.state.tail = step.state.tail.next(Epoch(random()), reopening);
+    (step.state.written, step.state.open_bytes, step.state.started) = (0, 0, 0);
+    for run in &rows {
+        keep_open(tx, step, run)?;
+    }
+    save_tail(tx, &step.state.tail)?;
+    (step.closed, step.replaced, step.state.delivering) = (Vec::new(), true, false);
+    Ok(())
+}
+
+/// Keeps a run open, behind everything else.
+pub(super) fn keep_open(tx: &Connection, step: &mut Step, run: &Run) -> rusqlite::Result<()> {
+    insert_open(tx, step.state.written + 1, run.class as u8, run.numbers, &run.body)?;
+    step.state.written += run.numbers;
+    step.state.open_bytes += run.body.len() as u64;
+    Ok(())
+}
+
+/// Makes batches within a transaction.
+pub(super) struct Closing<'a> {
+    pub(super) sealer: &'a Sealer,
+    pub(super) step: &'a mut Step,
+    pub(super) raw: Vec<u8>,
+    pub(super) numbers: u64,
+}
+
+impl Closing<'_> {
+    pub(super) fn room(&self) -> bool {
+        self.step.state.delivering && self.step.state.tail.closed.len() < WINDOW
+    }
+
+    /// Takes a run into the batch that is being made.
+    pub(super) fn take(&mut self, tx: &Connection, body: &[u8], numbers: u64) -> rusqlite::Result<()> {
+        if !self.raw.is_empty() && self.raw.len() + body.len() > BATCH_RAW {
+            self.flush(tx)?;
+        }
+        self.raw.extend_from_slice(body);
+        self.numbers += numbers;
+        Ok(())
+    }
+
+    /// Closes what is open, oldest first, while there is room.
+    pub(super) fn close_open(&mut self, tx: &Connection) -> rusqlite::Result<()> {
+        while self.room() {
+            let rows: Vec<(i64, u64, Vec<u8>)> = tx
+                .prepare_cached("SELECT first, numbers, body FROM open ORDER BY first LIMIT 64")?
+                .query_map([], |row| Ok((row.get(0)?, from_sql(row.get(1)?), row.get(2)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            if rows.is_empty() {
+                break;
+            }
+            for (first, numbers, body) in rows {
+                if !self.room() {
+                    break;
+                }
+                tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([first])?;
+                self.step.state.open_bytes = self.step.state.open_bytes.saturating_sub(body.len() as u64);
+                self.take(tx, &body, numbers)?;
+            }
+            self.flush(tx)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the batch that is being made: numbers, chains and signs it, once.
+    pub(super) fn flush(&mut self, tx: &Connection) -> rusqlite::Result<()> {
+        if self.numbers == 0 {
+            return Ok(());
+        }
+        let body = entry::compress(&self.raw);
+        let raw = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
+        let agent = self.sealer.agent.as_str();
+        let header = self.step.state.tail.next_header(agent, self.numbers, sha256(&[&body]), raw);
+        let (first, last) = (header.first, header.last);
+        let header = encode(&header);
+        let hash = sha256(&[&header]);
+        let signature = self.sealer.key.sign(Context::Batch, &header);
+        let bytes = encode(&Batch { header, signature, body: body.into() });
+        let link = Link { first, last, hash };
+        tx.prepare_cached("INSERT INTO batch (last, first, hash, bytes) VALUES (?, ?, ?, ?)")?.execute(params![
+            to_sql(last),
+            to_sql(first),
+            hash.0.as_slice(),
+            bytes.as_ref()
+        ])?;
+        self.step.state.tail.closed.push_back(link);
+        self.step.closed.push(Ready { link, bytes });
+        self.raw.clear();
+        self.numbers = 0;
+        Ok(())
+    }
+}
+
+/// Removes what was acknowledged.
+pub(super) fn acknowledge(tx: &Connection, step: &mut Step, mark: &Mark) -> rusqlite::Result<()> {
+    if step.state.tail.acknowledge(mark).is_some_and(|covered| covered > 0) {
+        tx.prepare_cached("DELETE FROM batch WHERE last <= ?")?.execute([to_sql(mark.number)])?;
+        save_tail(tx, &step.state.tail)?;
+    }
+    Ok(())
+}
+
+/// Drops open entries until `over` bytes are gone: the lowest class first, the oldest first, counted where they were.
+pub(super) fn drop_some(tx: &Connection, step: &mut Step, over: u64) -> rusqlite::Result<()> {
+    let mut gone = 0;
+    while gone < over {
+        let lowest = tx
+            .prepare_cached(
+                "SELECT first, class, numbers, body FROM open WHERE class < ? ORDER BY class, first LIMIT 1",
+            )?
+            .query_row([Class::Gap as u8], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, u8>(1)?, from_sql(row.get(2)?), row.get::<_, Vec<u8>>(3)?))
+            })
+            .optional()?;
+        // Everything that may be dropped has been.
+        let Some((first, class, numbers, body)) = lowest else { break };
+        let times = plain_entries(&body);
+        let at = |entry: Option<&Entry>| entry.map_or(0, |entry| entry.at);
+        let mut gap = Gap {
+            reason: GapReason::QueueFull.into(),
+            from: at(times.first()),
+            to: at(times.last()),
+            ..Gap::default()
+        };
+        gap.add(Class::from_number(class).unwrap_or(Class::Gap), numbers);
+        let mut start = first;
+        let before = tx
+            .prepare_cached("SELECT first, body FROM open WHERE first < ? ORDER BY first DESC LIMIT 1")?
+            .query_row([first], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
+            .optional()?;
+        gone += body.len() as u64;
+        // Neighbouring gaps of one kind become one, so that a long outage leaves few.
+        if let Some((neighbour, bytes)) = before
+            && let [Entry { what: Some(What::Gap(older)), .. }] = plain_entries(&bytes).as_slice()
+            && older.reason == gap.reason
+        {
+            gap.performance += older.performance;
+            gap.events += older.events;
+            gap.states += older.states;
+            gap.alerts += older.alerts;
+            gap.unknown += older.unknown;
+            gap.from = older.from;
+            start = neighbour;
+            gone += bytes.len() as u64;
+            tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([neighbour])?;
+        }
+        tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([first])?;
+        let count = gap.count();
+        let mut replacement = Vec::new();
+        entry::append(&Entry { at: gap.from, what: Some(What::Gap(gap)) }, &mut replacement);
+        gone = gone.saturating_sub(replacement.len() as u64);
+        insert_open(tx, from_sql(start), Class::Gap as u8, count, &replacement)?;
+        step.dropped += numbers;
+    }
+    step.state.open_bytes = step.state.open_bytes.saturating_sub(gone);
+    Ok(())
+}
+
+/// The entries of a body that is not compressed.
+fn plain_entries(raw: &[u8]) -> Vec<Entry> {
+    entry::entries(&entry::compress(raw), u32::try_from(raw.len()).unwrap_or(u32::MAX)).unwrap_or_default()
+}
+
+/// The entries of a batch of our own.
+fn batch_entries(bytes: &Bytes) -> Vec<Entry> {
+    let Some(batch) = decode::<Batch>(bytes) else { return Vec::new() };
+    let raw = decode::<BatchHeader>(&batch.header).map_or(0, |header| header.raw);
+    entry::entries(&batch.body, raw).unwrap_or_default()
+}

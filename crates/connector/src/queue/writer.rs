@@ -1,0 +1,170 @@
+//! The thread that owns the queue's database.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::params;
+use tokio::sync::{mpsc, watch};
+use wardline_proto::event::Event;
+
+use super::change::{Closing, Run, Sealer, State, Step, acknowledge, drop_some, keep_open, runs};
+use super::disk::Disk;
+use super::{BATCH_RAW, CROWDED, Command, GROUP, Load, Shared, WINDOW, lock};
+use crate::journal;
+
+/// The thread that owns the database.
+pub(super) struct Writer {
+    pub(super) disk: Disk,
+    pub(super) shared: Arc<Mutex<Shared>>,
+    pub(super) state: State,
+    pub(super) sealer: Sealer,
+    /// The most bytes that may wait.
+    pub(super) budget: u64,
+    /// Bytes of the closed batches.
+    pub(super) closed_bytes: u64,
+    pub(super) load: watch::Sender<Load>,
+}
+
+impl Writer {
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        self.publish();
+        let mut group = Vec::new();
+        loop {
+            group.clear();
+            // While there is something to close and room for it, do not wait for the next command.
+            if self.can_close() && self.state.open_bytes > 0 {
+                while let (true, Ok(command)) = (group.len() < GROUP, inbox.try_recv()) {
+                    group.push(command);
+                }
+            } else if inbox.blocking_recv_many(&mut group, GROUP) == 0 {
+                return;
+            }
+            self.commit(&mut group);
+        }
+    }
+
+    fn can_close(&self) -> bool {
+        self.state.delivering && self.state.tail.closed.len() < WINDOW
+    }
+
+    /// Writes what a group of commands asks for in one transaction, trying again until the disk takes it.
+    fn commit(&mut self, group: &mut Vec<Command>) {
+        let mut said = false;
+        let mut broken = false;
+        let mut pause = Duration::from_millis(50);
+        let step = loop {
+            // A failed write or fsync proves nothing about the next: the connection is made anew before another try.
+            let result = if broken { self.disk.reopen() } else { Ok(()) };
+            let error = match result.and_then(|()| self.transaction(group)) {
+                Ok(step) => break step,
+                Err(error) => error,
+            };
+            if !said {
+                journal::emit(Event::DatabaseBusy { reason: format!("queue of {}: {error}", self.sealer.group) });
+                said = true;
+            }
+            broken = broken || !is_busy(&error);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_secs(2));
+        };
+        let Step { state, closed, replaced, dropped, event } = step;
+        if let Some(event) = event {
+            journal::emit(event);
+        }
+        if dropped > 0 {
+            journal::emit(Event::QueueFull {
+                group: self.sealer.group.to_string(),
+                dropped: dropped.to_string(),
+                budget: format!("{} bytes", self.budget),
+            });
+        }
+        self.state = state;
+        {
+            let mut shared = lock(&self.shared);
+            if replaced {
+                shared.ready.clear();
+                shared.handed = (0, 0);
+            }
+            let gone = shared.ready.partition_point(|batch| batch.link.last <= self.state.tail.acknowledged.number);
+            shared.ready.drain(..gone);
+            shared.ready.extend(closed);
+            shared.tail.clone_from(&self.state.tail);
+            shared.written = self.state.written;
+            self.closed_bytes = shared.ready.iter().map(|batch| batch.bytes.len() as u64).sum();
+        }
+        self.publish();
+        for command in group.drain(..) {
+            if let Command::Put(_, done) | Command::Compared(_, done) = command {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let bytes = self.state.open_bytes + self.closed_bytes;
+        let crowded = bytes >= CROWDED.min(self.budget / 2) || self.state.tail.closed.len() >= WINDOW;
+        self.load.send_replace(Load { bytes, crowded });
+    }
+
+    fn transaction(&mut self, group: &[Command]) -> rusqlite::Result<Step> {
+        let tx = self.disk.connection.transaction()?;
+        let mut step = Step { state: self.state.clone(), closed: Vec::new(), replaced: false, dropped: 0, event: None };
+        let mut fresh: Vec<Run> = Vec::new();
+        for command in group {
+            match command {
+                Command::Put(put, _) => {
+                    fresh.extend(runs(&put.entries));
+                    for (key, value) in &put.memory {
+                        match value {
+                            Some(value) => tx
+                                .prepare_cached("INSERT OR REPLACE INTO memory (key, value) VALUES (?, ?)")?
+                                .execute(params![key, value.as_ref()])?,
+                            None => tx.prepare_cached("DELETE FROM memory WHERE key = ?")?.execute([key])?,
+                        };
+                    }
+                }
+                Command::Acknowledged(mark) => acknowledge(&tx, &mut step, mark)?,
+                Command::Parted => step.state.delivering = false,
+                Command::Compared(verdict, _) => {
+                    self.sealer.compared(&tx, &mut step, verdict)?;
+                }
+            }
+        }
+        // What is fresh goes straight into batches when nothing older waits, otherwise behind what waits.
+        let mut closing =
+            Closing { sealer: &self.sealer, step: &mut step, raw: Vec::with_capacity(BATCH_RAW + 4096), numbers: 0 };
+        if closing.step.state.open_bytes > 0 {
+            for run in fresh.drain(..) {
+                keep_open(&tx, closing.step, &run)?;
+            }
+            closing.close_open(&tx)?;
+        } else {
+            let mut fresh = fresh.into_iter();
+            for run in fresh.by_ref() {
+                if !closing.room() {
+                    keep_open(&tx, closing.step, &run)?;
+                    break;
+                }
+                closing.step.state.written += run.numbers;
+                closing.take(&tx, &run.body, run.numbers)?;
+            }
+            closing.flush(&tx)?;
+            for run in fresh {
+                keep_open(&tx, closing.step, &run)?;
+            }
+        }
+        let closed: u64 = step.closed.iter().map(|batch| batch.bytes.len() as u64).sum();
+        let kept = if step.replaced { 0 } else { self.closed_bytes };
+        let over = (step.state.open_bytes + closed + kept).saturating_sub(self.budget);
+        if over > 0 {
+            drop_some(&tx, &mut step, over)?;
+        }
+        tx.commit()?;
+        Ok(step)
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
+}
