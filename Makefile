@@ -51,5 +51,7 @@ fuzz:
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "fuzz: installing cargo-fuzz"; cargo install --locked cargo-fuzz; }
 	@set -e; for target in $(FUZZ); do \
 		cd "$(CURDIR)/$${target%/fuzz/fuzz_targets/*}"; \
-		cargo +nightly fuzz run "$$(basename "$$target" .rs)" -- -max_total_time=$(SECONDS); \
+		name=$$(basename "$$target" .rs); \
+		mkdir -p "fuzz/target/found/$$name"; \
+		cargo +nightly fuzz run "$$name" "fuzz/target/found/$$name" "fuzz/corpus/$$name" -- -max_total_time=$(SECONDS); \
 	done
