@@ -5,19 +5,22 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use serde::de::Error as _;
 use tokio_util::sync::CancellationToken;
 use wardline_agent::clock::Measure;
-use wardline_connector::config::{self, Keys, Membership, StateFolder};
+use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::queue::Queue;
 use wardline_connector::uplink::Uplink;
-use wardline_connector::{journal, signals};
+use wardline_connector::{enroll, home, journal, signals};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
+use wardline_secrets::certificate::Identity;
 
+/// As it is called.
+const PROGRAM: &str = "wardline-agent";
 /// The bounds of a queue's budget, bytes.
 const BUDGET: std::ops::RangeInclusive<u64> = 64 * 1024..=64 << 30;
 /// The bounds of the time between heartbeats.
@@ -38,12 +41,31 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/agent.toml")]
         config: PathBuf,
     },
+    /// Makes this host part of a management group: makes its keys, asks a parent with a join token, and keeps what it is
+    /// given.
+    Join(Join),
     /// Says whether the configuration file and its packs are right.
     CheckConfig {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/agent.toml")]
         config: PathBuf,
     },
+}
+
+#[derive(Args)]
+struct Join {
+    /// The configuration file, for the name and the state folder.
+    #[arg(long, default_value = "/etc/wardline/agent.toml")]
+    config: PathBuf,
+    /// Whom to ask, in order, and to report to: NAME, NAME:PORT or NAME=HOST:PORT. Repeatable.
+    #[arg(long, required = true)]
+    parent: Vec<Parent>,
+    /// The file with the join token; `-` is standard input. Without it, the token is asked for.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// This host's name: the configuration's, when there is that file.
+    #[arg(long)]
+    name: Option<Name>,
 }
 
 #[derive(Deserialize)]
@@ -62,8 +84,8 @@ struct Config {
     #[serde(default = "budget", deserialize_with = "size")]
     queue_budget: u64,
     measure: Option<PathBuf>,
-    #[serde(deserialize_with = "config::one_group")]
-    group: [Membership; 1],
+    #[serde(default, deserialize_with = "config::one_group")]
+    group: Option<Membership>,
 }
 
 fn state_dir() -> PathBuf {
@@ -96,6 +118,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
+        Command::Join(arguments) => return join(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,16 +147,21 @@ fn read(path: &Path) -> Result<(Config, Vec<Pack>), Event> {
     Ok((config, packs))
 }
 
+fn join(Join { config: file, parent, token_file, name }: Join) -> ExitCode {
+    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+    let place = enroll::place(PROGRAM, &file, name, read, state_dir());
+    enroll::main(PROGRAM, Role::Agent, place, parent, token_file)
+}
+
 fn run(path: &Path) -> Result<(), Event> {
     let (config, packs) = read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
-    let [membership] = config.group;
     let measure = config.measure.as_deref().map(Measure::open).transpose();
     let measure = measure.map_err(|error| refuse(format!("measure: {error}")))?;
     let state = StateFolder::open(&config.state_dir)?;
-    let folder = state.group(&membership.group());
-    let Keys { channel, identity, root } = Keys::load(&folder, &membership.group(), &config.name, Role::Agent)?;
-    let identity = Arc::new(identity);
+    let own = Identity { name: config.name.clone(), role: Role::Agent };
+    let home::Member { membership, folder, credential, identity, root, renewal } =
+        home::open(PROGRAM, path, config.group, &state, &own)?;
     let file = folder.join("queue.db");
     let queue =
         Queue::open(&file, config.name.clone(), membership.name.clone(), Arc::clone(&identity), config.queue_budget);
@@ -143,12 +171,15 @@ fn run(path: &Path) -> Result<(), Event> {
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
     let result = runtime.block_on(async {
         journal::emit(Event::Started {
-            program: "wardline-agent".into(),
+            program: PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             name: config.name.to_string(),
         });
         let stop = CancellationToken::new();
-        let uplink = Uplink { membership, channel, root, identity, queue, heartbeat: config.heartbeat };
+        if let Some(renewal) = renewal {
+            tokio::spawn(renewal.run(stop.clone()));
+        }
+        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat: config.heartbeat };
         let uplink = tokio::spawn(uplink.run(stop.clone()));
         let mut workflows = tokio::spawn(wardline_agent::run(packs, measure, outbox, stop.clone()));
         let mut uplink = uplink;

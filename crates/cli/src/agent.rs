@@ -1,10 +1,11 @@
 //! `wardline agent`: who watches hosts.
 
 use clap::Subcommand;
-use wardline_proto::Name;
+use wardline_proto::{Name, Role};
 use wardline_sdk::{Agent, AgentFilter, Client, DataAccess as _, Problem};
 
 use crate::list::Limit;
+use crate::member;
 use crate::output::{Cell, Column, Output};
 
 /// What can be done with agents.
@@ -20,6 +21,8 @@ pub(crate) enum Verb {
         /// Its name.
         name: Name,
     },
+    #[command(flatten)]
+    Member(member::Change),
 }
 
 const COLUMNS: &[Column<Agent>] = &[
@@ -41,6 +44,7 @@ pub(crate) async fn run(verb: Verb, client: &Client, output: &Output) -> Result<
             let ask = async |limit, cursor| client.agents(AgentFilter { limit: Some(limit), cursor }).await;
             output.list(&limit.gather(ask).await?, COLUMNS, name)
         }
+        Verb::Member(change) => member::change(Role::Agent, change, client, output).await,
         Verb::Release { name: agent } => output.one(&client.release(&agent).await?, COLUMNS, name),
     }
 }

@@ -6,9 +6,13 @@ mod agent;
 mod alert;
 mod explain;
 mod gap;
+mod keys;
 mod list;
+mod log;
+mod member;
 mod output;
 mod status;
+mod token;
 mod topology;
 
 use std::io::Write as _;
@@ -16,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use wardline_proto::Role;
 use wardline_sdk::{Client, Kind, Problem, SOCKET};
 
 use crate::output::{Format, Output};
@@ -42,6 +47,15 @@ enum Noun {
     /// Who watches hosts.
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// Who carries what agents say.
+    #[command(subcommand)]
+    Gateway(member::Verb),
+    /// What hosts join with.
+    #[command(subcommand)]
+    Token(token::Verb),
+    /// The keys of the management group, and the log of who is trusted.
+    #[command(subcommand)]
+    Keys(keys::Verb),
     /// What is missing.
     #[command(subcommand)]
     Gap(gap::Verb),
@@ -84,11 +98,20 @@ async fn run(arguments: Arguments) -> Result<(), Problem> {
     match arguments.noun {
         Noun::Alert(verb) => alert::run(verb, &client, &output).await,
         Noun::Agent(verb) => agent::run(verb, &client, &output).await,
+        Noun::Gateway(verb) => member::run(Role::Gateway, verb, &client, &output).await,
+        Noun::Token(verb) => token::run(verb, &client, &output).await,
+        Noun::Keys(verb) => keys::run(verb, &client, &output).await,
         Noun::Gap(verb) => gap::run(verb, &client, &output).await,
         Noun::Topology => topology::run(&client, &output).await,
         Noun::Status => status::run(&client, &output).await,
         Noun::Explain { number } => explain::run(number, &output),
     }
+}
+
+/// Tells whoever watches something that is no data.
+fn note(text: &str) {
+    // When standard error is gone there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{}", output::printable(text));
 }
 
 /// What scripts decide by; 0 is success, and 2 is also what wrong arguments give.

@@ -15,11 +15,17 @@ const COLUMNS: &[Column<Status>] = &[
     Column::new("EVENTS", |status| Cell::text(status.events)),
     Column::new("GAPS", |status| Cell::text(status.gaps)),
     Column::new("SET ASIDE", |status| Cell::text(status.set_aside)),
+    Column::new("RECOVERY KEY", |status| Cell::text(if status.recovery { "yes" } else { "no" })),
     Column::new("SCHEMA", |status| Cell::text(status.schema)),
     Column::new("DATABASE BYTES", |status| Cell::text(status.database_bytes)),
 ];
 
 /// Shows it.
 pub(crate) async fn run(client: &Client, output: &Output) -> Result<(), Problem> {
-    output.one(&client.status().await?, COLUMNS, |status| status.name.to_string())
+    let status = client.status().await?;
+    output.one(&status, COLUMNS, |status| status.name.to_string())?;
+    if !status.recovery {
+        crate::note("warning: the group has no recovery key; make one: `wardline keys escrow`");
+    }
+    Ok(())
 }

@@ -1,17 +1,19 @@
 //! What the daemons' configuration files have in common, and the folder that belongs to one of them.
 
 use std::fmt;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
 use wardline_secrets::signature::SigningKey;
@@ -67,6 +69,9 @@ pub struct Membership {
     /// How to authenticate.
     #[serde(default)]
     pub mechanism: Mechanism,
+    /// While another parent than the first is used: how often the first is tried.
+    #[serde(default = "primary_check", deserialize_with = "interval")]
+    pub primary_check: Duration,
 }
 
 impl Membership {
@@ -76,8 +81,31 @@ impl Membership {
     }
 }
 
+const fn primary_check() -> Duration {
+    Duration::from_secs(60)
+}
+
+/// From 100 ms.
+fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    const SHAPE: &str = "a whole number and one of ms, s, m, h is allowed, from 100ms to 24h";
+    let text = String::deserialize(from)?;
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return Err(D::Error::custom(SHAPE)),
+    };
+    let milliseconds = number.parse::<u32>().map_err(|_| D::Error::custom(SHAPE))?;
+    let interval = Duration::from_millis(u64::from(milliseconds) * factor);
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
+    bounds.contains(&interval).then_some(interval).ok_or_else(|| D::Error::custom(SHAPE))
+}
+
 /// How to authenticate to a parent.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mechanism {
     /// By certificates, both ends.
@@ -86,7 +114,7 @@ pub enum Mechanism {
 }
 
 /// A parent: who it must prove to be, and where it listens. The two are apart on purpose.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Parent {
     /// Its exact name.
     pub name: Name,
@@ -103,6 +131,38 @@ impl Parent {
         let name: Name = host.parse().map_err(|error| format!("{error}"))?;
         Ok(Self { address: format!("{name}:{port}"), name })
     }
+}
+
+impl fmt::Display for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.address)
+    }
+}
+
+impl FromStr for Parent {
+    type Err = String;
+
+    /// From `NAME`, `NAME:PORT` or `NAME=HOST:PORT`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None => Self::short(text),
+            Some((name, address)) => {
+                let name: Name = name.parse().map_err(|error| format!("{error}"))?;
+                is_address(address)
+                    .then(|| Self { name, address: address.to_owned() })
+                    .ok_or_else(|| no_address(address))
+            }
+        }
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    !host.is_empty() && port.parse::<NonZeroU16>().is_ok()
+}
+
+fn no_address(text: &str) -> String {
+    format!("{text:?}: an address is HOST:PORT")
 }
 
 impl<'de> Deserialize<'de> for Parent {
@@ -129,11 +189,11 @@ impl<'de> Deserialize<'de> for Parent {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Parent, A::Error> {
                 let Long { name, address } = Long::deserialize(MapAccessDeserializer::new(map))?;
-                let (host, port) = address.rsplit_once(':').unwrap_or_default();
-                if host.is_empty() || port.parse::<NonZeroU16>().is_err() {
-                    return Err(A::Error::custom(format!("{address:?}: an address is HOST:PORT")));
+                if is_address(&address) {
+                    Ok(Parent { name, address })
+                } else {
+                    Err(A::Error::custom(no_address(&address)))
                 }
-                Ok(Parent { name, address })
             }
         }
 
@@ -155,15 +215,15 @@ pub fn listen<'de, D: serde::Deserializer<'de>>(from: D) -> Result<SocketAddr, D
     address.map_err(|_| D::Error::custom("ADDRESS:PORT is allowed, as in \"0.0.0.0:5723\" or \"[::]:5723\""))
 }
 
-/// For `group` where there is one for now: a second one must not be passed over.
+/// For `group` where there is one at most for now: a second one must not be passed over.
 ///
 /// # Errors
-/// There is none, or more than one.
-pub fn one_group<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[Membership; 1], D::Error> {
+/// There is more than one.
+pub fn one_group<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Membership>, D::Error> {
     struct One;
 
     impl<'de> Visitor<'de> for One {
-        type Value = [Membership; 1];
+        type Value = Option<Membership>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("one [[group]]")
@@ -172,7 +232,7 @@ pub fn one_group<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[Membershi
         fn visit_seq<A: SeqAccess<'de>>(self, mut groups: A) -> Result<Self::Value, A::Error> {
             let first = groups.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
             match groups.next_element::<IgnoredAny>()? {
-                None => Ok([first]),
+                None => Ok(Some(first)),
                 Some(_) => Err(A::Error::custom("only one [[group]] is allowed")),
             }
         }
@@ -214,6 +274,11 @@ impl StateFolder {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The folder of one management group.
     pub fn group(&self, group: &Group) -> PathBuf {
         self.path.join(group.name.as_str())
@@ -225,7 +290,15 @@ impl StateFolder {
 /// # Errors
 /// It cannot be made, or others may use it.
 pub fn private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        // The umask can only take away from this mode.
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(0o700))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
     let meta = std::fs::metadata(path)?;
     if meta.mode() & 0o077 != 0 {
         return Err(io::Error::other(format!("its mode is {:04o}; `chmod 700` it", meta.mode() & 0o7777)));
@@ -246,9 +319,9 @@ pub fn announce(runtime: &Path, address: SocketAddr) -> io::Result<()> {
 
 /// What a health service holds of its group: its channel certificate, its identity key, and the group's root.
 #[derive(Debug)]
-pub struct Keys {
+pub struct Keys<C = Channel> {
     /// For the channel.
-    pub channel: Channel,
+    pub channel: C,
     /// Signs what this health service says.
     pub identity: SigningKey,
     /// What everything trusted leads to.
@@ -261,18 +334,54 @@ impl Keys {
     /// # Errors
     /// One event that names the file and what is wrong with it.
     pub fn load(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
+        let Keys { channel, identity, root } = Keys::with_channel(folder, group, name, role)?;
+        Ok(Self { channel: channel.map_err(|error| own_certificate(error, name))?, identity, root })
+    }
+}
+
+impl Keys<Option<Channel>> {
+    /// Loads and checks them. A channel certificate that is not valid now is said (event 20051) and left out: it can be
+    /// renewed.
+    ///
+    /// # Errors
+    /// One event that names the file and what is wrong with it.
+    pub fn load_renewable(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
+        let Keys { channel, identity, root } = Keys::with_channel(folder, group, name, role)?;
+        let channel = match channel {
+            Ok(channel) => Some(channel),
+            Err(error) => match own_certificate(error, name) {
+                ended @ Event::CertificateNotValidNow { .. } => {
+                    crate::journal::emit(ended);
+                    None
+                }
+                other => return Err(other),
+            },
+        };
+        Ok(Self { channel, identity, root })
+    }
+}
+
+impl Keys<Result<Channel, LoadError>> {
+    fn with_channel(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
         let path = folder.join("root.pem");
         let missing =
             |path: &Path, reason: String| Event::CertificateMissing { path: path.display().to_string(), reason };
         let root = Root::load(&path, group.id, group.pin).map_err(|error| missing(&path, error.to_string()))?;
-        let channel = Channel::load(folder, root.clone(), name, role).map_err(|error| own_certificate(error, name))?;
+        let channel = Channel::load(folder, root.clone(), name, role);
         let identity = signing_key(&folder.join("identity.key"), group.id)?;
-        crate::journal::emit(Event::CertificateLoaded {
-            path: folder.join("channel.pem").display().to_string(),
-            key: channel.key.to_string(),
-            to: date(channel.not_after),
-        });
+        if let Ok(channel) = &channel {
+            crate::journal::emit(loaded(folder, channel));
+        }
         Ok(Self { channel, identity, root })
+    }
+}
+
+/// That a channel certificate was loaded.
+pub(crate) fn loaded(folder: &Path, channel: &Channel) -> Event {
+    Event::CertificateLoaded {
+        path: folder.join("channel.pem").display().to_string(),
+        key: channel.key.to_string(),
+        to: date(channel.not_after),
     }
 }
 
@@ -306,7 +415,38 @@ fn own_certificate(error: LoadError, name: &Name) -> Event {
     }
 }
 
-fn date(seconds: u64) -> String {
+/// Seconds since 1970 as people read them.
+pub(crate) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map_or_else(|| seconds.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_a_name_with_a_port_or_an_address_of_its_own() {
+        let parent = |text: &str| text.parse::<Parent>().map(|parent| parent.to_string());
+        assert_eq!(parent("gw1.test"), Ok("gw1.test (gw1.test:5723)".into()));
+        assert_eq!(parent("gw1.test:99"), Ok("gw1.test (gw1.test:99)".into()));
+        assert_eq!(parent("gw1.test=[::1]:99"), Ok("gw1.test ([::1]:99)".into()));
+        for bad in ["", "GW1", "gw1:0", "gw1:x", "gw1=", "gw1=10.0.0.1", "gw1=:5", "gw1=a:65536", "=a:1"] {
+            assert!(parent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_time_between_looks_at_the_first_parent_has_bounds() {
+        let id = "id = \"0193a0e4-7b7e-7c52-9d6f-2f1d1c9a4b10\"";
+        let base = format!("name = \"north\"\n{id}\npin = \"sha256:{}\"\nparents = [\"gw1.test\"]\n", "0".repeat(64));
+        let read = |check: &str| toml::from_str::<Membership>(&format!("{base}{check}")).map(|m| m.primary_check);
+        assert_eq!(read("").unwrap(), Duration::from_secs(60));
+        for (text, expected) in [("100ms", 100), ("2s", 2000), ("3m", 180_000), ("24h", 86_400_000)] {
+            assert_eq!(read(&format!("primary_check = \"{text}\"")).unwrap(), Duration::from_millis(expected));
+        }
+        for text in ["99ms", "25h", "1", "s", "1d", "-1s", "", "5000000000s"] {
+            assert!(read(&format!("primary_check = \"{text}\"")).is_err(), "{text}");
+        }
+    }
 }

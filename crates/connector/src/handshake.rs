@@ -13,17 +13,19 @@ use rustls::pki_types::ServerName;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 use wardline_proto::authority::{Behalf, Direction};
 use wardline_proto::frame::{Frame, Message, Part};
 use wardline_proto::message::{Bound, Digest, decode};
-use wardline_proto::{ALPN_CERTIFICATE, Kind};
+use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Kind};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::sha256;
 use wardline_secrets::tls::{self, Channel};
 use wardline_secrets::trust::not_after;
 
 use crate::config::Parent;
+use crate::join::Knocking;
 use crate::now_ms;
 
 /// From the first byte to a session that stands.
@@ -89,8 +91,14 @@ pub enum HandshakeError {
     #[error("{0}")]
     Closed(String),
     /// No mechanism that both ends speak.
-    #[error("it offers {0}; wanted is wardline-cert/1")]
+    #[error("it offers {0}; wanted is wardline-cert/1, or wardline-join/1 alone")]
     Mechanism(String),
+    /// This end has no channel certificate that is good now.
+    #[error("this end's own channel certificate is not valid now; it is being renewed")]
+    NoCertificate,
+    /// Too many hosts join at once.
+    #[error("{} hosts join already; it may try again", crate::join::SESSIONS)]
+    Joins,
     /// The first messages do not agree.
     #[error("the first message does not fit this session: {0}")]
     Bound(&'static str),
@@ -107,7 +115,8 @@ pub async fn dial(channel: &Channel, parent: &Parent) -> Result<Session, Handsha
     tokio::time::timeout(DEADLINE, dial_unhurried(channel, parent)).await.map_err(|_| HandshakeError::Deadline)?
 }
 
-async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, HandshakeError> {
+/// A TCP connection to a parent, and where it leads.
+pub(crate) async fn connect(parent: &Parent) -> Result<(TcpStream, SocketAddr), HandshakeError> {
     let addresses: Vec<_> = tokio::net::lookup_host(&parent.address)
         .await
         .map_err(|error| HandshakeError::Resolve(error.to_string()))?
@@ -115,6 +124,11 @@ async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, H
     let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(HandshakeError::Connect)?;
     let address = tcp.peer_addr().map_err(HandshakeError::Connect)?;
     prepare(&tcp).map_err(HandshakeError::Connect)?;
+    Ok((tcp, address))
+}
+
+async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, HandshakeError> {
+    let (tcp, address) = connect(parent).await?;
     let config = channel.dial(&parent.name).map_err(|error| HandshakeError::Tls(error.to_string()))?;
     // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
     let name = ServerName::IpAddress(address.ip().into());
@@ -126,37 +140,75 @@ async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, H
     bind(channel, TlsStream::Client(stream), address, Direction::Up, vec![name_of(ALPN_CERTIFICATE)]).await
 }
 
+/// Who came to a listening socket.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A health service of the group.
+    Session(Box<Session>),
+    /// Somebody who wants to join, and their place among those who do.
+    Join(Box<Knocking>, OwnedSemaphorePermit),
+}
+
+/// What a listener speaks now.
+#[derive(Clone, Debug)]
+pub struct Speaks {
+    /// This end's channel certificate, and what is made of it; none while it has ended.
+    pub channel: Option<(Arc<Channel>, Arc<ServerConfig>)>,
+    /// For hosts that join.
+    pub join: Arc<ServerConfig>,
+    /// How many more may join at once.
+    pub places: Arc<Semaphore>,
+}
+
+/// What a ClientHello asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Session,
+    Join,
+}
+
+/// Exactly one of the names that are spoken here must be offered. Names of others beside it are nobody's business.
+fn wanted(offered: &[String]) -> Option<Wanted> {
+    let has = |alpn: &[u8]| offered.iter().any(|name| name.as_bytes() == alpn);
+    match (has(ALPN_CERTIFICATE), has(ALPN_JOIN)) {
+        (true, false) => Some(Wanted::Session),
+        (false, true) => Some(Wanted::Join),
+        _ => None,
+    }
+}
+
 /// Takes a connection of a listening socket.
 ///
 /// # Errors
 /// Why there is no session.
-pub async fn accept(
-    channel: &Channel,
-    config: Arc<ServerConfig>,
-    tcp: TcpStream,
-    address: SocketAddr,
-) -> Result<Session, HandshakeError> {
-    tokio::time::timeout(DEADLINE, accept_unhurried(channel, config, tcp, address))
-        .await
-        .map_err(|_| HandshakeError::Deadline)?
+pub async fn accept(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -> Result<Accepted, HandshakeError> {
+    let accepted = tokio::time::timeout(DEADLINE, accept_unhurried(speaks, tcp, address)).await;
+    accepted.map_err(|_| HandshakeError::Deadline)?
 }
 
-async fn accept_unhurried(
-    channel: &Channel,
-    config: Arc<ServerConfig>,
-    tcp: TcpStream,
-    address: SocketAddr,
-) -> Result<Session, HandshakeError> {
+async fn accept_unhurried(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -> Result<Accepted, HandshakeError> {
     prepare(&tcp).map_err(HandshakeError::Connect)?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(tls_error)?;
     let offered: Vec<_> = hello.client_hello().alpn().into_iter().flatten().map(name_of).collect();
     // rustls accepts a client that offers no ALPN name at all; this listener does not.
-    if !offered.iter().any(|name| name.as_bytes() == ALPN_CERTIFICATE) {
-        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
-        return Err(HandshakeError::Mechanism(offered));
+    match wanted(&offered) {
+        Some(Wanted::Session) => {
+            let (channel, config) = speaks.channel.ok_or(HandshakeError::NoCertificate)?;
+            let stream = TlsStream::Server(hello.into_stream(config).await.map_err(tls_error)?);
+            let session = bind(&channel, stream, address, Direction::Down, offered).await?;
+            Ok(Accepted::Session(session.into()))
+        }
+        Some(Wanted::Join) => {
+            // Taken before anything is computed for them.
+            let place = speaks.places.try_acquire_owned().map_err(|_| HandshakeError::Joins)?;
+            let stream = TlsStream::Server(hello.into_stream(speaks.join).await.map_err(tls_error)?);
+            Ok(Accepted::Join(Knocking { stream, address }.into(), place))
+        }
+        None => {
+            let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+            Err(HandshakeError::Mechanism(offered))
+        }
     }
-    let stream = hello.into_stream(config).await.map_err(tls_error)?;
-    bind(channel, TlsStream::Server(stream), address, Direction::Down, offered).await
 }
 
 /// Exchanges and compares the first messages.
@@ -257,7 +309,7 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn tls_error(error: io::Error) -> HandshakeError {
+pub(crate) fn tls_error(error: io::Error) -> HandshakeError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(inner) => tls::fault(inner)
             .map_or_else(|| HandshakeError::Tls(inner.to_string()), |fault| HandshakeError::Certificate(fault.clone())),

@@ -10,25 +10,36 @@
 //! ```
 //!
 //! - `config`: what the daemons' files say about names, groups and parents
+//! - `credential`: the channel certificate, which may change; `renewal`: that it does, in time
+//! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
 //! - `stream`: the rules of numbered, chained, signed streams; no IO
 //! - `queue`, `outbox`: an agent's durable queue and its one door
+//! - `parents`: which of several parents is talked to
 //! - `uplink`: an agent's way to its parent, kept up
-//! - `relay`: a gateway between its agents and its parent
+//! - `relay`: a gateway between who is below and its parent
 //! - `signals`, `journal`: when a daemon stops, and where its events go
 
 pub mod config;
+pub mod credential;
+pub mod enroll;
 pub mod handshake;
+pub mod home;
+pub mod join;
 pub mod journal;
 pub mod link;
 pub mod listener;
 pub mod outbox;
+pub mod parents;
 pub mod queue;
 pub mod relay;
+pub mod renewal;
 pub mod signals;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod uplink;
 
 /// Milliseconds since 1970 by this host's clock.

@@ -20,6 +20,8 @@ use crate::handshake::Session;
 const CHUNK: usize = 256 * 1024;
 /// Frames that wait to be written, per lane.
 const LANE: usize = 64;
+/// The same towards a gateway below, which carries what many agents are told: none of it is longer than 8 KiB.
+const WIDE_LANE: usize = 8 * 1024;
 
 /// Why nothing more comes in.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,36 @@ pub struct Outgoing {
     bulk: mpsc::Sender<Frame>,
 }
 
+/// What waits to be written.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    urgent: mpsc::Receiver<Frame>,
+    bulk: mpsc::Receiver<Frame>,
+}
+
+impl Lanes {
+    /// Two empty lanes with room for so many frames each.
+    pub(crate) fn new(room: usize) -> (Outgoing, Self) {
+        let ((urgent, urgent_lane), (bulk, bulk_lane)) = (mpsc::channel(room), mpsc::channel(room));
+        (Outgoing { urgent, bulk }, Self { urgent: urgent_lane, bulk: bulk_lane })
+    }
+
+    /// Everything that waits.
+    #[cfg(test)]
+    pub(crate) fn drain(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.urgent.try_recv().or_else(|_| self.bulk.try_recv()).ok()).collect()
+    }
+}
+
+/// A task that ends with this.
+pub(crate) struct AbortOnDrop<T>(pub(crate) JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The session has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the session has ended")]
@@ -85,12 +117,12 @@ pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>
         Direction::Down => Direction::Up,
     };
     let (read, write) = tokio::io::split(stream);
-    let (urgent, urgent_lane) = mpsc::channel(LANE);
-    let (bulk, bulk_lane) = mpsc::channel(LANE);
-    let writer = tokio::spawn(write_all(write, urgent_lane, bulk_lane));
+    let wide = direction == Direction::Down && peer.role == Role::Gateway;
+    let (outgoing, lanes) = Lanes::new(if wide { WIDE_LANE } else { LANE });
+    let writer = tokio::spawn(write_all(write, lanes));
     let incoming =
         Incoming { read, buffer, assembler: Assembler::default(), deaf: HashSet::new(), sender: peer.role, travels };
-    (incoming, Outgoing { urgent, bulk }, writer)
+    (incoming, outgoing, writer)
 }
 
 impl Incoming {
@@ -145,9 +177,9 @@ impl Incoming {
     }
 }
 
-/// Only what is large goes by the bulk lane, and positions, which must not overtake it.
+/// Only what is large goes by the bulk lane, and what must not overtake it: positions, and the end of a route.
 const fn is_bulk(kind: Kind) -> bool {
-    matches!(kind, Kind::Batch | Kind::Position)
+    matches!(kind, Kind::Batch | Kind::Position | Kind::RouteClose)
 }
 
 impl Outgoing {
@@ -193,8 +225,7 @@ impl Outgoing {
 
 async fn write_all(
     mut write: WriteHalf<TlsStream<TcpStream>>,
-    mut urgent: mpsc::Receiver<Frame>,
-    mut bulk: mpsc::Receiver<Frame>,
+    Lanes { mut urgent, mut bulk }: Lanes,
 ) -> io::Result<()> {
     let mut out = BytesMut::new();
     loop {

@@ -4,16 +4,20 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
-use wardline_secrets::tls::Channel;
+use wardline_secrets::tls::{self, Channel};
 
-use crate::handshake::{HandshakeError, Session, accept};
+use crate::credential::Credential;
+use crate::handshake::{Accepted, HandshakeError, Session, Speaks, accept};
+use crate::join::{self, Knocking};
 use crate::journal;
 
 /// The most handshakes in progress.
@@ -21,30 +25,42 @@ const HANDSHAKES: usize = 512;
 /// At most one event about floods in this time.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Serves a listening socket until it is told to stop: every session that stands is handed to `serve`.
+/// Says that there is too much, and not too often.
+#[derive(Clone, Default)]
+struct Busy(Arc<Mutex<Option<Instant>>>);
+
+impl Busy {
+    fn say(&self, reason: String) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|when| when.elapsed() > QUIET) {
+            *said = Some(Instant::now());
+            journal::emit(Event::ListenerBusy { reason });
+        }
+    }
+}
+
+/// Serves a listening socket until it is told to stop: every session that stands is handed to `serve`, everybody who
+/// wants to join to `on_join`, which may take [`join::DEADLINE`]. The two have bounds of their own: neither keeps out the
+/// other.
 ///
 /// # Errors
 /// TLS cannot be set up.
-pub async fn listen<F>(
+pub async fn listen<F, J>(
     listener: TcpListener,
-    channel: Channel,
+    credential: Credential,
     stop: CancellationToken,
     serve: impl Fn(Session) -> F + Clone + Send + 'static,
+    on_join: impl Fn(Knocking) -> J + Clone + Send + 'static,
 ) -> Result<(), rustls::Error>
 where
     F: Future<Output = ()> + Send + 'static,
+    J: Future<Output = ()> + Send + 'static,
 {
-    let config = Arc::new(channel.listen()?);
-    let channel = Arc::new(channel);
+    let (joining, places) = (Arc::new(tls::join_listen()?), Arc::new(Semaphore::new(join::SESSIONS)));
+    let mut current: Option<(Arc<Channel>, Arc<ServerConfig>)> = None;
     let mut tasks: JoinSet<()> = JoinSet::new();
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
-    let mut said: Option<Instant> = None;
-    let mut busy = |reason: String| {
-        if said.is_none_or(|when| when.elapsed() > QUIET) {
-            said = Some(Instant::now());
-            journal::emit(Event::ListenerBusy { reason });
-        }
-    };
+    let busy = Busy::default();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -55,7 +71,7 @@ where
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: give back what is half-open and go on.
-                busy(error.to_string());
+                busy.say(error.to_string());
                 waiting.drain(..).for_each(|handle| handle.abort());
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -66,22 +82,54 @@ where
             if let Some(oldest) = waiting.pop_front() {
                 oldest.abort();
             }
-            busy(format!("{HANDSHAKES} handshakes are in progress; the oldest are given up"));
+            busy.say(format!("{HANDSHAKES} handshakes are in progress; the oldest are given up"));
         }
-        let (config, channel, serve) = (Arc::clone(&config), Arc::clone(&channel), serve.clone());
-        // Only the handshake can be given up; a session that stands is its own task.
-        let handshake = tasks.spawn(async move {
-            match accept(&channel, config, tcp, address).await {
-                Ok(session) => {
-                    tokio::spawn(serve(session));
-                }
-                Err(error) => refused(address, error),
-            }
-        });
+        // What was made of a certificate is good until there is another.
+        let channel = credential.current();
+        if channel.as_ref().map(Arc::as_ptr) != current.as_ref().map(|(channel, _)| Arc::as_ptr(channel)) {
+            let config = channel.as_ref().map(|channel| channel.listen().map(Arc::new)).transpose()?;
+            current = channel.zip(config);
+        }
+        let (join, places) = (Arc::clone(&joining), Arc::clone(&places));
+        let speaks = Speaks { channel: current.clone(), join, places };
+        let handshake =
+            tasks.spawn(begin(speaks, tcp, address, stop.clone(), busy.clone(), serve.clone(), on_join.clone()));
         waiting.push_back(handshake);
     }
     tasks.shutdown().await;
     Ok(())
+}
+
+/// One connection, until it stands. Only the handshake can be given up; what stands is its own task.
+async fn begin<F, J>(
+    speaks: Speaks,
+    tcp: TcpStream,
+    address: SocketAddr,
+    stop: CancellationToken,
+    busy: Busy,
+    serve: impl Fn(Session) -> F,
+    on_join: impl Fn(Knocking) -> J,
+) where
+    F: Future<Output = ()> + Send + 'static,
+    J: Future<Output = ()> + Send + 'static,
+{
+    match accept(speaks, tcp, address).await {
+        Ok(Accepted::Session(session)) => {
+            tokio::spawn(serve(*session));
+        }
+        Ok(Accepted::Join(knocking, place)) => {
+            let joining = on_join(*knocking);
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = tokio::time::timeout(join::DEADLINE, joining) => {}
+                }
+                drop(place);
+            });
+        }
+        Err(error @ HandshakeError::Joins) => busy.say(error.to_string()),
+        Err(error) => refused(address, error),
+    }
 }
 
 fn refused(address: SocketAddr, error: HandshakeError) {
@@ -90,4 +138,34 @@ fn refused(address: SocketAddr, error: HandshakeError) {
         HandshakeError::Certificate(_) => Event::PeerCertificateInvalid { address, reason },
         _ => Event::NotAuthenticated { address, reason },
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use wardline_proto::Role;
+
+    use super::*;
+    use crate::credential::credential;
+    use crate::handshake::dial;
+    use crate::testing::{Group, listen, parent};
+
+    #[tokio::test]
+    async fn a_new_certificate_is_used_from_the_next_handshake_on_and_without_one_nobody_is_served() {
+        let (group, stop) = (Group::new(), CancellationToken::new());
+        let _stops = stop.clone().drop_guard();
+        let (publisher, own) = credential(None);
+        let serve = |session| async move { drop(session) };
+        let srv = parent("srv.test", listen(own.clone(), &stop, serve, |_| std::future::ready(())).await);
+        let agent = group.channel("web1.test", Role::Agent);
+        assert!(dial(&agent, &srv).await.is_err());
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            publisher.publish(group.channel("srv.test", Role::Server));
+            for _ in 0..2 {
+                seen.push(dial(&agent, &srv).await.unwrap().facts.peer_certificate);
+            }
+        }
+        assert!(seen[0] == seen[1] && seen[1] != seen[2] && seen[2] == seen[3]);
+        assert_eq!(own.ready().await.key, publisher.current().unwrap().key);
+    }
 }

@@ -11,19 +11,19 @@ use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Ack, Answer, Context, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode};
 use wardline_proto::{GroupId, Kind, Name};
+use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::{KeyId, SigningKey, VerifyingKey, random};
-use wardline_secrets::tls::Channel;
 use wardline_secrets::trust::Root;
 
 use crate::config::{Membership, Parent};
-use crate::handshake::{Facts, HandshakeError, Session, dial};
+use crate::credential::Credential;
+use crate::handshake::{Facts, Session};
 use crate::journal;
-use crate::link::{self, Outgoing};
+use crate::link::{self, AbortOnDrop, Outgoing};
+use crate::parents::{PAUSE, connect, first, jitter};
 use crate::queue::Queue;
 use crate::stream::{Answered, Verdict};
 
-/// The pause before the next try after a failed one, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long an agent whose streams are held waits before it asks again.
 const HELD: Duration = Duration::from_secs(30);
 /// How long an acknowledgement of what was sent may take before positions are compared again: somebody on the way may
@@ -35,10 +35,12 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// What an agent needs to reach its parents.
 #[derive(Debug)]
 pub struct Uplink {
+    /// Who the agent is.
+    pub own: Identity,
     /// Group and parents.
     pub membership: Membership,
     /// The channel's certificate.
-    pub channel: Channel,
+    pub credential: Credential,
     /// What the answers must lead to.
     pub root: Root,
     /// Signs what the agent says.
@@ -49,74 +51,12 @@ pub struct Uplink {
     pub heartbeat: Duration,
 }
 
-/// Dials the parents in turn, with growing pauses, until one session stands; says which failed and why.
-pub async fn connect(
-    channel: &Channel,
-    membership: &Membership,
-    stop: &CancellationToken,
-) -> Option<(Session, Parent)> {
-    let mut pause = PAUSE.0;
-    loop {
-        let mut reasons = Vec::new();
-        for parent in &membership.parents {
-            let result = tokio::select! {
-                () = stop.cancelled() => return None,
-                result = dial(channel, parent) => result,
-            };
-            match result {
-                Ok(session) => {
-                    let Facts { mechanism, version, cipher, exchange, .. } = session.facts.clone();
-                    let parent_shown = session.peer.to_string();
-                    journal::emit(Event::Connected { parent: parent_shown, mechanism, version, cipher, exchange });
-                    return Some((session, parent.clone()));
-                }
-                Err(error) => {
-                    reasons.push(format!("{}: {error}", parent.name));
-                    journal::emit(unreachable(parent, error));
-                }
-            }
-        }
-        journal::emit(Event::NoParent { group: membership.name.to_string(), reason: reasons.join("; ") });
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(pause + jitter(pause)) => {}
-        }
-        pause = (pause * 2).min(PAUSE.1);
-    }
-}
-
-/// Up to half of a pause, at random, so that those who lost the same parent do not come back at once.
-fn jitter(pause: Duration) -> Duration {
-    let [byte, ..] = random();
-    pause.mul_f64(f64::from(byte) / 512.0)
-}
-
-fn unreachable(parent: &Parent, error: HandshakeError) -> Event {
-    let (shown, reason) = (format!("{} ({})", parent.name, parent.address), error.to_string());
-    match error {
-        HandshakeError::Resolve(_) => Event::ParentNotResolved { parent: shown, reason },
-        HandshakeError::Connect(_) => Event::ParentUnreachable { parent: shown, reason },
-        HandshakeError::Certificate(_) => Event::ParentNotTrusted { parent: shown, reason },
-        HandshakeError::Tls(_)
-        | HandshakeError::Closed(_)
-        | HandshakeError::Mechanism(_)
-        | HandshakeError::Bound(_)
-        | HandshakeError::Deadline => Event::ClosedBeforeAuthentication { parent: shown, reason },
-    }
-}
-
 /// The signed facts of a session, as its dialling or listening end reports them.
-pub fn hop(
-    channel: &Channel,
-    identity: &SigningKey,
-    peer: &wardline_secrets::certificate::Identity,
-    facts: &Facts,
-    dialled: bool,
-) -> Signed {
+pub fn hop(own: &Identity, identity: &SigningKey, peer: &Identity, facts: &Facts, dialled: bool) -> Signed {
     let hop = Hop {
         id: facts.hop.to_wire(),
-        reporter: channel.identity.name.to_string(),
-        role: channel.identity.role.to_string(),
+        reporter: own.name.to_string(),
+        role: own.role.to_string(),
         peer: peer.name.to_string(),
         peer_role: peer.role.to_string(),
         mechanism: facts.mechanism.clone(),
@@ -134,11 +74,25 @@ pub fn hop(
 impl Uplink {
     /// Keeps the way up until the program stops.
     pub async fn run(mut self, stop: CancellationToken) {
+        let (credential, membership) = (self.credential.clone(), self.membership.clone());
         let mut pause = PAUSE.0;
-        while let Some((session, parent)) = connect(&self.channel, &self.membership, &stop).await {
+        let mut moved = None;
+        loop {
+            let Some((session, parent)) = (match moved.take() {
+                Some(better) => Some(better),
+                None => connect(&credential, &membership, &stop).await,
+            }) else {
+                break;
+            };
             let end = tokio::select! {
                 () = stop.cancelled() => break,
                 end = self.session(session, &parent) => end,
+                better = first(&credential, &membership, &parent) => {
+                    // The old session has ended here; positions are compared anew on the new one.
+                    moved = Some(better);
+                    self.queue.parted().await;
+                    continue;
+                }
             };
             self.queue.parted().await;
             // Who went away is dialled again soon; who refused, or forged, later and later.
@@ -163,7 +117,7 @@ impl Uplink {
 
     /// One session, until it ends.
     async fn session(&mut self, session: Session, parent: &Parent) -> End {
-        let facts = hop(&self.channel, &self.identity, &session.peer, &session.facts, true);
+        let facts = hop(&self.own, &self.identity, &session.peer, &session.facts, true);
         let (mut incoming, outgoing, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
         let mut talk = Talk { link: self, parent, facts, outgoing, state: State::Closed, sent: 0 };
@@ -189,14 +143,6 @@ impl Uplink {
                 return end;
             }
         }
-    }
-}
-
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -305,7 +251,7 @@ impl Talk<'_> {
         self.link.queue.compared(verdict.clone()).await;
         match verdict {
             Verdict::Held => {
-                journal::emit(Event::StreamHeld { agent: self.link.channel.identity.name.to_string() });
+                journal::emit(Event::StreamHeld { agent: self.link.own.name.to_string() });
                 self.state = State::Held { due: Instant::now() + HELD };
                 Ok(())
             }
@@ -422,6 +368,44 @@ impl Talk<'_> {
     }
 
     fn name(&self) -> &Name {
-        &self.link.channel.identity.name
+        &self.link.own.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+    use wardline_proto::Role;
+
+    use super::*;
+    use crate::testing::{Group, Scratch, parent, sessions};
+
+    #[tokio::test]
+    async fn an_agent_goes_to_the_second_parent_while_the_first_is_away_and_comes_back() {
+        let (group, scratch, stop) = (Group::new(), Scratch::new(), CancellationToken::new());
+        let _stops = stop.clone().drop_guard();
+        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (second, mut at_second) = sessions(group.channel("gw2.test", Role::Gateway), None, &stop).await;
+        let (identity, channel) = (group.identity(), group.channel("web1.test", Role::Agent));
+        let own = channel.identity.clone();
+        let membership = group.membership(vec![parent("gw1.test", first), parent("gw2.test", second)]);
+        let (file, budget) = (scratch.0.join("queue.db"), 1 << 20);
+        let queue = Queue::open(&file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
+        let (queue, _outbox, _thread) = queue.unwrap();
+        let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
+        let uplink = Uplink { own, membership, credential: channel.into(), root, identity, queue, heartbeat };
+        tokio::spawn(uplink.run(stop.clone()));
+
+        let session = at_second.recv().await.unwrap();
+        let (mut hears, says, _writer) = link::open(session);
+        says.send(Message::own(Kind::Way, Way { open: true })).await.unwrap();
+        while hears.message().await.unwrap().kind != Kind::Position {}
+        let (_, mut at_first) = sessions(group.channel("gw1.test", Role::Gateway), Some(first), &stop).await;
+        let (mut again, says, _writer) = link::open(at_first.recv().await.unwrap());
+        // The old session ends only now that the new one stands; positions are compared there.
+        while hears.message().await.is_ok() {}
+        says.send(Message::own(Kind::Way, Way { open: true })).await.unwrap();
+        while again.message().await.unwrap().kind != Kind::Position {}
+        assert!(at_second.try_recv().is_err());
     }
 }

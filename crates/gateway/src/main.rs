@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, Keys, Membership, StateFolder};
+use wardline_connector::config::{self, Membership, Parent, StateFolder};
+use wardline_connector::join::{self, Knocking};
 use wardline_connector::relay::Relay;
-use wardline_connector::{journal, listener, signals};
+use wardline_connector::{enroll, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
-use wardline_secrets::roster::{Listed, Roster};
+use wardline_secrets::certificate::Identity;
 
 #[derive(Parser)]
 #[command(version, about = "Carries what agents say across a network boundary, unread.")]
@@ -31,6 +32,9 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/gateway.toml")]
         config: PathBuf,
     },
+    /// Makes this host part of a management group: makes its keys, asks a parent with a join token, and keeps what it is
+    /// given.
+    Join(Join),
     /// Says whether the configuration file is right.
     CheckConfig {
         /// The configuration file.
@@ -38,6 +42,25 @@ enum Command {
         config: PathBuf,
     },
 }
+
+#[derive(Args)]
+struct Join {
+    /// The configuration file, for the name and the state folder.
+    #[arg(long, default_value = "/etc/wardline/gateway.toml")]
+    config: PathBuf,
+    /// Whom to ask, in order, and to report to: NAME, NAME:PORT or NAME=HOST:PORT. Repeatable.
+    #[arg(long, required = true)]
+    parent: Vec<Parent>,
+    /// The file with the join token; `-` is standard input. Without it, the token is asked for.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// This host's name: the configuration's, when there is that file.
+    #[arg(long)]
+    name: Option<Name>,
+}
+
+/// As it is called.
+const PROGRAM: &str = "wardline-gateway";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,10 +72,8 @@ struct Config {
     runtime_dir: PathBuf,
     #[serde(default = "listen", deserialize_with = "config::listen")]
     listen: SocketAddr,
-    #[serde(deserialize_with = "config::one_group")]
-    group: [Membership; 1],
-    #[serde(default)]
-    agent: Vec<Listed>,
+    #[serde(default, deserialize_with = "config::one_group")]
+    group: Option<Membership>,
 }
 
 fn state_dir() -> PathBuf {
@@ -69,8 +90,9 @@ fn listen() -> SocketAddr {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::CheckConfig { config } => read(&config).map(drop),
+        Command::CheckConfig { config } => config::read(&config).map(|_: Config| ()),
         Command::Run { config } => run(&config),
+        Command::Join(arguments) => return join(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,23 +103,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration and the roster.
-fn read(path: &Path) -> Result<(Config, Roster), Event> {
-    let mut config: Config = config::read(path)?;
-    let agents = std::mem::take(&mut config.agent).into_iter().map(|listed| (Role::Agent, listed));
-    let roster = Roster::new(agents).map_err(|name| Event::ConfigurationRefused {
-        file: path.display().to_string(),
-        reason: format!("{name} is listed twice"),
-    })?;
-    Ok((config, roster))
+fn join(Join { config: file, parent, token_file, name }: Join) -> ExitCode {
+    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+    let place = enroll::place(PROGRAM, &file, name, read, state_dir());
+    enroll::main(PROGRAM, Role::Gateway, place, parent, token_file)
 }
 
 fn run(path: &Path) -> Result<(), Event> {
-    let (config, roster) = read(path)?;
+    let config: Config = config::read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
-    let [membership] = config.group;
     let state = StateFolder::open(&config.state_dir)?;
-    let keys = Keys::load(&state.group(&membership.group()), &membership.group(), &config.name, Role::Gateway)?;
+    let own = Identity { name: config.name.clone(), role: Role::Gateway };
+    let home::Member { membership, credential, identity, renewal, .. } =
+        home::open(PROGRAM, path, config.group, &state, &own)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
     runtime.block_on(async {
@@ -106,16 +124,24 @@ fn run(path: &Path) -> Result<(), Event> {
         let address = listener.local_addr().map_err(|error| refuse(error.to_string()))?;
         config::announce(&config.runtime_dir, address).map_err(|error| refuse(format!("runtime_dir: {error}")))?;
         journal::emit(Event::Started {
-            program: "wardline-gateway".into(),
+            program: PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             name: config.name.to_string(),
         });
         let stop = CancellationToken::new();
-        let relay = Relay::new(membership, keys.channel.clone(), keys.identity, roster);
+        if let Some(renewal) = renewal {
+            tokio::spawn(renewal.run(stop.clone()));
+        }
+        let parents: Arc<[Parent]> = membership.parents.clone().into();
+        let relay = Relay::new(own, membership, credential.clone(), identity);
         let above = tokio::spawn(Arc::clone(&relay).run(stop.clone()));
         let below = stop.clone();
         let serve = move |session| Arc::clone(&relay).serve(session, below.clone());
-        let listening = tokio::spawn(listener::listen(listener, keys.channel, stop.clone(), serve));
+        let pass = move |knocking: Knocking| {
+            let parents = Arc::clone(&parents);
+            async move { join::pass(knocking.stream, &parents).await }
+        };
+        let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, pass));
         signals::wait().await;
         stop.cancel();
         let _ = tokio::time::timeout(signals::STOPPING, async { tokio::join!(above, listening) }).await;

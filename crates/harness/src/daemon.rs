@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -95,6 +95,29 @@ impl Daemon {
     /// The file in which it measures, when the group does.
     pub fn measure(&self) -> PathBuf {
         self.folder.join("measure")
+    }
+
+    /// Joins its group by this parent (`NAME=ADDRESS`), with the token in a file.
+    ///
+    /// # Panics
+    /// The program cannot be run.
+    pub fn join(&self, parent: &str, token: &Path) -> Output {
+        let mut command = Command::new(program::find(&format!("wardline-{}", self.role)));
+        command.arg("join").arg("--config").arg(self.config()).args(["--parent", parent, "--token-file"]).arg(token);
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(&self.folder).stdin(Stdio::null());
+        command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Adds to its configuration.
+    pub(crate) fn configure(&self, text: &str) {
+        let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
+        std::fs::write(self.config(), format!("{old}\n{text}")).expect("a configuration can be written");
+    }
+
+    /// Begins its log anew, while it does not run.
+    pub(crate) fn forget(&mut self) {
+        std::fs::remove_file(self.log_path()).expect("it has said something");
+        self.begin = 0;
     }
 
     /// Starts it and returns when it is ready: a listener when it listens, an agent when it has passed its checks.

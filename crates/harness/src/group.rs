@@ -1,4 +1,4 @@
-//! A management group: its files laid down, its programs run.
+//! A management group: founded by its server, joined by everybody else, its programs run.
 //!
 //! ```text
 //!  agent1.test ──┐
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use wardline_proto::Role;
 
 use crate::daemon::Daemon;
-use crate::pki::{self, Authority, IdentityKey};
+use crate::pki::{self, Authority, Credential};
 use crate::port::Port;
 use crate::tap::Tap;
 use crate::{Scratch, program};
@@ -44,7 +44,7 @@ pub struct Group {
     database: PathBuf,
     packs: PathBuf,
     _ports: Vec<Port>,
-    _runtime: Scratch,
+    runtime: Scratch,
     scratch: Scratch,
 }
 
@@ -60,6 +60,9 @@ pub struct Builder {
     tapped: bool,
     packs: Vec<(String, String)>,
     states: HashMap<String, PathBuf>,
+    written: bool,
+    chained: bool,
+    channel_lifetime: Option<String>,
 }
 
 impl Builder {
@@ -117,6 +120,24 @@ impl Builder {
         self
     }
 
+    /// Agents and gateways have their group in their configuration, over what joining has left in their state.
+    pub const fn written(mut self) -> Self {
+        self.written = true;
+        self
+    }
+
+    /// Each gateway is behind the one before it, and every agent behind the last.
+    pub const fn chained(mut self) -> Self {
+        self.chained = true;
+        self
+    }
+
+    /// How long channel certificates are valid.
+    pub fn channel_lifetime(mut self, lifetime: &str) -> Self {
+        self.channel_lifetime = Some(lifetime.into());
+        self
+    }
+
     /// Lays down the group and starts it, from the server down.
     pub fn start(self) -> Group {
         let mut group = self.lay();
@@ -124,7 +145,7 @@ impl Builder {
         group
     }
 
-    /// Lays down all files and starts nothing.
+    /// Lays down all files, lets the server found the group and everybody join it, and leaves nothing running.
     pub fn lay(self) -> Group {
         let (scratch, runtime) = (Scratch::new(), Scratch::in_memory());
         let plan = Plan { builder: &self, scratch: scratch.path(), runtime: runtime.path() };
@@ -139,18 +160,18 @@ impl Builder {
             ports.last().expect("just pushed").address()
         };
         let listen = reserve();
-        let server = Site::new(&plan, "srv1.test", Role::Server, &authority);
-        let gateways: Vec<_> = (1..=self.gateways)
-            .map(|i| (Site::new(&plan, &format!("gw{i}.test"), Role::Gateway, &authority), reserve()))
-            .collect();
+        let server = Site::new(&plan, "srv1.test", Role::Server);
+        let gateways: Vec<_> =
+            (1..=self.gateways).map(|i| (Site::new(&plan, &format!("gw{i}.test"), Role::Gateway), reserve())).collect();
         let agents: Vec<_> = (1..=self.agents + self.direct)
             .map(|i| {
-                let behind = (i <= self.agents).then(|| &gateways[(i - 1) % gateways.len()]);
-                (Site::new(&plan, &format!("agent{i}.test"), Role::Agent, &authority), behind)
+                let gateway = || if self.chained { gateways.len() - 1 } else { (i - 1) % gateways.len() };
+                let behind = (i <= self.agents).then(|| &gateways[gateway()]);
+                (Site::new(&plan, &format!("agent{i}.test"), Role::Agent), behind)
             })
             .collect();
 
-        let mut in_group = |child: &Site, parent: &Site, address: SocketAddr| {
+        let mut parent = |child: &Site, parent: &Site, address: SocketAddr| {
             let address = if self.tapped {
                 let tap = Tap::to(address);
                 let address = tap.address();
@@ -159,45 +180,51 @@ impl Builder {
             } else {
                 address
             };
-            let parent = Parent { name: parent.name.clone(), address };
-            Membership { name: NAME, id, pin: authority.pin(), parents: vec![parent], mechanism: "certificate" }
+            Parent { name: parent.name.clone(), address }
         };
-        let listed: Vec<_> = agents
-            .iter()
-            .map(|(agent, behind)| agent.listed(behind.map(|(gateway, _)| gateway.name.clone())))
-            .collect();
+        let pin = authority.pin();
+        let membership = |parent: &Parent| Membership {
+            name: NAME,
+            id,
+            pin: pin.clone(),
+            parents: vec![parent.clone()],
+            mechanism: "certificate",
+        };
+        let mut joins = Vec::new();
 
         for (agent, behind) in &agents {
-            let (parent, address) = behind.map_or((&server, listen), |(gateway, address)| (gateway, *address));
+            let (parent_site, address) = behind.map_or((&server, listen), |(gateway, address)| (gateway, *address));
+            let parent = parent(agent, parent_site, address);
             agent.write(&AgentFile {
                 common: agent.common(&self),
                 packs: self.packs.iter().map(|(name, _)| pack_path(&packs, name)).collect(),
                 heartbeat: &self.heartbeat,
                 queue_budget: &self.queue_budget,
-                group: [in_group(agent, parent, address)],
             });
+            let via = behind.map(|(gateway, _)| gateway.name.clone());
+            joins.push(Join { name: agent.name.clone(), role: Role::Agent, parent, via });
         }
-        for (gateway, address) in &gateways {
-            gateway.write(&GatewayFile {
-                common: gateway.common(&self),
-                listen: *address,
-                group: [in_group(gateway, &server, listen)],
-                agent: listed.iter().filter(|agent| agent.gateway.as_ref() == Some(&gateway.name)).cloned().collect(),
-            });
+        for (i, (gateway, address)) in gateways.iter().enumerate() {
+            let above = i.checked_sub(1).filter(|_| self.chained).map(|above| &gateways[above]);
+            let (parent_site, parent_address) = above.map_or((&server, listen), |(site, address)| (site, *address));
+            let parent = parent(gateway, parent_site, parent_address);
+            gateway.write(&GatewayFile { common: gateway.common(&self), listen: *address });
+            let via = above.map(|(above, _)| above.name.clone());
+            joins.push(Join { name: gateway.name.clone(), role: Role::Gateway, parent, via });
         }
-        authority.duty(&server.name).write(&server.group, "duty");
+        authority.write(&server.group);
+        pki::write(&server.group.join("group.toml"), &format!("id = \"{id}\"\n"), 0o644);
         let (socket, database) = (server.runtime.join("api.sock"), server.state.join("wardline.db"));
         server.write(&ServerFile {
             common: server.common(&self),
             listen,
             api_socket: socket.clone(),
             database: format!("sqlite:{}", database.display()),
-            group: Pinned { name: NAME, id, pin: authority.pin() },
-            agent: listed,
-            gateway: gateways.iter().map(|(gateway, _)| gateway.listed(None)).collect(),
+            channel_lifetime: self.channel_lifetime.as_deref(),
+            group: Pinned { name: NAME },
         });
 
-        let group = Group {
+        let mut group = Group {
             agents: agents.iter().map(|(site, _)| site.daemon()).collect(),
             gateways: gateways.iter().map(|(site, _)| site.daemon()).collect(),
             server: server.daemon(),
@@ -208,11 +235,27 @@ impl Builder {
             database,
             packs,
             _ports: ports,
-            _runtime: runtime,
+            runtime,
             scratch,
         };
         for (name, text) in &self.packs {
             group.write_pack(name, text);
+        }
+        // Whoever carries others joins first; the sort keeps the order among them.
+        joins.sort_by_key(|join| join.role == Role::Agent);
+        group.server.start();
+        for join in &joins {
+            group.join(join);
+        }
+        for daemon in group.gateways.iter_mut().chain([&mut group.server]) {
+            daemon.stop();
+            daemon.forget();
+        }
+        if self.written {
+            for join in &joins {
+                let text = toml::to_string(&Written { group: [membership(&join.parent)] });
+                group.member(&join.name).configure(&text.expect("a configuration can be written"));
+            }
         }
         group
     }
@@ -231,7 +274,57 @@ impl Group {
             tapped: false,
             packs: Vec::new(),
             states: HashMap::new(),
+            written: false,
+            chained: false,
+            channel_lifetime: None,
         }
+    }
+
+    /// Lets an agent or gateway join with a token of its own; a gateway runs from then on.
+    fn join(&mut self, join: &Join) {
+        let mut arguments = vec!["--role", join.role.as_str(), "--name", &join.name];
+        arguments.extend(join.via.iter().flat_map(|via| ["--via", via]));
+        let token = self.token(&arguments);
+        let daemon = self.member(&join.name);
+        let output = daemon.join(&format!("{}={}", join.parent.name, join.parent.address), &token);
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} joins: {said}", join.name);
+        if join.role == Role::Gateway {
+            daemon.start();
+        }
+    }
+
+    fn member(&mut self, name: &str) -> &mut Daemon {
+        let mut daemons = self.gateways.iter_mut().chain(&mut self.agents);
+        daemons.find(|daemon| daemon.name() == name).expect("it was laid down")
+    }
+
+    /// A new join token, in a file: `wardline token create` with these arguments.
+    #[track_caller]
+    pub fn token(&self, arguments: &[&str]) -> PathBuf {
+        let output = self.wardline(&[&["token", "create"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let file = self.scratch.path().join(format!("token-{}", Uuid::now_v7()));
+        pki::write(&file, &String::from_utf8_lossy(&output.stdout), 0o600);
+        file
+    }
+
+    /// An agent that has a configuration and nothing else: it has not joined. Its host is none of those that the group
+    /// has, whatever its name.
+    pub fn newcomer(&self, name: &str) -> Daemon {
+        let builder = Self::builder();
+        let host = Uuid::now_v7().to_string();
+        let (scratch, runtime) = (self.scratch.path().join(&host), self.runtime.path().join(&host));
+        let plan = Plan { builder: &builder, scratch: &scratch, runtime: &runtime };
+        let site = Site::new(&plan, name, Role::Agent);
+        let (packs, heartbeat, queue_budget) = (Vec::new(), "60s", "128MiB");
+        site.write(&AgentFile { common: site.common(&builder), packs, heartbeat, queue_budget });
+        site.daemon()
+    }
+
+    /// The channel certificate and key that a member has.
+    pub fn credential(&self, member: &str) -> Credential {
+        Credential::read(&self.folder().join(member).join("state").join(NAME), "channel")
     }
 
     /// Starts every program, from the server down.
@@ -339,22 +432,20 @@ struct Site {
     state: PathBuf,
     group: PathBuf,
     runtime: PathBuf,
-    identity: IdentityKey,
 }
 
 impl Site {
-    fn new(plan: &Plan<'_>, name: &str, role: Role, authority: &Authority) -> Self {
+    fn new(plan: &Plan<'_>, name: &str, role: Role) -> Self {
         let own = plan.scratch.join(name);
         let state = plan.builder.states.get(name).cloned().unwrap_or_else(|| own.join("state"));
         let (group, runtime) = (state.join(NAME), plan.runtime.join(name));
-        for path in [&own, &state, &group, &runtime] {
+        for path in [&own, &state, &runtime] {
             folder(path);
         }
-        let identity = IdentityKey::new();
-        identity.write(&group);
-        authority.channel(name, role).write(&group, "channel");
-        pki::write(&group.join("root.pem"), &authority.root_pem(), 0o644);
-        Self { name: name.into(), role, folder: own, state, group, runtime, identity }
+        if role == Role::Server {
+            folder(&group);
+        }
+        Self { name: name.into(), role, folder: own, state, group, runtime }
     }
 
     fn common(&self, builder: &Builder) -> Common<'_> {
@@ -364,10 +455,6 @@ impl Site {
             runtime_dir: &self.runtime,
             measure: (builder.measure && self.role != Role::Gateway).then(|| self.daemon().measure()),
         }
-    }
-
-    fn listed(&self, gateway: Option<String>) -> Listed {
-        Listed { name: self.name.clone(), identity: self.identity.public(), gateway }
     }
 
     fn write(&self, file: &impl Serialize) {
@@ -396,7 +483,6 @@ struct AgentFile<'a> {
     packs: Vec<PathBuf>,
     heartbeat: &'a str,
     queue_budget: &'a str,
-    group: [Membership; 1],
 }
 
 #[derive(Serialize)]
@@ -404,8 +490,6 @@ struct GatewayFile<'a> {
     #[serde(flatten)]
     common: Common<'a>,
     listen: SocketAddr,
-    group: [Membership; 1],
-    agent: Vec<Listed>,
 }
 
 #[derive(Serialize)]
@@ -415,9 +499,9 @@ struct ServerFile<'a> {
     listen: SocketAddr,
     api_socket: PathBuf,
     database: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel_lifetime: Option<&'a str>,
     group: Pinned,
-    agent: Vec<Listed>,
-    gateway: Vec<Listed>,
 }
 
 #[derive(Serialize)]
@@ -432,8 +516,6 @@ struct Common<'a> {
 #[derive(Serialize)]
 struct Pinned {
     name: &'static str,
-    id: Uuid,
-    pin: String,
 }
 
 #[derive(Serialize)]
@@ -445,18 +527,23 @@ struct Membership {
     mechanism: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Parent {
     name: String,
     address: SocketAddr,
 }
 
-#[derive(Clone, Serialize)]
-struct Listed {
+#[derive(Serialize)]
+struct Written {
+    group: [Membership; 1],
+}
+
+/// Who joins, and by which parent.
+struct Join {
     name: String,
-    identity: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gateway: Option<String>,
+    role: Role,
+    parent: Parent,
+    via: Option<String>,
 }
 
 #[cfg(test)]
@@ -480,23 +567,20 @@ mod tests {
     #[test]
     fn everybody_knows_whom_it_should() {
         let mut group =
-            Group::builder().gateways(2).agents(3).direct(1).pack("base", "[pack]\nname = \"base\"\n").lay();
-        let server = file(group.server());
-        let listed: Vec<_> = server["agent"].as_array().unwrap().iter().map(|agent| agent.get("gateway")).collect();
-        let gateway = |name: &str| Some(Value::from(name));
-        assert_eq!(
-            listed.into_iter().map(Option::<&Value>::cloned).collect::<Vec<_>>(),
-            [gateway("gw1.test"), gateway("gw2.test"), gateway("gw1.test"), None]
-        );
-        let second = file(group.gateway(1));
-        assert_eq!(second["agent"].as_array().unwrap().len(), 1);
-        assert_eq!(at(&second, "agent.0"), at(&server, "agent.1"));
+            Group::builder().gateways(2).agents(3).direct(1).written().pack("base", "[pack]\nname = \"base\"\n").lay();
+        group.server().start();
+        let parents =
+            group.sql::<String>("SELECT name || ' ' || parents FROM member WHERE role = 'agent' ORDER BY name");
+        for (parents, gateway) in parents.iter().zip(["gw1.test", "gw2.test", "gw1.test"]) {
+            assert!(parents.contains(gateway), "{parents}");
+        }
+        assert!(!parents[3].contains("gw"), "{}", parents[3]);
+        let (server, second) = (file(group.server()), file(group.gateway(1)));
         assert_eq!(at(&second, "group.0.parents.0.address"), &server["listen"]);
         let agents = [file(group.agent(1)), file(group.agent(3))];
         assert_eq!(at(&agents[0], "group.0.parents.0.address"), &second["listen"]);
         assert_eq!(at(&agents[0], "group.0.parents.0.name").as_str(), Some("gw2.test"));
         assert_eq!(at(&agents[1], "group.0.parents.0.name").as_str(), Some("srv1.test"));
-        assert_eq!(at(&agents[0], "group.0.pin"), at(&server, "group.pin"));
         assert_eq!(at(&agents[0], "group.0.id").as_str(), Some(group.id().to_string().as_str()));
         let pack = at(&agents[0], "packs.0").as_str().unwrap();
         assert_eq!(std::fs::read_to_string(pack).unwrap(), "[pack]\nname = \"base\"\n");
@@ -516,7 +600,7 @@ mod tests {
 
     #[test]
     fn connections_go_through_taps_where_asked() {
-        let mut group = Group::builder().tapped().lay();
+        let mut group = Group::builder().tapped().written().lay();
         let tap = group.tap("agent1.test").address().to_string();
         let (agent, gateway) = (file(group.agent(0)), file(group.gateway(0)));
         assert_eq!(at(&agent, "group.0.parents.0.address").as_str(), Some(tap.as_str()));

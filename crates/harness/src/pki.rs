@@ -6,7 +6,6 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use base64ct::{Base64, Encoding as _};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
@@ -28,11 +27,18 @@ impl Authority {
     /// A new root, P-256, valid for 20 years, and its issuing authority.
     pub fn new(group: &str) -> Self {
         let root =
-            CertifiedIssuer::self_signed(authority(&format!("{group} root"), BasicConstraints::Unconstrained), key());
+            CertifiedIssuer::self_signed(authority(&format!("{group} root"), BasicConstraints::Constrained(1)), key());
         let root = root.expect("a root can be made");
         let issuing = authority(&format!("{group} issuing"), BasicConstraints::Constrained(0));
         let issuing = CertifiedIssuer::signed_by(issuing, key(), &root).expect("an issuing authority can be made");
         Self { root, issuing }
+    }
+
+    /// Writes both as a server of the group keeps them: `root.{pem,key}` and `issuing.{pem,key}`.
+    pub fn write(&self, folder: &Path) {
+        for (name, authority) in [("root", &self.root), ("issuing", &self.issuing)] {
+            Credential { chain: authority.pem(), key: authority.key().serialize_pem() }.write(folder, name);
+        }
     }
 
     /// The root's certificate.
@@ -277,37 +283,22 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Reads `NAME.pem` and `NAME.key` from a folder.
+    ///
+    /// # Panics
+    /// They are not there.
+    pub fn read(folder: &Path, name: &str) -> Self {
+        let text = |extension| {
+            let path = folder.join(name).with_extension(extension);
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        Self { chain: text("pem"), key: text("key") }
+    }
+
     /// Writes `NAME.pem` and `NAME.key` (0600) into a folder, over what is there.
     pub fn write(&self, folder: &Path, name: &str) {
         write(&folder.join(name).with_extension("pem"), &self.chain, 0o644);
         write(&folder.join(name).with_extension("key"), &self.key, 0o600);
-    }
-}
-
-/// An identity key: signs what its owner says.
-#[derive(Debug)]
-pub struct IdentityKey(KeyPair);
-
-impl IdentityKey {
-    /// A new one, P-256.
-    pub fn new() -> Self {
-        Self(key())
-    }
-
-    /// The public half as lists have it: SubjectPublicKeyInfo, DER in base64.
-    pub fn public(&self) -> String {
-        Base64::encode_string(&self.0.subject_public_key_info())
-    }
-
-    /// Writes it into a folder as `identity.key` (PKCS#8 in PEM, 0600).
-    pub fn write(&self, folder: &Path) {
-        write(&folder.join("identity.key"), &self.0.serialize_pem(), 0o600);
-    }
-}
-
-impl Default for IdentityKey {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

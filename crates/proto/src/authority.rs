@@ -16,7 +16,7 @@ pub enum Direction {
 pub enum Behalf {
     /// The sender's own: route 0.
     Own,
-    /// On a gateway's session, that of one agent behind it: its route.
+    /// On a gateway's session, that of one agent behind it, or behind gateways behind it: its route.
     Relayed,
 }
 
@@ -73,7 +73,9 @@ impl Kind {
     pub const fn limit(self) -> usize {
         match self {
             Self::Bound | Self::Hop => 4 * 1024,
-            Self::Refusal | Self::RouteOpen | Self::Way => 512,
+            Self::Refusal | Self::Way => 512,
+            // Five names.
+            Self::RouteOpen => 1536,
             Self::RouteClose => 0,
             Self::Position | Self::Heartbeat => 16 * 1024,
             Self::Answer => 8 * 1024,
@@ -93,23 +95,20 @@ impl Kind {
             Self::Bound => {
                 matches!((sender, direction, behalf), (Agent | Gateway, Up, Own) | (Gateway | Server, Down, Own))
             }
-            Self::Refusal => matches!(
-                (sender, direction, behalf),
-                (Agent | Gateway, Up, Own) | (Gateway, Down, Own) | (Server, Down, _)
-            ),
+            Self::Refusal => {
+                matches!((sender, direction, behalf), (Agent | Gateway, Up, Own) | (Gateway | Server, Down, _))
+            }
             Self::RouteOpen => matches!((sender, direction, behalf), (Gateway, Up, Relayed)),
             Self::RouteClose => {
-                matches!((sender, direction, behalf), (Gateway, Up, Relayed) | (Server, Down, Relayed))
+                matches!((sender, direction, behalf), (Gateway, Up, Relayed) | (Gateway | Server, Down, Relayed))
             }
-            Self::Way => matches!((sender, direction, behalf), (Gateway, Down, Own) | (Server, Down, _)),
+            Self::Way => matches!((sender, direction, behalf), (Gateway | Server, Down, _)),
             // What an agent says: by itself, or through the gateway it was given to.
             Self::Position | Self::Batch | Self::Heartbeat => {
                 matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, Relayed))
             }
-            // What a server answers: to the agent itself, or passed on by its gateway.
-            Self::Answer | Self::Ack => {
-                matches!((sender, direction, behalf), (Server, Down, _) | (Gateway, Down, Own))
-            }
+            // What a server answers: to the agent itself, or passed on by gateways; between two of them, on a route.
+            Self::Answer | Self::Ack => matches!((sender, direction, behalf), (Gateway | Server, Down, _)),
             // Facts of a hop: everybody who dials reports, a gateway also for its agents' sessions.
             Self::Hop => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
         }

@@ -302,6 +302,72 @@ catalogue! {
         meaning "More handshakes are under way, or more connections open, than allowed; the oldest unfinished ones make place."
         cause "A flood, or very many health services that come back at once."
         cure "If it lasts, find out who connects; the addresses stand in event 20002."
+
+    40050 Information BackToFirstParent { parent, left }
+        "the first parent {parent} is back; the session moves there from {left}"
+        meaning "A session with the first parent of the list stands, and the one with another parent was closed for it."
+        cause "The first parent was away and can be reached again."
+        cure "Nothing to do."
+
+    40051 Warning CertificateNotRenewed { group, to, reason, seconds }
+        "the channel certificate for group {group}, valid until {to}, was not renewed: {reason}; next try in {seconds} s"
+        meaning "It goes on to be used until it ends. After that there is no connection, and what is found is kept in the queue."
+        cause "No parent can be reached, or the server does not know this host any more."
+        cure "The reason names each parent that was asked. A host that was removed from the group must join anew."
+
+    40060 Information GroupFounded { group, pin }
+        "management group {group} was founded; the pin of its root is {pin}"
+        meaning "The server has made the group's root, its issuing CA and its duty key, and has begun the trust log."
+        cause "The server was started for the first time."
+        cure "Make a recovery key: `wardline keys escrow`. Keep the pin where operators find it."
+
+    40061 Information Joined { service, act }
+        "{service} joined the management group by {act}"
+        meaning "A health service has proved that it may join, and has its channel certificate."
+        cause "Somebody ran `join` on the host."
+        cure "Nothing to do. If nobody did, remove it: `wardline agent remove NAME`, and revoke the token."
+
+    40062 Warning JoinRefused { name, address, reason }
+        "{name} at {address} may not join: {reason}"
+        meaning "Somebody knocked and was not let in. Nothing was changed, and no token was used up."
+        cause "A token that is not good any more or for another name, or somebody who tries."
+        cure "The reason says what was wrong. Many of these from one address: find out who it is."
+
+    40063 Information CertificateIssued { service, to }
+        "{service} has a new channel certificate, valid until {to}"
+        meaning "A member renewed its certificate, or came home after it had ended."
+        cause "Renewal, which happens by itself."
+        cure "Nothing to do."
+
+    40064 Warning MemberRemoved { service, act }
+        "{service} was removed from the management group by {act}"
+        meaning "Its sessions end now; its certificates, identity key and name are worth nothing here any more."
+        cause "An operator removed it."
+        cure "Nothing to do. A host of that name can join anew, with a token."
+
+    40065 Critical LogRolledBack { place, kept, found }
+        "the trust log is not the one that this server knows: {place} has kept {kept}, the database has {found}"
+        meaning "The log in the database is shorter than it was, or another. Decisions about trust would be taken by it: the server does not start."
+        cause "A database restored from a backup, or somebody who wrote into it."
+        cure "Find out who restored or changed the database. If a backup was restored on purpose, that must be entered by an operator."
+
+    40066 Critical LogDamaged { number, reason }
+        "entry {number} of the trust log cannot be believed: {reason}"
+        meaning "An entry is not what a server of this group signed. What is behind it is not looked at: the server does not start."
+        cause "Somebody wrote into the database, or the disk damaged it."
+        cure "Restore the database from a backup that is newer than what was kept, and find out who wrote."
+
+    40067 Critical RowsRebuilt { table, rows }
+        "{rows} in table {table} were not what the trust log says, and were rebuilt from it"
+        meaning "The tables are only a view of the trust log. Nobody was trusted because of these rows."
+        cause "Somebody wrote into the database by hand, or a backup of one table was put back."
+        cure "Find out who can write into the database."
+
+    40068 Warning NoRecoveryKey { group }
+        "management group {group} has no recovery key"
+        meaning "If all servers are lost, every host must join anew."
+        cause "`wardline keys escrow` was not run yet."
+        cure "Run `wardline keys escrow`, and keep what it shows away from the servers."
 }
 
 /// The catalogue's entry of a number.

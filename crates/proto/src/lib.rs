@@ -5,6 +5,8 @@
 //!  authority which role may send which kind of message in which direction
 //!  frame     bytes on a session: frames, parts, limits
 //!  message   what a frame carries: positions, batches, acknowledgements, hop facts
+//!  join      how hosts are let into the group
+//!  trust     what the trust log holds
 //!  entry     what a batch carries: events, alerts, state, performance, gaps
 //!  health    words both ends share about health and alerts
 //!  event     the catalogue of everything a program tells its operator
@@ -15,8 +17,10 @@ pub mod entry;
 pub mod event;
 pub mod frame;
 pub mod health;
+pub mod join;
 pub mod message;
 pub mod name;
+pub mod trust;
 
 pub use authority::{Direction, Kind};
 pub use name::{GroupId, Name, Role};

@@ -69,6 +69,10 @@ pub enum Context {
     Ack,
     /// Facts of a hop.
     Hop,
+    /// What is said when a host joins or comes home.
+    Join,
+    /// An entry of the trust log, or its head.
+    Log,
 }
 
 impl Context {
@@ -79,6 +83,8 @@ impl Context {
             Self::Position => "wardline/position/1",
             Self::Ack => "wardline/ack/1",
             Self::Hop => "wardline/hop/1",
+            Self::Join => "wardline/join/1",
+            Self::Log => "wardline/log/1",
         }
     }
 }
@@ -169,6 +175,10 @@ pub struct RouteOpen {
     /// The agent's name, as its own session proved it.
     #[prost(string, tag = "1")]
     pub agent: String,
+    /// The gateways between the agent and who sends this, nearest to the agent first; each was added by the next one, as
+    /// its session proved it.
+    #[prost(string, repeated, tag = "2")]
+    pub via: Vec<String>,
 }
 
 /// Whether there is a way to the database. A dialling end sends nothing but hop facts before it is open.

@@ -2,9 +2,12 @@
 
 use std::future::Future;
 
-use wardline_proto::Name;
+use wardline_proto::{Name, Role};
 
-use crate::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Page, Problem, Status, Topology};
+use crate::{
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, Gap, GapFilter, Group, LogEntry, LogFilter,
+    Member, MemberFilter, Page, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+};
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
 pub trait DataAccess: Send + Sync {
@@ -29,6 +32,38 @@ pub trait DataAccess: Send + Sync {
 
     /// How the server is.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
+
+    /// Hosts may join with a new token.
+    fn create_token(&self, order: TokenOrder) -> impl Future<Output = Result<Token, Problem>> + Send;
+
+    /// Lists tokens by id.
+    fn tokens(&self, filter: TokenFilter) -> impl Future<Output = Result<Page<Token>, Problem>> + Send;
+
+    /// Nobody may join any more with the token of this id; a prefix that fits only one is enough.
+    fn revoke_token(&self, id: &str) -> impl Future<Output = Result<Token, Problem>> + Send;
+
+    /// Lists members by name.
+    fn members(&self, filter: MemberFilter) -> impl Future<Output = Result<Page<Member>, Problem>> + Send;
+
+    /// A member is not part of the group any more; gives how it was.
+    fn remove(&self, role: Role, name: &Name) -> impl Future<Output = Result<Member, Problem>> + Send;
+
+    /// Other gateways speak for a member from now on; gives how it is then.
+    fn assign(
+        &self,
+        role: Role,
+        name: &Name,
+        assignment: Assignment,
+    ) -> impl Future<Output = Result<Member, Problem>> + Send;
+
+    /// Lists entries of the trust log, oldest first.
+    fn log(&self, filter: LogFilter) -> impl Future<Output = Result<Page<LogEntry>, Problem>> + Send;
+
+    /// The management group, with the newest head of its trust log.
+    fn group(&self) -> impl Future<Output = Result<Group, Problem>> + Send;
+
+    /// The group has a recovery key from now on.
+    fn escrow(&self, order: RecoveryOrder) -> impl Future<Output = Result<Group, Problem>> + Send;
 }
 
 /// Where each question is asked.
@@ -47,4 +82,20 @@ pub mod path {
     pub const TOPOLOGY: &str = "/api/v1/topology";
     /// `GET`: how the server is.
     pub const STATUS: &str = "/api/v1/status";
+    /// `GET`: list of join tokens. `POST`: make one good.
+    pub const TOKENS: &str = "/api/v1/tokens";
+    /// `POST`: revoke a token.
+    pub const REVOKE: &str = "/api/v1/tokens/{id}/revoke";
+    /// `GET`: list of members.
+    pub const MEMBERS: &str = "/api/v1/members";
+    /// `POST`: remove a member.
+    pub const REMOVE: &str = "/api/v1/members/{role}/{name}/remove";
+    /// `POST`: give a member to gateways.
+    pub const ASSIGN: &str = "/api/v1/members/{role}/{name}/assign";
+    /// `GET`: entries of the trust log.
+    pub const LOG: &str = "/api/v1/log";
+    /// `GET`: the management group.
+    pub const GROUP: &str = "/api/v1/group";
+    /// `POST`: the public half of a recovery key.
+    pub const RECOVERY: &str = "/api/v1/group/recovery";
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wardline_proto::Name;
+use wardline_proto::{Name, Role};
 
 use crate::access::{DataAccess, path};
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Kind, Page, Problem, Status, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, Gap, GapFilter, Group, Kind, LogEntry, LogFilter,
+    Member, MemberFilter, Page, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 /// How long an answer may take.
@@ -47,8 +48,20 @@ impl Client {
         path: &str,
         query: &(impl Serialize + Sync),
     ) -> Result<T, Problem> {
+        self.send(self.request(method, path).query(query)).await
+    }
+
+    /// Has something done.
+    async fn tell<T: DeserializeOwned>(&self, path: &str, order: &(impl Serialize + Sync)) -> Result<T, Problem> {
+        self.send(self.request(Method::POST, path).json(order)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         // The host is not used on a socket, but HTTP wants one.
-        let request = self.http.request(method, format!("http://wardline{path}")).query(query);
+        self.http.request(method, format!("http://wardline{path}"))
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, Problem> {
         let response = request.send().await.map_err(|error| self.not_answered(&error))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|error| self.not_answered(&error))?;
@@ -125,6 +138,52 @@ impl DataAccess for Client {
     async fn status(&self) -> Result<Status, Problem> {
         self.ask(Method::GET, path::STATUS, &()).await
     }
+
+    async fn create_token(&self, order: TokenOrder) -> Result<Token, Problem> {
+        self.tell(path::TOKENS, &order).await
+    }
+
+    async fn tokens(&self, filter: TokenFilter) -> Result<Page<Token>, Problem> {
+        self.ask(Method::GET, path::TOKENS, &filter).await
+    }
+
+    async fn revoke_token(&self, id: &str) -> Result<Token, Problem> {
+        // Anything else might become another path.
+        if id.is_empty() || id.len() > 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let id: String = id.chars().take(40).collect();
+            let detail = format!("{id:?} is neither the id of a token nor the beginning of one");
+            return Err(Problem::new(Kind::Invalid, detail, "`wardline token list -o name` shows the ids"));
+        }
+        self.tell(&path::REVOKE.replace("{id}", id), &()).await
+    }
+
+    async fn members(&self, filter: MemberFilter) -> Result<Page<Member>, Problem> {
+        self.ask(Method::GET, path::MEMBERS, &filter).await
+    }
+
+    async fn remove(&self, role: Role, name: &Name) -> Result<Member, Problem> {
+        self.tell(&member(path::REMOVE, role, name), &()).await
+    }
+
+    async fn assign(&self, role: Role, name: &Name, assignment: Assignment) -> Result<Member, Problem> {
+        self.tell(&member(path::ASSIGN, role, name), &assignment).await
+    }
+
+    async fn log(&self, filter: LogFilter) -> Result<Page<LogEntry>, Problem> {
+        self.ask(Method::GET, path::LOG, &filter).await
+    }
+
+    async fn group(&self) -> Result<Group, Problem> {
+        self.ask(Method::GET, path::GROUP, &()).await
+    }
+
+    async fn escrow(&self, order: RecoveryOrder) -> Result<Group, Problem> {
+        self.tell(path::RECOVERY, &order).await
+    }
+}
+
+fn member(path: &str, role: Role, name: &Name) -> String {
+    path.replace("{role}", role.as_str()).replace("{name}", name.as_str())
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  alert, agent, gap, topology, status   what is asked for
+//!  trust                                 members, join tokens, the trust log
 //!  page                                  how long lists are read
 //!  problem                               how a question is refused
+//!  hex                                   bytes as text
 //!  time                                  moments
 //!  access                                the trait that both the server and the client fulfil
 //!  client                                the trait over HTTP
@@ -14,11 +16,13 @@ pub mod agent;
 pub mod alert;
 pub mod client;
 pub mod gap;
+pub mod hex;
 pub mod page;
 pub mod problem;
 pub mod status;
 pub mod time;
 pub mod topology;
+pub mod trust;
 
 pub use access::DataAccess;
 pub use agent::{Agent, AgentFilter, Session};
@@ -30,6 +34,10 @@ pub use problem::{Kind, Problem};
 pub use status::Status;
 pub use time::Time;
 pub use topology::{Hop, HopEnd, Service, Topology};
+pub use trust::{
+    Assignment, Group, LogEntry, LogFilter, Member, MemberFilter, RecoveryOrder, Token, TokenFilter, TokenOrder,
+    TokenState,
+};
 
 /// Where the service listens when nothing else is configured.
 pub const SOCKET: &str = "/run/wardline/server/api.sock";

@@ -32,4 +32,6 @@ pub struct Status {
     pub gaps: u64,
     /// How many entries could not be understood and were set aside.
     pub set_aside: u64,
+    /// Whether the group has a recovery key.
+    pub recovery: bool,
 }

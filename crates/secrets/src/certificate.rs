@@ -1,9 +1,13 @@
 //! What a certificate of the group must say. A channel certificate names exactly one host and one role and is good for
-//! both ends of a channel; anything less or more is refused.
+//! both ends of a channel; anything less or more is refused. Both directions stand here: what is written into a
+//! certificate or request that is made, and what is read out of one.
 
 use der::Decode as _;
+use der::asn1::Utf8StringRef;
 use der::oid::ObjectIdentifier;
+use der::oid::db::rfc4519::COMMON_NAME;
 use der::oid::db::rfc5280::{ID_KP_CLIENT_AUTH, ID_KP_SERVER_AUTH};
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 use wardline_proto::{Name, Role};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -11,6 +15,8 @@ use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
 
 /// The URI that stands in the certificate of a server's duty key.
 pub const DUTY_URI: &str = "urn:wardline:duty";
+/// The most characters of a common name (RFC 5280, appendix A.1).
+pub(crate) const COMMON_NAME_LIMIT: usize = 64;
 
 /// Who a health service is, as its certificate says and its chain proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +129,43 @@ impl Parsed {
         use der::Encode as _;
         self.certificate.tbs_certificate().subject_public_key_info().to_der().map_err(|_| Fault::Encoding)
     }
+}
+
+/// What every certificate and request has: its common name as the subject.
+pub(crate) fn named(common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    // What is too long for a common name stands only among the alternative names, where everybody looks anyway.
+    if common_name.chars().count() <= COMMON_NAME_LIMIT {
+        params.distinguished_name.push(DnType::CommonName, common_name);
+    }
+    params
+}
+
+/// What channel and duty certificates, and requests for the former, have in common.
+pub(crate) fn leaf(
+    name: &Name,
+    uri: &str,
+    usages: &[ExtendedKeyUsagePurpose],
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = named(name.as_str());
+    let (dns, uri) = (name.as_str().try_into()?, uri.try_into()?);
+    params.subject_alt_names = vec![SanType::DnsName(dns), SanType::URI(uri)];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = usages.to_vec();
+    Ok(params)
+}
+
+/// What a channel certificate is good for: both ends of a channel.
+pub(crate) const CHANNEL_USAGES: [ExtendedKeyUsagePurpose; 2] =
+    [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+
+/// The common name, if the subject is that and nothing else, in UTF-8.
+pub(crate) fn common_name(subject: &x509_cert::name::Name) -> Option<&str> {
+    let mut all = subject.iter();
+    let (one, None) = (all.next()?, all.next()) else { return None };
+    let text = (one.oid == COMMON_NAME).then(|| one.value.decode_as::<Utf8StringRef<'_>>().ok()).flatten()?;
+    Some(text.as_str())
 }
 
 fn describe(names: &[GeneralName]) -> String {

@@ -6,12 +6,26 @@
 //!  certificate  what a channel certificate must say: one name, one role, one use
 //!  trust        the group's root and its pin; duty certificates under it
 //!  tls          the TLS side of the certificate channel: verifiers, and the gate before our own key
-//!  roster       who is in the group: names, roles, identity keys, and which gateway speaks for whom
+//!  pair         a P-256 key as what makes certificates and requests needs it
+//!  authority    the group's root and issuing authority: how they are made, and what they issue
+//!  request      how a host asks for its channel certificate
+//!  base32       what people type, as bytes
+//!  recovery     the recovery key, which lies on paper
+//!  token        join tokens, and the code that two people compare
+//!  view         the trust log, replayed: who is in the group, and by which gateways
+//!  merkle       the tree over a log's entries: its head, proofs of inclusion and consistency, their verification
 //! ```
 
+pub mod authority;
+mod base32;
 pub mod certificate;
+pub mod merkle;
+mod pair;
 pub mod private;
-pub mod roster;
+pub mod recovery;
+pub mod request;
 pub mod signature;
 pub mod tls;
+pub mod token;
 pub mod trust;
+pub mod view;

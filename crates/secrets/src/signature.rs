@@ -12,6 +12,7 @@ use bytes::Bytes;
 use der::pem::PemLabel;
 use wardline_proto::GroupId;
 use wardline_proto::message::{Context, Digest, Signed};
+use zeroize::Zeroizing;
 
 /// What every SubjectPublicKeyInfo of a P-256 key begins with; the uncompressed point of 65 bytes follows (RFC 5480).
 const SPKI_PREFIX: [u8; 26] = [
@@ -28,6 +29,9 @@ pub enum KeyError {
     /// Not the SubjectPublicKeyInfo of a P-256 key.
     #[error("it is no SubjectPublicKeyInfo of a P-256 key in base64")]
     Public,
+    /// The crypto library made no key: the system has no randomness.
+    #[error("no key can be made: the system has no randomness")]
+    Randomness,
 }
 
 /// A signature does not fit its key, context, group or payload.
@@ -83,6 +87,17 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
+    /// A new key, and the PEM of its PKCS#8 (RFC 5958) to be kept in a private file.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn generate(group: GroupId) -> Result<(Self, Zeroizing<String>), KeyError> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| KeyError::Randomness)?;
+        let pem = private_pem(&pair)?;
+        let id = KeyId::of(&spki(pair.public_key().as_ref()));
+        Ok((Self { pair, group, id }, pem))
+    }
+
     /// From the PEM of a PKCS#8 private key.
     ///
     /// # Errors
@@ -159,6 +174,21 @@ impl VerifyingKey {
         self.id
     }
 
+    /// The SubjectPublicKeyInfo in DER, 91 bytes (RFC 5480, section 2).
+    pub fn spki(&self) -> Vec<u8> {
+        spki(self.point())
+    }
+
+    /// The SubjectPublicKeyInfo as lists have it: DER in base64.
+    pub fn to_base64(&self) -> String {
+        Base64::encode_string(&self.spki())
+    }
+
+    /// The uncompressed point, 65 bytes.
+    pub(crate) fn point(&self) -> &[u8] {
+        self.parsed.as_ref().as_ref()
+    }
+
     /// Checks a signature.
     ///
     /// # Errors
@@ -215,6 +245,13 @@ pub(crate) fn private_der(pem: &[u8]) -> Result<der::SecretDocument, KeyError> {
     Ok(document)
 }
 
+/// The PKCS#8 of a private key in PEM.
+pub(crate) fn private_pem(pair: &EcdsaKeyPair) -> Result<Zeroizing<String>, KeyError> {
+    let document = pair.to_pkcs8v1().map_err(|_| KeyError::Private)?;
+    let pem = der::pem::encode_string(PrivateKeyInfo::PEM_LABEL, der::pem::LineEnding::LF, document.as_ref());
+    pem.map(Zeroizing::new).map_err(|_| KeyError::Private)
+}
+
 /// 16 fresh random bytes.
 pub fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -241,6 +278,17 @@ mod tests {
         assert_eq!(check(&key, Context::Batch, group, b"Payload"), Err(BadSignature));
         assert_eq!(check(&other, Context::Batch, group, b"payload"), Err(BadSignature));
         assert_eq!(key.public().unwrap().verify(Context::Batch, group, b"payload", b""), Err(BadSignature));
+    }
+
+    #[test]
+    fn a_new_key_comes_back_from_its_pem_and_its_public_half_from_its_base64() {
+        let group = GroupId([1; 16]);
+        let (key, pem) = SigningKey::generate(group).unwrap();
+        let again = SigningKey::from_pem(pem.as_bytes(), group).unwrap();
+        assert_eq!(again.id(), key.id());
+        let public = VerifyingKey::from_base64(&key.public().unwrap().to_base64()).unwrap();
+        assert_eq!((public.id(), public.spki().len()), (key.id(), 91));
+        assert_eq!(public.verify(Context::Ack, group, b"payload", &again.sign(Context::Ack, b"payload")), Ok(()));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The TLS side of the certificate channel: TLS 1.3 only, X25519MLKEM768 only, both ends prove who they are, and this
 //! end's key signs nothing before the other end's certificate has been verified.
+//!
+//! And that of the session in which hosts join, where TLS gives privacy only: nobody has to prove anything yet, and who
+//! speaks is proved by the messages themselves.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,11 +18,11 @@ use rustls::{
     SignatureAlgorithm, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject as _;
-use wardline_proto::{ALPN_CERTIFICATE, Name, Role};
+use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Name, Role};
 
 use crate::certificate::{Fault, Identity};
 use crate::signature::{KeyId, private_der};
-use crate::trust::{Root, not_after};
+use crate::trust::Root;
 use crate::{certificate, private};
 
 /// Why this end's own channel certificate cannot be used.
@@ -61,6 +64,8 @@ pub struct Channel {
     pub identity: Identity,
     /// The id of the channel key.
     pub key: KeyId,
+    /// When the certificate begins, seconds since 1970.
+    pub not_before: u64,
     /// When the certificate ends, seconds since 1970.
     pub not_after: u64,
 }
@@ -77,12 +82,14 @@ fn provider() -> CryptoProvider {
 }
 
 impl Channel {
-    /// Loads `channel.pem` (leaf first) and `channel.key` of a folder and checks them as the other end will.
+    /// Loads `channel.pem` (leaf first) and its key of a folder and checks them as the other end will. The key is in
+    /// `channel-ID.key`, where ID is the id of the key in the certificate, or else in `channel.key`: whoever writes a
+    /// new pair writes the former first, so that the one rename of `channel.pem` changes both.
     ///
     /// # Errors
     /// What is missing or wrong, and in which file.
     pub fn load(folder: &Path, root: Root, name: &Name, role: Role) -> Result<Self, LoadError> {
-        let (path, key_path) = (folder.join("channel.pem"), folder.join("channel.key"));
+        let path = folder.join("channel.pem");
         let unreadable = |path: &Path| {
             let path = path.to_owned();
             move |error: std::io::Error| LoadError::File { path, reason: error.to_string() }
@@ -91,14 +98,11 @@ impl Channel {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         let wrong = |fault| LoadError::Certificate { path: path.clone(), fault };
         let chain = chain.map_err(|_| wrong(Fault::Encoding))?;
-        let (leaf, intermediates) = chain.split_first().ok_or_else(|| wrong(Fault::Encoding))?;
-        let identity = root.channel(leaf, intermediates, UnixTime::now()).map_err(wrong)?;
-        if identity.name != *name || identity.role != role {
-            return Err(wrong(Fault::Other { found: identity, expected: format!("{role} {name}") }));
-        }
-        let key = certificate::Parsed::new(leaf).and_then(|c| c.spki()).map_err(wrong)?;
-        let not_after = not_after(leaf);
+        let key = certified(&root, &chain, name, role).map_err(wrong)?;
+        let (_, not_before, not_after) = facts(&chain).ok_or_else(|| wrong(Fault::Encoding))?;
 
+        let by_id = folder.join(key_file(key));
+        let key_path = if by_id.exists() { by_id } else { folder.join("channel.key") };
         let pem = private::read(&key_path).map_err(unreadable(&key_path))?;
         let unusable = |reason: &dyn ToString| LoadError::Key { path: key_path.clone(), reason: reason.to_string() };
         let der = private_der(&pem).map_err(|error| unusable(&error))?;
@@ -107,7 +111,8 @@ impl Channel {
         let private = provider.key_provider.load_private_key(private).map_err(|error| unusable(&error))?;
         let certified = CertifiedKey::new(chain, private);
         certified.keys_match().map_err(|_| unusable(&"it does not belong to the certificate"))?;
-        Ok(Self { certified: certified.into(), root, provider, identity, key: KeyId::of(&key), not_after })
+        let identity = Identity { name: name.clone(), role };
+        Ok(Self { certified: certified.into(), root, provider, identity, key, not_before, not_after })
     }
 
     /// The configuration for one dial to a parent of this name. Made anew for each: the gate belongs to one handshake.
@@ -165,6 +170,112 @@ impl Channel {
     }
 }
 
+/// The name of a file with the channel key of this id; see [`Channel::load`].
+pub fn key_file(key: KeyId) -> String {
+    format!("channel-{key}.key")
+}
+
+/// The id of the key in a channel certificate (leaf first) that is good now, for this name and role.
+///
+/// # Errors
+/// It does not lead to the root, or is somebody else's.
+pub fn certified(root: &Root, chain: &[CertificateDer<'_>], name: &Name, role: Role) -> Result<KeyId, Fault> {
+    let (leaf, intermediates) = chain.split_first().ok_or(Fault::Encoding)?;
+    let found = root.channel(leaf, intermediates, UnixTime::now())?;
+    if found.name != *name || found.role != role {
+        return Err(Fault::Other { found, expected: format!("{role} {name}") });
+    }
+    certificate::Parsed::new(leaf)?.spki().map(|spki| KeyId::of(&spki))
+}
+
+/// The id of the key in the first certificate of a chain, whether that is good or not; from when and to when it is
+/// valid, seconds since 1970.
+pub fn facts(chain: &[CertificateDer<'_>]) -> Option<(KeyId, u64, u64)> {
+    let parsed = certificate::Parsed::new(chain.first()?).ok()?;
+    let (from, to) = parsed.validity();
+    Some((KeyId::of(&parsed.spki().ok()?), from, to))
+}
+
+/// The configuration for one dial of a host that wants to join. Whoever answers is not judged by a certificate, only
+/// held to the key that it begins with.
+///
+/// # Errors
+/// Never in practice: the provider speaks TLS 1.3.
+pub fn join_dial() -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// The configuration for listening to hosts that want to join, with a certificate of a fresh key that says nothing.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn join_listen() -> Result<ServerConfig, Error> {
+    let make = || {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let certificate = params.self_signed(&key)?;
+        Ok((certificate.into(), PrivatePkcs8KeyDer::from(key.serialize_der())))
+    };
+    let (certificate, key) = make().map_err(|error: rcgen::Error| Error::General(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key.into())?;
+    config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+/// Takes any certificate, but only a handshake that is signed with its key.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(NOT_13)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verified(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
 /// Opens when the other end's chain, name and signature have been verified.
 #[derive(Debug, Default)]
 struct Gate {
@@ -187,6 +298,18 @@ struct ParentVerifier {
 
 fn refused(fault: Fault) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault))))
+}
+
+/// Signatures of older versions are not looked at: they are not spoken.
+const NOT_13: Error = Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic);
+
+fn verified(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    verify_tls13_signature(message, certificate, signed, &algorithms)
 }
 
 /// The fault behind an error of a handshake, if it was a certificate's.
@@ -221,7 +344,7 @@ impl ServerCertVerifier for ParentVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+        Err(NOT_13)
     }
 
     fn verify_tls13_signature(
@@ -230,12 +353,7 @@ impl ServerCertVerifier for ParentVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let valid = verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &aws_lc_rs::default_provider().signature_verification_algorithms,
-        )?;
+        let valid = verified(message, certificate, signed)?;
         let _ = self.gate.signature.set(());
         Ok(valid)
     }
@@ -271,7 +389,7 @@ impl ClientCertVerifier for ChildVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+        Err(NOT_13)
     }
 
     fn verify_tls13_signature(
@@ -280,12 +398,7 @@ impl ClientCertVerifier for ChildVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &aws_lc_rs::default_provider().signature_verification_algorithms,
-        )
+        verified(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -340,3 +453,6 @@ impl Signer for GatedSigner {
         self.signer.scheme()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,24 @@ const CHAIN_LIMIT: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin([u8; 32]);
 
+impl Pin {
+    /// The pin of a root with this SubjectPublicKeyInfo in DER.
+    pub fn of(spki: &[u8]) -> Self {
+        Self(sha256(&[spki]).0)
+    }
+
+    /// The hash.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for Pin {
+    fn from(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+}
+
 impl std::str::FromStr for Pin {
     type Err = &'static str;
 
@@ -51,8 +69,8 @@ pub enum RootError {
     /// The file.
     #[error("{0}")]
     File(#[from] std::io::Error),
-    /// Not one certificate in PEM.
-    #[error("it is not one certificate in PEM")]
+    /// Not a certificate: in PEM in a file, in DER elsewhere.
+    #[error("it cannot be decoded as a certificate (in a file: PEM)")]
     Encoding,
     /// Another root than the pinned one.
     #[error("it is not the pinned root: its pin is {found}, the configuration says {pinned}")]
@@ -68,6 +86,7 @@ pub enum RootError {
 #[derive(Clone)]
 pub struct Root {
     group: GroupId,
+    certificate: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
 }
 
@@ -85,13 +104,28 @@ impl Root {
     pub fn load(path: &Path, group: GroupId, pin: Pin) -> Result<Self, RootError> {
         let pem = private::read_public(path)?;
         let certificate = CertificateDer::from_pem_slice(&pem).map_err(|_| RootError::Encoding)?;
+        Self::from_certificate(&certificate, group, pin)
+    }
+
+    /// From the root's certificate in DER, which must be the pinned one. The pin vouches for its key alone: nobody looks
+    /// at its signature or validity.
+    ///
+    /// # Errors
+    /// It is another, or none.
+    pub fn from_certificate(der: &[u8], group: GroupId, pin: Pin) -> Result<Self, RootError> {
+        let certificate = CertificateDer::from(der.to_vec());
         let spki = Parsed::new(&certificate).and_then(|c| c.spki()).map_err(|_| RootError::Encoding)?;
-        let found = Pin(sha256(&[&spki]).0);
+        let found = Pin::of(&spki);
         if found != pin {
             return Err(RootError::Pin { found, pinned: pin });
         }
         let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|_| RootError::Encoding)?.to_owned();
-        Ok(Self { group, anchor })
+        Ok(Self { group, certificate, anchor })
+    }
+
+    /// Its certificate, as it was given.
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     /// The group.
@@ -112,13 +146,17 @@ impl Root {
         self.chain(leaf, intermediates, now)?.identity()
     }
 
-    /// The server whose duty key a certificate certifies, and that key.
+    /// The server whose duty key a certificate certifies, and that key. The root itself must have issued it: who holds
+    /// an issuing authority can let hosts into the group, but must not be able to speak as a server's duty key.
     ///
     /// # Errors
-    /// It is no duty certificate of this group.
+    /// It is no duty certificate of this group, or anything stands between it and the root.
     pub fn duty(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(Name, VerifyingKey), Fault> {
-        let (leaf, intermediates) = chain.split_first().ok_or(Fault::Encoding)?;
-        let parsed = self.chain(leaf, intermediates, now)?;
+        let (leaf, between) = chain.split_first().ok_or(Fault::Encoding)?;
+        if !between.is_empty() {
+            return Err(Fault::Chain("the root itself must have issued a duty certificate, with none between".into()));
+        }
+        let parsed = self.chain(leaf, &[], now)?;
         let key = VerifyingKey::from_spki(&parsed.spki()?).map_err(|_: KeyError| Fault::Encoding)?;
         Ok((parsed.duty()?, key))
     }
@@ -165,4 +203,80 @@ impl Root {
 /// Seconds since 1970 at which a certificate ends; 0 when it cannot be decoded.
 pub fn not_after(certificate: &CertificateDer<'_>) -> u64 {
     Parsed::new(certificate).map_or(0, |parsed| parsed.validity().1)
+}
+
+#[cfg(test)]
+mod tests {
+    use wardline_proto::Role;
+
+    use super::*;
+    use crate::authority::tests::{GROUP, at, group, name, public};
+    use crate::authority::{RootAuthority, certificates_pem};
+    use crate::certificate::DUTY_URI;
+    use crate::private::Scratch;
+
+    #[test]
+    fn a_pin_is_the_same_from_key_bytes_and_text() {
+        let pin = Pin::of(b"abc");
+        let text = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!((pin.to_string().as_str(), text.parse(), Pin::from(*pin.bytes())), (text, Ok(pin), pin));
+        assert_eq!(pin.bytes(), &sha256(&[b"abc"]).0);
+    }
+
+    #[test]
+    fn a_root_comes_from_its_file_or_its_certificate_and_gives_it_back() {
+        let (group, scratch) = (group(), Scratch::new());
+        let (certificate, pin, path) = (group.root.certificate(), group.root.pin(), scratch.0.join("root.pem"));
+        private::write(&path, certificates_pem(&[certificate]).unwrap().as_bytes()).unwrap();
+        for root in [Root::load(&path, GROUP, pin), Root::from_certificate(certificate, GROUP, pin)] {
+            let root = root.unwrap();
+            assert_eq!((root.group(), root.certificate()), (GROUP, certificate));
+        }
+        let (other, _) = RootAuthority::create("north", group.days()).unwrap();
+        for root in [Root::load(&path, GROUP, other.pin()), Root::from_certificate(certificate, GROUP, other.pin())] {
+            let Err(RootError::Pin { found, pinned }) = root else { panic!("{root:?}") };
+            assert_eq!((found, pinned), (pin, other.pin()));
+        }
+        let longer = [certificate.as_ref(), &[0]].concat();
+        for bad in [&[], &certificate[1..], &longer] {
+            assert!(matches!(Root::from_certificate(bad, GROUP, pin), Err(RootError::Encoding)));
+        }
+        assert!(matches!(Root::load(&scratch.0.join("none"), GROUP, pin), Err(RootError::File(_))));
+    }
+
+    #[test]
+    fn a_channel_certificate_is_no_duty_certificate_and_the_other_way() {
+        let (group, key) = (group(), public());
+        let (trusted, now) = (group.trusted(), at(group.from));
+        let duty = group.root.duty(&name("srv.test"), &key, group.days()).unwrap();
+        assert_eq!(trusted.duty(std::slice::from_ref(&duty), now), Ok((name("srv.test"), key.clone())));
+        assert_eq!(trusted.channel(&duty, &[], now), Err(Fault::Role(DUTY_URI.into())));
+        let channel = group.issuing.channel(&name("srv.test"), Role::Server, &key, group.days()).unwrap();
+        let chain = [channel, group.issuing.certificate().clone()];
+        assert!(trusted.channel(&chain[0], &chain[1..], now).is_ok());
+        let [_, by_root] = group.crossed(&name("srv.test"), &key);
+        assert!(trusted.channel(&by_root, &[], now).is_ok());
+        assert_eq!(trusted.duty(&[by_root], now), Err(Fault::Role(Role::Server.uri().into())));
+        // No leaf is an authority, and no authority a leaf.
+        assert!(trusted.channel(&chain[1], &[], now).is_err());
+        assert!(trusted.duty(&chain[1..], now).is_err());
+    }
+
+    #[test]
+    fn an_issuing_authority_makes_no_duty_keys() {
+        let (group, key) = (group(), public());
+        let (trusted, now, issuing) = (group.trusted(), at(group.from), group.issuing.certificate());
+        let duty = group.root.duty(&name("srv.test"), &key, group.days()).unwrap();
+        let [by_issuing, _] = group.crossed(&name("srv.test"), &key);
+        // It leads to the root as well as any channel certificate, and says what the good one says.
+        assert!(trusted.chain(&by_issuing, std::slice::from_ref(issuing), now).is_ok());
+        assert_eq!(Parsed::new(&by_issuing).unwrap().duty(), Ok(name("srv.test")));
+        let refused = |chain: &[_]| matches!(trusted.duty(chain, now), Err(Fault::Chain(_)));
+        assert!(!refused(std::slice::from_ref(&duty)));
+        assert!(refused(&[by_issuing.clone(), issuing.clone()]));
+        assert!(refused(&[by_issuing.clone(), issuing.clone(), group.root.certificate().clone()]));
+        assert!(refused(&[by_issuing]));
+        // Not even a good one may bring anything along.
+        assert!(refused(&[duty, issuing.clone()]));
+    }
 }

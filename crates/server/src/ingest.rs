@@ -8,12 +8,12 @@
 
 mod conversation;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_connector::handshake::Session;
 use wardline_connector::journal;
@@ -21,12 +21,11 @@ use wardline_connector::link::{self, Broken, Incoming, Outgoing};
 use wardline_connector::uplink::hop;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
-use wardline_proto::message::{Context, Hop, Reason, Refusal, RouteOpen, Signed, Way, decode};
-use wardline_proto::{Kind, Name, Role};
+use wardline_proto::message::{Context, Digest, Hop, Reason, Refusal, RouteOpen, Signed, Way, decode};
+use wardline_proto::{GroupId, Kind, Name, Role};
 use wardline_secrets::certificate::Identity;
-use wardline_secrets::roster::{Member, Roster};
 use wardline_secrets::signature::SigningKey;
-use wardline_secrets::tls::Channel;
+use wardline_secrets::view::{Member, View, WAY};
 
 use crate::live::{Conversation, Registry};
 use crate::store::Store;
@@ -37,16 +36,14 @@ const WAITING: usize = 8;
 
 /// Everything that a session needs.
 pub struct Ingest {
-    /// This server's channel.
-    pub channel: Channel,
+    /// Who this server is.
+    pub own: Identity,
     /// Signs what this health service measures.
     pub identity: SigningKey,
     /// Signs what this server promises.
-    pub duty: SigningKey,
+    pub duty: Arc<SigningKey>,
     /// The duty certificate and what leads to the root, DER.
     pub duty_chain: Vec<Bytes>,
-    /// Who is in the group.
-    pub roster: Arc<Roster>,
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// Where everything is kept.
@@ -57,26 +54,30 @@ impl Ingest {
     /// Serves one session until it ends.
     pub async fn serve(self: Arc<Self>, session: Session, stop: CancellationToken) {
         let (peer, address) = (session.peer.clone(), session.address.to_string());
-        let known = match peer.role {
-            Role::Agent => self.roster.agent_via(&peer.name, None),
-            Role::Gateway => self.roster.find(&peer.name, Role::Gateway),
-            Role::Server => None,
-        };
-        let Some(member) = known.cloned() else {
-            let reason = match self.roster.find(&peer.name, peer.role).and_then(|member| member.gateway.clone()) {
-                Some(gateway) => format!("it is to come by {gateway}"),
-                None => "it is not in this server's list".to_owned(),
-            };
-            journal::emit(Event::UnknownHealthService { peer: peer.to_string(), address, reason });
-            return refuse(session, Reason::NotKnown).await;
+        let mut changes = self.store.view();
+        let view = Arc::clone(&changes.borrow_and_update());
+        let member = match direct(&view, &peer, &session.facts.peer_certificate) {
+            Ok(member) => Arc::clone(member),
+            Err(reason) => {
+                journal::emit(Event::UnknownHealthService { peer: peer.to_string(), address, reason });
+                return refuse(session, Reason::NotKnown).await;
+            }
         };
         journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.clone() });
-        let own = hop(&self.channel, &self.identity, &peer, &session.facts, false);
+        let own = hop(&self.own, &self.identity, &peer, &session.facts, false);
         if let Some(own) = decode::<Hop>(&own.payload) {
             self.registry.measured(&own);
         }
         let (incoming, outgoing, writer) = link::open(session);
-        let session = Routes { ingest: &self, member, address: address.clone(), outgoing, routes: HashMap::new() };
+        let session = Routes {
+            ingest: &self,
+            member,
+            address: address.clone(),
+            outgoing,
+            routes: HashMap::new(),
+            foreign: HashSet::new(),
+            changes,
+        };
         let end = match peer.role {
             Role::Gateway => {
                 self.registry.gateway(&peer.name, true);
@@ -95,6 +96,55 @@ impl Ingest {
         journal::emit(Event::PeerGone { peer: peer.to_string(), reason: end.text() });
     }
 }
+
+/// The member that a peer is who connects directly with this channel certificate, or why it is none.
+fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, String> {
+    if peer.role == Role::Server {
+        return Err("servers do not report to servers".into());
+    }
+    let member = view.find(&peer.name, peer.role).ok_or("it is not a member of the group")?;
+    if view.by_way(&peer.name, peer.role, &[]).is_none() {
+        let gateways: Vec<_> = member.parents.iter().map(Name::as_str).collect();
+        return Err(format!("it is to come by {}", gateways.join(" or ")));
+    }
+    if !member.holds(certificate) {
+        return Err("its channel certificate was not issued to this member".into());
+    }
+    Ok(member)
+}
+
+/// Whether a member may still come this way, and is still the same.
+fn stands(view: &View, member: &Member, via: &[Name]) -> bool {
+    view.by_way(&member.name, member.role, via).is_some_and(|now| now.identity == member.identity)
+}
+
+/// Returns at the next change of what the trust log says; never when there will be none.
+async fn changed(changes: &mut watch::Receiver<Arc<View>>) -> Arc<View> {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Arc::clone(&changes.borrow_and_update())
+}
+
+/// The gateways of a route, the nearest to its agent first, the one of the session last.
+fn way(open: &RouteOpen, gateway: &Name) -> Result<Vec<Name>, String> {
+    if open.via.len() >= WAY {
+        return Err(format!("a route by more than {WAY} gateways"));
+    }
+    let mut via =
+        open.via.iter().map(|name| name.parse()).collect::<Result<Vec<Name>, _>>().map_err(|e| e.to_string())?;
+    via.push(gateway.clone());
+    Ok(via)
+}
+
+/// Whether a gateway may be behind another: some of its ways lead by it.
+fn is_behind(view: &View, gateway: &Name, other: &Name, steps: usize) -> bool {
+    let behind = |parent: &Name| parent == other || (steps > 0 && is_behind(view, parent, other, steps - 1));
+    view.find(gateway, Role::Gateway).is_some_and(|member| member.parents.iter().any(behind))
+}
+
+/// Why somebody is not served any more.
+const NO_LONGER: &str = "it is no longer a member of the group, or no longer to come this way";
 
 /// Tells a peer why it is not wanted, and closes.
 async fn refuse(session: Session, reason: Reason) {
@@ -121,16 +171,26 @@ impl End {
 /// The conversations of one session.
 struct Routes<'a> {
     ingest: &'a Arc<Ingest>,
-    member: Member,
+    member: Arc<Member>,
     address: String,
     outgoing: Outgoing,
-    routes: HashMap<u32, mpsc::Sender<Message>>,
+    routes: HashMap<u32, Route>,
+    /// Members that a gateway has let in with a channel certificate that was not issued to them.
+    foreign: HashSet<Name>,
+    changes: watch::Receiver<Arc<View>>,
+}
+
+/// One agent's way on a session.
+struct Route {
+    agent: Name,
+    via: Vec<Name>,
+    inbox: mpsc::Sender<Message>,
 }
 
 impl Routes<'_> {
     async fn run(mut self, mut incoming: Incoming, stop: CancellationToken) -> End {
         if self.member.role == Role::Agent {
-            self.open(0, self.member.clone(), None);
+            self.open(0, Arc::clone(&self.member), Vec::new());
         }
         if self.outgoing.send(Message::own(Kind::Way, Way { open: true })).await.is_err() {
             return End::Gone("the connection ended".into());
@@ -142,7 +202,14 @@ impl Routes<'_> {
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
                     return End::Gone(Reason::Stopping.as_str().into());
                 }
-                () = self.ended(0), if self.member.role == Role::Agent => {
+                view = changed(&mut self.changes) => {
+                    // An agent's own conversation notices by itself, and tells it.
+                    if self.member.role == Role::Gateway && !stands(&view, &self.member, &[]) {
+                        return self.cut();
+                    }
+                    continue;
+                }
+                () = ended(self.routes.get(&0)), if self.member.role == Role::Agent => {
                     return End::Gone("its conversation was ended".into());
                 }
                 message = incoming.message() => message,
@@ -176,12 +243,14 @@ impl Routes<'_> {
         let _ = self.outgoing.send(close).await;
     }
 
-    /// Returns when the conversation of a route has ended by itself.
-    async fn ended(&self, route: u32) {
-        match self.routes.get(&route) {
-            Some(inbox) => inbox.closed().await,
-            None => std::future::pending().await,
-        }
+    /// Ends the session of a gateway that does not belong here any more.
+    fn cut(&self) -> End {
+        let peer = Identity { name: self.member.name.clone(), role: self.member.role }.to_string();
+        let (address, reason) = (self.address.clone(), NO_LONGER.to_owned());
+        journal::emit(Event::UnknownHealthService { peer, address, reason });
+        let refusal = Refusal { reason: Reason::NotKnown.into() };
+        let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
+        End::Gone(NO_LONGER.into())
     }
 
     async fn take(&mut self, message: Message) -> Result<(), String> {
@@ -192,12 +261,12 @@ impl Routes<'_> {
                 Ok(())
             }
             // A gateway's own facts; an agent's go to its conversation.
-            Kind::Hop if message.route == 0 && self.member.role == Role::Gateway => self.measured(&message),
+            Kind::Hop if message.route == 0 && self.member.role == Role::Gateway => self.measured(&message).await,
             _ => {
                 // Of a route that has ended something may still be under way.
-                if let Some(inbox) = self.routes.get(&message.route) {
+                if let Some(known) = self.routes.get(&message.route) {
                     let route = message.route;
-                    if inbox.send(message).await.is_err() {
+                    if known.inbox.send(message).await.is_err() {
                         self.routes.remove(&route);
                     }
                 }
@@ -213,59 +282,134 @@ impl Routes<'_> {
         if self.routes.contains_key(&message.route) {
             return Err(format!("route {} is open already", message.route));
         }
-        match self.ingest.roster.agent_via(&agent, Some(&self.member.name)).cloned() {
+        let via = way(&open, &self.member.name)?;
+        let view = Arc::clone(&self.ingest.store.view().borrow());
+        let foreign = via.iter().chain([&agent]).find(|name| self.foreign.contains(*name));
+        if let Some(foreign) = foreign {
+            let reason = format!("{foreign} is on its way: {FOREIGN}");
+            self.not_known(message.route, agent, reason).await;
+            return Ok(());
+        }
+        match view.by_way(&agent, Role::Agent, &via) {
             Some(member) => {
-                self.open(message.route, member, Some(self.member.name.clone()));
+                self.open(message.route, Arc::clone(member), via);
                 let way = Message::own(Kind::Way, Way { open: true }).on(message.route);
                 // A session that has ended is noticed where it is read.
                 let _ = self.outgoing.send(way).await;
                 Ok(())
             }
             None => {
-                let peer = Identity { name: agent, role: Role::Agent }.to_string();
-                let reason = format!("gateway {} speaks for it, but was not given it", self.member.name);
-                let address = self.address.clone();
-                journal::emit(Event::UnknownHealthService { peer, address, reason });
-                let refusal = Refusal { reason: Reason::NotKnown.into() };
-                let refusal = Message::own(Kind::Refusal, refusal).on(message.route);
-                let _ = self.outgoing.send(refusal).await;
+                let via: Vec<_> = via.iter().map(Name::as_str).collect();
+                let reason = match view.find(&agent, Role::Agent) {
+                    Some(_) => format!("{} speaks for it, but was not given it", via.join(" by ")),
+                    None => "it is not a member of the group".to_owned(),
+                };
+                self.not_known(message.route, agent, reason).await;
                 Ok(())
             }
         }
     }
 
-    fn open(&mut self, route: u32, member: Member, via: Option<Name>) {
+    /// A route that is none.
+    async fn not_known(&self, route: u32, agent: Name, reason: String) {
+        let peer = Identity { name: agent, role: Role::Agent }.to_string();
+        journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason });
+        let refusal = Refusal { reason: Reason::NotKnown.into() };
+        let _ = self.outgoing.send(Message::own(Kind::Refusal, refusal).on(route)).await;
+    }
+
+    fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>) {
         let (inbox, messages) = mpsc::channel(WAITING);
-        let conversation = Conversation::new(via);
+        let conversation = Conversation::new(via.first().cloned());
         self.ingest.registry.begin(&member.name, &conversation);
+        let opened = Route { agent: member.name.clone(), via: via.clone(), inbox };
         let talk = Talk::new(
             Arc::clone(self.ingest),
             member,
+            via,
             route,
             self.outgoing.clone(),
             self.address.clone(),
             conversation,
         );
         tokio::spawn(talk.run(messages));
-        self.routes.insert(route, inbox);
+        self.routes.insert(route, opened);
     }
 
-    fn measured(&self, message: &Message) -> Result<(), String> {
+    /// What a gateway of this session has measured. Whoever it let in with a channel certificate that was not issued to
+    /// them is cut off, with everybody behind them.
+    async fn measured(&mut self, message: &Message) -> Result<(), String> {
         let signed: Signed = decode(&message.body).ok_or("facts of a hop that cannot be decoded")?;
-        self.ingest.measured(&self.member, &signed).map_err(str::to_owned)
+        let Some(hop) = self.ingest.measured(&self.member, &signed)? else { return Ok(()) };
+        let Some((peer, holds)) = self.ingest.holds(&hop) else { return Ok(()) };
+        if holds {
+            self.foreign.remove(&peer);
+            return Ok(());
+        }
+        self.foreign.insert(peer.clone());
+        let behind = |route: &Route| route.agent == peer || route.via.contains(&peer);
+        let cut: Vec<_> = self.routes.iter().filter(|(_, route)| behind(route)).map(|(route, _)| *route).collect();
+        for route in cut {
+            let Some(Route { agent, .. }) = self.routes.remove(&route) else { continue };
+            self.not_known(route, agent, format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter)).await;
+            let _ = self.outgoing.send(Message { kind: Kind::RouteClose, route, body: Bytes::new() }).await;
+        }
+        Ok(())
+    }
+}
+
+/// Why a member is not served that a gateway has let in.
+const FOREIGN: &str = "its channel certificate was not issued to this member, or ended long ago";
+
+/// Returns when the conversation of a route has ended by itself.
+async fn ended(route: Option<&Route>) {
+    match route {
+        Some(route) => route.inbox.closed().await,
+        None => std::future::pending().await,
     }
 }
 
 impl Ingest {
-    /// Facts of a hop, as one of its ends signed them.
-    fn measured(&self, member: &Member, signed: &Signed) -> Result<(), &'static str> {
-        let payload = member.identity.open(Context::Hop, self.channel.group(), signed);
-        let payload = payload.map_err(|_| "facts of a hop with a signature that does not fit")?;
-        let hop: Hop = decode(payload).ok_or("facts of a hop that cannot be decoded")?;
-        if hop.reporter != member.name.as_str() {
-            return Err("facts of a hop in another's name");
-        }
-        self.registry.measured(&hop);
-        Ok(())
+    /// The group.
+    fn group(&self) -> GroupId {
+        self.store.keeper().root.group()
+    }
+
+    /// Facts of a hop, as one of its ends signed them: a member, or a gateway behind it. Nothing of a gateway that is no
+    /// member: who passes it on does not know that yet.
+    fn measured(&self, member: &Member, signed: &Signed) -> Result<Option<Hop>, &'static str> {
+        let said: Hop = decode(&signed.payload).ok_or("facts of a hop that cannot be decoded")?;
+        let identity = if said.reporter == member.name.as_str() {
+            member.identity.clone()
+        } else {
+            let reporter: Name = said.reporter.parse().map_err(|_| "facts of a hop in nobody's name")?;
+            let view = self.store.view();
+            let view = view.borrow();
+            if member.role != Role::Gateway || view.find(&reporter, Role::Agent).is_some() {
+                return Err("facts of a hop in another's name");
+            }
+            let gateway = view.find(&reporter, Role::Gateway);
+            let behind = gateway.filter(|gateway| is_behind(&view, &gateway.name, &member.name, WAY));
+            let Some(gateway) = behind else { return Ok(None) };
+            gateway.identity.clone()
+        };
+        let fits = identity.open(Context::Hop, self.group(), signed);
+        fits.map_err(|_| "facts of a hop with a signature that does not fit")?;
+        self.registry.measured(&said);
+        Ok(Some(said))
+    }
+
+    /// The member at the dialling end of a hop, when the listening end reports, and whether the channel certificate that
+    /// it came with was issued to it.
+    fn holds(&self, hop: &Hop) -> Option<(Name, bool)> {
+        let peer: Name = hop.peer.parse().ok().filter(|_| !hop.dialled)?;
+        let certificate = Digest::from_wire(&hop.peer_certificate).unwrap_or_default();
+        let view = self.store.view();
+        let view = view.borrow();
+        let holds = view.member_named(&peer)?.holds(&certificate);
+        Some((peer, holds))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,19 @@
-//! Keeps what agents say, exactly once, and gives access to it.
+//! Keeps what agents say, exactly once, and gives access to it; founds its group and decides who is in it.
 //!
 //! ```text
 //!   agents, gateways --> ingest --> store (SQLite) <-- api <-- command line
 //!                           \--> live (who is connected) --/
+//!   hosts that join --> joining --> store: trust log <-- operating <-- api
 //! ```
+//!
+//! - `founding`: what is in the group's folder, made at the first start
+//! - `joining`: who may join or come home, and with what
+//! - `operating`: what operators decide about trust
 
 pub mod api;
+pub mod founding;
 pub mod ingest;
+pub mod joining;
 pub mod live;
+pub mod operating;
 pub mod store;

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use wardline_connector::now_ms;
 use wardline_proto::message::Hop;
 use wardline_proto::{Name, Role};
 use wardline_sdk::{HopEnd, Service, Time, Topology};
-use wardline_secrets::roster::Roster;
+use wardline_secrets::view::View;
 
 use crate::api::{Connected, Live};
 
@@ -17,7 +17,7 @@ use crate::api::{Connected, Live};
 pub struct Registry {
     name: Name,
     started: u64,
-    roster: Arc<Roster>,
+    view: watch::Receiver<Arc<View>>,
     state: Mutex<State>,
 }
 
@@ -58,8 +58,8 @@ impl Conversation {
 
 impl Registry {
     /// Nobody is connected.
-    pub fn new(name: Name, roster: Arc<Roster>) -> Arc<Self> {
-        Arc::new(Self { name, started: now_ms(), roster, state: Mutex::default() })
+    pub fn new(name: Name, view: watch::Receiver<Arc<View>>) -> Arc<Self> {
+        Arc::new(Self { name, started: now_ms(), view, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,16 +131,14 @@ impl Live for Registry {
 
     fn topology(&self) -> Topology {
         let state = self.state();
-        let mut services: Vec<_> = self
-            .roster
-            .members()
-            .map(|member| Service {
-                name: member.name.clone(),
-                role: member.role,
-                connected: state.agents.contains_key(&member.name) || state.gateways.contains_key(&member.name),
-            })
-            .collect();
-        services.push(Service { name: self.name.clone(), role: Role::Server, connected: true });
+        let connected =
+            |name: &Name| *name == self.name || state.agents.contains_key(name) || state.gateways.contains_key(name);
+        let service = |name: &Name, role| Service { name: name.clone(), role, connected: connected(name) };
+        let view = Arc::clone(&self.view.borrow());
+        let mut services: Vec<_> = view.members().map(|member| service(&member.name, member.role)).collect();
+        if view.find(&self.name, Role::Server).is_none() {
+            services.push(service(&self.name, Role::Server));
+        }
         services.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
         let hop = |((from, to), (id, ends)): (&(Name, Name), &(String, Vec<HopEnd>))| {
             wardline_sdk::Hop::new(from.clone(), to.clone(), id.clone(), ends.clone())

@@ -5,22 +5,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Parser, Subcommand};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, Group, Keys, StateFolder};
-use wardline_connector::{journal, listener, signals};
+use wardline_connector::config::{self, StateFolder};
+use wardline_connector::credential::credential;
+use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
-use wardline_proto::{Name, PORT, Role};
-use wardline_secrets::private;
-use wardline_secrets::roster::{Listed, Roster};
+use wardline_proto::{Name, PORT};
 use wardline_server::api::{Live, Service, Socket};
+use wardline_server::founding::{self, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
+use wardline_server::joining::{self, JoinDesk};
 use wardline_server::live::Registry;
 use wardline_server::store::Store;
 
@@ -60,12 +59,13 @@ struct Config {
     api_socket: Option<PathBuf>,
     database: Option<String>,
     measure: Option<PathBuf>,
-    group: Group,
-    #[serde(default)]
-    agent: Vec<Listed>,
-    #[serde(default)]
-    gateway: Vec<Listed>,
+    #[serde(default = "founding::default_lifetime", deserialize_with = "founding::lifetime")]
+    channel_lifetime: Duration,
+    group: founding::Settings,
 }
+
+/// How often the tables that show the trust log are compared with it.
+const COMPARE: Duration = Duration::from_secs(60);
 
 fn state_dir() -> PathBuf {
     "/var/lib/wardline/server".into()
@@ -93,37 +93,31 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration, the roster and the database's path.
-fn read(path: &Path) -> Result<(Config, Roster, Option<PathBuf>), Event> {
+/// The configuration, and the database's path.
+fn read(path: &Path) -> Result<(Config, Option<PathBuf>), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
-    let mut config: Config = config::read(path)?;
-    if let Some(odd) = config.gateway.iter().find(|gateway| gateway.gateway.is_some()) {
-        return Err(refuse(format!("gateway {}: a gateway behind a gateway is not supported yet", odd.name)));
-    }
-    let agents = std::mem::take(&mut config.agent).into_iter().map(|listed| (Role::Agent, listed));
-    let gateways = std::mem::take(&mut config.gateway).into_iter().map(|listed| (Role::Gateway, listed));
-    let roster = Roster::new(agents.chain(gateways)).map_err(|name| refuse(format!("{name} is listed twice")))?;
+    let config: Config = config::read(path)?;
     let database = match config.database.as_deref().map(|url| url.strip_prefix("sqlite:")) {
         None => None,
         Some(Some(file)) if !file.is_empty() => Some(PathBuf::from(file)),
         Some(_) => return Err(refuse("database: `sqlite:PATH` is allowed".into())),
     };
-    Ok((config, roster, database))
+    Ok((config, database))
 }
 
 fn run(path: &Path) -> Result<(), Event> {
-    let (config, roster, database) = read(path)?;
+    let (config, database) = read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
-    let state = StateFolder::open(&config.state_dir)?;
-    let folder = state.group(&config.group);
-    let keys = Keys::load(&folder, &config.group, &config.name, Role::Server)?;
-    let (duty, duty_chain) = duty(&folder, &config, &keys)?;
+    let _state = StateFolder::open(&config.state_dir)?;
+    let folder = config.state_dir.join(config.group.name.as_str());
     let measure = config.measure.as_deref().map(|file| std::fs::File::options().append(true).create(true).open(file));
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
+    let foundation = founding::found(&folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
-    let (store, writer) = Store::open(&database, measure).map_err(|error| error.event())?;
-    let roster = Arc::new(roster);
-    let registry = Registry::new(config.name.clone(), Arc::clone(&roster));
+    let Foundation { keeper, issuing, identity, channel, presence } = foundation;
+    let duty = presence.duty.clone();
+    let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
+    let registry = Registry::new(config.name.clone(), store.view());
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
@@ -140,46 +134,42 @@ fn run(path: &Path) -> Result<(), Event> {
             version: env!("CARGO_PKG_VERSION").into(),
             name: config.name.to_string(),
         });
+        founding::announce(&store, presence.clone()).await?;
         let stop = CancellationToken::new();
-        let service = Service { store: store.clone(), live: Arc::clone(&registry) as Arc<dyn Live> };
+        let service = Service::new(store.clone(), Arc::clone(&registry) as Arc<dyn Live>);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
-        let Keys { channel, identity, .. } = keys;
-        let ingest = Arc::new(Ingest { channel: channel.clone(), identity, duty, duty_chain, roster, registry, store });
-        let below = stop.clone();
+        let own = channel.identity.clone();
+        let (publisher, credential) = credential(Some(channel));
+        let lifetime = config.channel_lifetime;
+        let renewal = Renewal { folder, presence, issuing: Arc::clone(&issuing), lifetime, publisher };
+        let renewing = tokio::spawn(renewal.run(store.clone(), stop.clone()));
+        let desk = JoinDesk::new(store.clone(), issuing, duty.clone(), config.channel_lifetime);
+        let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
+        let signs = Arc::clone(&store.keeper().duty);
+        let ingest = Ingest { own, identity, duty: signs, duty_chain: vec![duty], registry, store };
+        let (ingest, below) = (Arc::new(ingest), stop.clone());
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
-        let listening = tokio::spawn(listener::listen(listener, channel, stop.clone(), serve));
+        let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);
+        let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, join));
         signals::wait().await;
         stop.cancel();
-        let _ = tokio::time::timeout(signals::STOPPING, async { tokio::join!(api, listening) }).await;
+        let _ =
+            tokio::time::timeout(signals::STOPPING, async { tokio::join!(api, listening, comparing, renewing) }).await;
         // What waits is written; what cannot be was acknowledged to nobody.
         let _ = tokio::time::timeout(signals::STOPPING, writer.ended()).await;
         Ok(())
     })
 }
 
-/// The duty key and its certificate, which must lead to the group's root and name this server.
-fn duty(
-    folder: &Path,
-    config: &Config,
-    keys: &Keys,
-) -> Result<(wardline_secrets::signature::SigningKey, Vec<Bytes>), Event> {
-    let key = config::signing_key(&folder.join("duty.key"), config.group.id)?;
-    let path = folder.join("duty.pem");
-    let shown = path.display().to_string();
-    let missing = |reason: String| Event::CertificateMissing { path: shown.clone(), reason };
-    let pem = private::read_public(&path).map_err(|error| missing(error.to_string()))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.map_err(|error| missing(error.to_string()))?;
-    let unfit = |reason: String| Event::CertificateName { path: shown.clone(), name: config.name.to_string(), reason };
-    let (name, certified) = keys.root.duty(&chain, UnixTime::now()).map_err(|fault| unfit(fault.to_string()))?;
-    if name != config.name {
-        return Err(unfit(format!("it is the duty certificate of {name}")));
+/// Compares the tables that show the trust log with it, again and again.
+async fn compare(store: Store, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(COMPARE) => {}
+        }
+        if store.compare().await.is_err() {
+            return;
+        }
     }
-    if certified.id() != key.id() {
-        return Err(Event::PrivateKeyUnusable {
-            path: folder.join("duty.key").display().to_string(),
-            reason: "it does not belong to the certificate".into(),
-        });
-    }
-    Ok((key, chain.into_iter().map(|der| Bytes::copy_from_slice(&der)).collect()))
 }

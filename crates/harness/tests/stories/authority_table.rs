@@ -128,7 +128,7 @@ fn said(key: &SigningKey, agent: &str, kind: Kind) -> Bytes {
 fn anything(kind: Kind) -> Bytes {
     match kind {
         Kind::Refusal => encode(&Refusal { reason: Reason::Stopping.into() }),
-        Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into() }),
+        Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), via: Vec::new() }),
         Kind::Way => encode(&Way { open: true }),
         Kind::Bound | Kind::RouteClose => Bytes::new(),
         _ => encode(&Signed::default()),
@@ -191,7 +191,7 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
     // Hostile ends below real programs.
     let mut group = Group::builder().gateways(2).agents(2).direct(1).lay();
     let [behind, second, direct] = ["agent1.test", "agent2.test", "agent3.test"].map(|name| key(&group, name));
-    let channel = |name, role| group.authority().channel(name, role);
+    let channel = |name, _role| group.credential(name);
     let (first, third) = (channel("agent1.test", Role::Agent), channel("agent3.test", Role::Agent));
     let gateway = channel("gw2.test", Role::Gateway);
     group.server().start();
@@ -200,7 +200,8 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
     agent(1, group.server(), &third, "agent3.test", &direct).walk();
     let own = key(&group, "gw2.test");
     let server = &*group.server();
-    let open = |route| Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into() }).on(route);
+    let open =
+        |route| Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), via: Vec::new() }).on(route);
     Session {
         column: 2,
         daemon: server,
@@ -224,8 +225,8 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
     assert_eq!(group.sql::<i64>("SELECT (SELECT count(*) FROM event) + (SELECT count(*) FROM alert)"), [0]);
 
     // Hostile ends above real programs.
-    let mut group = Group::builder().direct(1).lay();
-    let channel = |name, role| group.authority().channel(name, role);
+    let mut group = Group::builder().direct(1).written().lay();
+    let channel = |name, _role| group.credential(name);
     let (gateway, server) = (channel("gw1.test", Role::Gateway), channel("srv1.test", Role::Server));
     let listeners = [Listener::new(), Listener::new(), Listener::new()];
     hostile::set_parents(group.agent(0), &[("gw1.test", listeners[0].address())]);

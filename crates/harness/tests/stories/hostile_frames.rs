@@ -12,8 +12,8 @@ use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::pki::Credential;
 use wardline_harness::{Daemon, wait};
+use wardline_proto::Kind;
 use wardline_proto::frame::{FRAME_LIMIT, Frame, Part};
-use wardline_proto::{Kind, Role};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Connections that lead to nothing, to each program; more than handshakes may be under way.
@@ -154,13 +154,13 @@ fn hostile_frames_and_half_open_connections_harm_nobody() {
 
     let gateway = Trouble {
         address: hostile::listen(group.gateway(0)),
-        credential: group.authority().channel("agent2.test", Role::Agent),
+        credential: group.credential("agent2.test"),
         own: "agent agent2.test",
         other: "gateway gw1.test",
     };
     let server = Trouble {
         address: hostile::listen(group.server()),
-        credential: group.authority().channel("agent3.test", Role::Agent),
+        credential: group.credential("agent3.test"),
         own: "agent agent3.test",
         other: "server srv1.test",
     };

@@ -17,7 +17,7 @@ use wardline_proto::frame::Message;
 use wardline_proto::message::{
     Ack, Answer, Batch, BatchHeader, Context, Point, RouteOpen, Signed, Way, decode, encode,
 };
-use wardline_proto::{GroupId, Kind, Role};
+use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{KeyId, SigningKey, sha256};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -26,7 +26,7 @@ const AGENT: &str = "agent agent1.test";
 
 /// A group whose gateway does not run yet, and whose agents follow a log.
 fn group(builder: Builder) -> (Group, File) {
-    let group = builder.pack("base", "").lay();
+    let group = builder.pack("base", "").written().lay();
     let path = group.folder().join("app.log");
     let pack = format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {:?}\n", path.display().to_string());
     group.write_pack("base", &pack);
@@ -60,7 +60,7 @@ struct Between {
 impl Between {
     /// In the place of the group's gateway.
     fn new(group: &mut Group) -> Self {
-        let credential = group.authority().channel("gw1.test", Role::Gateway);
+        let credential = group.credential("gw1.test");
         let listener = Listener::at(hostile::listen(group.gateway(0)));
         let server: SocketAddr = hostile::listen(group.server());
         let mut above = Peer::join(server, &credential, GATEWAY, "server srv1.test");
@@ -89,7 +89,7 @@ impl Between {
     /// Opens a route for an agent.
     fn route(&mut self, agent: &str) -> u32 {
         self.route += 1;
-        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into() });
+        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
         self.above.say(open.on(self.route));
         self.route
     }
@@ -327,7 +327,7 @@ fn a_forged_acknowledgement_is_refused() {
     }
 
     // Answers decide what was delivered as acknowledgements do.
-    let channel = group.authority().channel("srv1.test", Role::Server);
+    let channel = group.credential("srv1.test");
     let channel_key = SigningKey::from_pem(channel.key.as_bytes(), id).unwrap();
     let chain = |credential: &Credential| hostile::chain(credential).into_iter().map(Bytes::from).collect::<Vec<_>>();
     let old: Signed = decode(&old_answer).unwrap();

@@ -9,6 +9,7 @@ mod demo;
 mod full_queue;
 mod hostile_frames;
 mod hostile_gateway;
+mod joining;
 mod load_kills;
 mod load_power_cut;
 mod queue_lives;

@@ -5,14 +5,16 @@
 //!  socket   who may ask, and the listener
 //!  routes   HTTP to questions, answers to JSON, refusals to problem details
 //!  service  the answers
+//!  trust    those about members, tokens and the trust log
 //! ```
 
 mod routes;
 mod service;
 mod socket;
+mod trust;
 
 pub use routes::router;
-pub use service::{Connected, Live, Service};
+pub use service::{Connected, Live, OnBehalf, Service};
 pub use socket::Socket;
 
 #[cfg(test)]

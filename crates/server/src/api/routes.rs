@@ -2,24 +2,30 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use wardline_proto::Name;
+use axum::{Extension, Json, Router};
+use wardline_proto::{Name, Role};
 use wardline_sdk::access::path;
 use wardline_sdk::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, DataAccess, Gap, GapFilter, Kind, Page, Problem, Status,
-    Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, DataAccess, Gap, GapFilter, Group, Kind, LogEntry,
+    LogFilter, Member, MemberFilter, Page, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
+
+use super::service::OnBehalf;
 
 /// The most bytes of a request's body.
 const BODY_LIMIT: usize = 64 * 1024;
 
-/// The routes of the data access service.
-pub fn router<D: DataAccess + 'static>(data: Arc<D>) -> Router {
+/// Who wants something changed, as the socket knows him.
+#[derive(Clone, Debug)]
+pub(super) struct Operator(pub(super) String);
+
+/// The routes of the data access service. What changes something needs to be told who wants it, as the socket does.
+pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
     Router::new()
         .route(path::ALERTS, get(alerts::<D>))
         .route(path::ALERT, get(alert::<D>))
@@ -28,6 +34,14 @@ pub fn router<D: DataAccess + 'static>(data: Arc<D>) -> Router {
         .route(path::GAPS, get(gaps::<D>))
         .route(path::TOPOLOGY, get(topology::<D>))
         .route(path::STATUS, get(status::<D>))
+        .route(path::TOKENS, get(tokens::<D>).post(create_token::<D>))
+        .route(path::REVOKE, post(revoke_token::<D>))
+        .route(path::MEMBERS, get(members::<D>))
+        .route(path::REMOVE, post(remove::<D>))
+        .route(path::ASSIGN, post(assign::<D>))
+        .route(path::LOG, get(log::<D>))
+        .route(path::GROUP, get(group::<D>))
+        .route(path::RECOVERY, post(escrow::<D>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -54,6 +68,12 @@ impl From<QueryRejection> for Refusal {
 impl From<PathRejection> for Refusal {
     fn from(rejection: PathRejection) -> Self {
         Self(Problem::new(Kind::Invalid, rejection.body_text(), "correct the path"))
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(Problem::new(Kind::Invalid, rejection.body_text(), "use the `wardline` of the server's version"))
     }
 }
 
@@ -108,6 +128,68 @@ async fn topology<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Topology>
 
 async fn status<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Status> {
     Ok(Json(data.status().await?))
+}
+
+type Asked<T> = Result<Query<T>, QueryRejection>;
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+async fn create_token<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    order: Body<TokenOrder>,
+) -> Answer<Token> {
+    Ok(Json(data.on_behalf_of(&operator).create_token(order?.0).await?))
+}
+
+async fn tokens<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<TokenFilter>) -> Answer<Page<Token>> {
+    Ok(Json(data.tokens(filter?.0).await?))
+}
+
+async fn revoke_token<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    id: Result<Path<String>, PathRejection>,
+) -> Answer<Token> {
+    Ok(Json(data.on_behalf_of(&operator).revoke_token(&id?.0).await?))
+}
+
+async fn members<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<MemberFilter>) -> Answer<Page<Member>> {
+    Ok(Json(data.members(filter?.0).await?))
+}
+
+async fn remove<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    member: Result<Path<(Role, Name)>, PathRejection>,
+) -> Answer<Member> {
+    let Path((role, name)) = member?;
+    Ok(Json(data.on_behalf_of(&operator).remove(role, &name).await?))
+}
+
+async fn assign<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    member: Result<Path<(Role, Name)>, PathRejection>,
+    assignment: Body<Assignment>,
+) -> Answer<Member> {
+    let Path((role, name)) = member?;
+    Ok(Json(data.on_behalf_of(&operator).assign(role, &name, assignment?.0).await?))
+}
+
+async fn log<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<LogFilter>) -> Answer<Page<LogEntry>> {
+    Ok(Json(data.log(filter?.0).await?))
+}
+
+async fn group<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Group> {
+    Ok(Json(data.group().await?))
+}
+
+async fn escrow<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    order: Body<RecoveryOrder>,
+) -> Answer<Group> {
+    Ok(Json(data.on_behalf_of(&operator).escrow(order?.0).await?))
 }
 
 async fn no_such_path(uri: Uri) -> Refusal {

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use wardline_proto::Name;
+use wardline_proto::{Name, Role};
 use wardline_sdk::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, DataAccess, Gap, GapFilter, Kind, Page, Problem, Session,
-    Status, Time, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, DataAccess, Gap, GapFilter, Group, Kind, LogEntry,
+    LogFilter, Member, MemberFilter, Page, Problem, RecoveryOrder, Session, Status, Time, Token, TokenFilter,
+    TokenOrder, Topology,
 };
 
+use super::trust;
 use crate::store::{self, Found, Released, Store};
 
 /// What only the running server knows.
@@ -48,9 +50,34 @@ pub struct Service {
     pub store: Store,
     /// What is.
     pub live: Arc<dyn Live>,
+    /// On whose behalf.
+    operator: Arc<str>,
+}
+
+/// A data access service that is told who asks.
+pub trait OnBehalf: DataAccess {
+    /// The same service on behalf of an operator.
+    #[must_use]
+    fn on_behalf_of(&self, operator: &str) -> Self;
+}
+
+impl OnBehalf for Service {
+    fn on_behalf_of(&self, operator: &str) -> Self {
+        Self { operator: operator.into(), ..self.clone() }
+    }
 }
 
 impl Service {
+    /// A service on behalf of nobody in particular.
+    pub fn new(store: Store, live: Arc<dyn Live>) -> Self {
+        Self { store, live, operator: "unknown".into() }
+    }
+
+    /// Whose acts these are.
+    pub(super) fn act(&self) -> String {
+        format!("operator {}", self.operator)
+    }
+
     fn sessions(&self) -> HashMap<Name, Session> {
         let session = |Connected { agent, last_heartbeat_ms, via }| {
             (agent, Session { last_heartbeat: Time(last_heartbeat_ms), via })
@@ -126,12 +153,49 @@ impl DataAccess for Service {
             events: counts.events,
             gaps: counts.gaps,
             set_aside: counts.set_aside,
+            recovery: self.store.view().borrow().recovery().is_some(),
         })
+    }
+
+    async fn create_token(&self, order: TokenOrder) -> Result<Token, Problem> {
+        trust::create_token(self, order).await
+    }
+
+    async fn tokens(&self, filter: TokenFilter) -> Result<Page<Token>, Problem> {
+        Ok(trust::tokens(&self.store.view().borrow(), &filter, now_ms()))
+    }
+
+    async fn revoke_token(&self, id: &str) -> Result<Token, Problem> {
+        trust::revoke_token(self, id).await
+    }
+
+    async fn members(&self, filter: MemberFilter) -> Result<Page<Member>, Problem> {
+        Ok(trust::members(self, &filter))
+    }
+
+    async fn remove(&self, role: Role, name: &Name) -> Result<Member, Problem> {
+        trust::remove(self, role, name).await
+    }
+
+    async fn assign(&self, role: Role, name: &Name, assignment: Assignment) -> Result<Member, Problem> {
+        trust::assign(self, role, name, assignment).await
+    }
+
+    async fn log(&self, filter: LogFilter) -> Result<Page<LogEntry>, Problem> {
+        trust::log(self, &filter).await
+    }
+
+    async fn group(&self) -> Result<Group, Problem> {
+        trust::group(self)
+    }
+
+    async fn escrow(&self, order: RecoveryOrder) -> Result<Group, Problem> {
+        trust::escrow(self, order).await
     }
 }
 
 /// What whoever asked is told when the store has no answer.
-fn problem(error: store::Error) -> Problem {
+pub(super) fn problem(error: store::Error) -> Problem {
     let detail = error.to_string();
     match error {
         store::Error::Stopped => {
@@ -145,6 +209,6 @@ fn problem(error: store::Error) -> Problem {
     }
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

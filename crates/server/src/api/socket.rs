@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, connect_info::Connected};
+use axum::http::Method;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::serve::IncomingStream;
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::{Uid, User, geteuid};
 use tokio::net::UnixListener;
-use wardline_sdk::{DataAccess, Kind, Problem};
+use wardline_sdk::{Kind, Problem};
 
-use super::routes::{Refusal, router};
+use super::routes::{Operator, Refusal, router};
+use super::service::OnBehalf;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl Socket {
     ///
     /// # Errors
     /// The socket cannot be listened on any more.
-    pub async fn serve<D: DataAccess + 'static>(
+    pub async fn serve<D: OnBehalf + 'static>(
         self,
         data: Arc<D>,
         shutdown: impl Future<Output = ()> + Send + 'static,
@@ -68,14 +70,27 @@ fn is_dead(path: &Path) -> bool {
 #[derive(Clone, Copy)]
 struct Peer(Option<Uid>);
 
+impl Peer {
+    /// The user's name, or its number when it has none. Asks the system's user database, and may wait for it.
+    fn name(self) -> String {
+        let Some(uid) = self.0 else { return "unknown".into() };
+        User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+    }
+}
+
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         Self(stream.io().peer_cred().ok().map(|peer| Uid::from_raw(peer.uid())))
     }
 }
 
-async fn only_ours(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+async fn only_ours(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
     if may_ask(peer, geteuid()) {
+        // Only who changes something is named.
+        if request.method() == Method::POST {
+            let name = tokio::task::spawn_blocking(move || peer.name()).await.unwrap_or_else(|_| "unknown".into());
+            request.extensions_mut().insert(Operator(name));
+        }
         return next.run(request).await;
     }
     let next = "run it as root or as the server's user, e.g. with `sudo`";

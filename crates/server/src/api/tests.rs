@@ -10,10 +10,14 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use wardline_proto::Name;
 use wardline_proto::entry::{Alert, Entry, What};
-use wardline_proto::message::{Digest, Epoch, Mark};
-use wardline_sdk::{AgentFilter, AlertFilter, Client, DataAccess as _, GapFilter, Hop, Kind, Problem, Time, Topology};
+use wardline_proto::message::{Digest, Epoch, Mark, Signed, decode};
+use wardline_proto::trust::{Record, Recorded};
+use wardline_proto::{Name, Role};
+use wardline_sdk::{
+    AgentFilter, AlertFilter, Assignment, Client, DataAccess as _, GapFilter, Hop, Kind, LogEntry, LogFilter,
+    MemberFilter, Problem, RecoveryOrder, Time, TokenFilter, TokenOrder, TokenState, Topology, hex,
+};
 
 use super::{Connected, Live, Service, Socket};
 use crate::store::{Commit, Open, Opened, Store};
@@ -67,10 +71,11 @@ impl Served {
     fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("wardline-api-{}", Uuid::now_v7()));
         std::fs::create_dir(&folder).unwrap();
-        let (store, _) = Store::open(&folder.join("server.db"), None).unwrap();
+        let foundation = crate::founding::tests::found(&folder);
+        let (store, _) = Store::open(&folder.join("server.db"), None, foundation.keeper).unwrap();
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
-        let service = Service { store: store.clone(), live: Arc::clone(&live) as Arc<dyn Live> };
+        let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
         let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(Arc::new(service), shutdown));
@@ -161,6 +166,13 @@ async fn every_refusal_is_a_problem_that_names_the_next_step() {
         ("GET", "/api/v1/agents/web1/release", 405),
         ("GET", "/", 404),
         ("POST", "/api/v2/alerts", 404),
+        ("POST", "/api/v1/tokens", 400),
+        ("POST", "/api/v1/tokens/07/revoke", 404),
+        ("POST", "/api/v1/members/server/srv1.test/remove", 400),
+        ("POST", "/api/v1/members/agent/..%2fweb1/remove", 400),
+        ("POST", "/api/v1/members/root/web1/remove", 400),
+        ("POST", "/api/v1/group/recovery", 400),
+        ("GET", "/api/v1/log?cursor=x", 400),
     ] {
         let answer = served.raw(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -191,4 +203,68 @@ async fn a_socket_is_private_taken_over_from_the_dead_only_and_removed_at_the_en
     std::fs::write(&file, "not a socket").unwrap();
     assert_eq!(Socket::bind(&file).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     assert!(file.is_file());
+}
+
+#[tokio::test]
+async fn tokens_and_members_are_changed_in_the_operators_name_and_the_log_says_so() {
+    let served = Served::new();
+    let foundation = crate::founding::tests::found(&served.folder);
+    crate::founding::announce(&served.store, foundation.presence).await.unwrap();
+    let client = &served.client;
+    let order = TokenOrder {
+        id: "07".repeat(16),
+        key: "01".repeat(32),
+        role: Role::Agent,
+        name: "web*".into(),
+        uses: 2,
+        expires: Time(wardline_connector::now_ms() + 60_000),
+        via: vec![],
+    };
+    let token = client.create_token(order.clone()).await.unwrap();
+    assert_eq!((token.state, token.uses, token.used), (TokenState::Good, 2, 0));
+    assert_eq!(client.create_token(order).await.unwrap_err().kind(), Kind::Failed, "an id is given once");
+    assert_eq!(client.tokens(TokenFilter::default()).await.unwrap().items, std::slice::from_ref(&token));
+    assert_eq!(client.revoke_token("07").await.unwrap().state, TokenState::Revoked);
+    assert!(client.tokens(TokenFilter::default()).await.unwrap().items.is_empty());
+    assert_eq!(client.tokens(TokenFilter { all: true, ..TokenFilter::default() }).await.unwrap().items.len(), 1);
+
+    let members = client.members(MemberFilter::default()).await.unwrap().items;
+    assert_eq!((members.len(), members[0].role), (1, Role::Server));
+    for role in [Role::Agent, Role::Gateway] {
+        assert_eq!(client.remove(role, &name("web1")).await.unwrap_err().kind(), Kind::NotFound);
+        let assignment = Assignment::default();
+        assert_eq!(client.assign(role, &name("web1"), assignment).await.unwrap_err().kind(), Kind::NotFound);
+    }
+
+    assert!(!client.status().await.unwrap().recovery);
+    let key = wardline_secrets::recovery::RecoveryKey::generate().unwrap();
+    let order = RecoveryOrder { key: key.public().to_base64(), replace: false };
+    assert_eq!(client.escrow(order.clone()).await.unwrap().recovery, Some(key.public().id().to_string()));
+    assert_eq!(client.escrow(order).await.unwrap_err().kind(), Kind::Conflict);
+    assert!(client.status().await.unwrap().recovery);
+
+    let mut entries = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = client.log(LogFilter { limit: Some(3), cursor }).await.unwrap();
+        entries.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    let act = |entry: &LogEntry| {
+        let signed: Signed = decode(&hex::decode(&entry.entry).unwrap().into()).unwrap();
+        let record: Record = decode(&signed.payload).unwrap();
+        let Some(Recorded::Entry(entry)) = record.what else { panic!() };
+        entry.act
+    };
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
+    assert_eq!(act(&entries[0]), "server srv1.test");
+    assert!(entries[5..].iter().all(|entry| act(entry) == format!("operator {}", user.name)));
+    assert_eq!(
+        client.log(LogFilter { limit: None, cursor: Some("x".into()) }).await.unwrap_err().kind(),
+        Kind::Invalid
+    );
 }

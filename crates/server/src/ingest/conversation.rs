@@ -19,11 +19,11 @@ use wardline_proto::message::{
     Ack, Answer, Batch, BatchHeader, Context, Epoch, Mark, Point, Position, Reason, Refusal, Signed, Standing, decode,
     encode,
 };
-use wardline_proto::{GroupId, Kind};
-use wardline_secrets::roster::Member;
+use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::signature::sha256;
+use wardline_secrets::view::{Member, View};
 
-use super::Ingest;
+use super::{Ingest, NO_LONGER, changed, stands};
 use crate::live::Conversation;
 use crate::store::{self, Commit, Open, Opened, Outcome};
 
@@ -43,7 +43,8 @@ enum End {
 /// One conversation.
 pub(super) struct Talk {
     ingest: Arc<Ingest>,
-    member: Member,
+    member: Arc<Member>,
+    via: Vec<Name>,
     route: u32,
     outgoing: Outgoing,
     address: String,
@@ -56,19 +57,27 @@ pub(super) struct Talk {
 impl Talk {
     pub(super) fn new(
         ingest: Arc<Ingest>,
-        member: Member,
+        member: Arc<Member>,
+        via: Vec<Name>,
         route: u32,
         outgoing: Outgoing,
         address: String,
         conversation: Arc<Conversation>,
     ) -> Self {
-        Self { ingest, member, route, outgoing, address, conversation, taken: None, writing: VecDeque::new() }
+        let (taken, writing) = (None, VecDeque::new());
+        Self { ingest, member, via, route, outgoing, address, conversation, taken, writing }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let conversation = Arc::clone(&self.conversation);
+        let mut changes = self.ingest.store.view();
+        // What has changed since the route was opened counts as well.
+        changes.mark_changed();
         let end = loop {
+            // In this order: who is cut off has nothing more taken from it.
             let step = tokio::select! {
+                biased;
+                view = changed(&mut changes) => self.stands(&view),
                 () = conversation.replaced.notified() => Err(End::Refused(Reason::Replaced)),
                 () = conversation.released.notified() => self.broken(None).await,
                 Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
@@ -91,6 +100,17 @@ impl Talk {
         self.ingest.registry.end(&self.member.name, &self.conversation);
     }
 
+    /// Whether the agent may still come this way.
+    fn stands(&self, view: &View) -> Result<(), End> {
+        if stands(view, &self.member, &self.via) { Ok(()) } else { Err(self.not_known(NO_LONGER)) }
+    }
+
+    fn not_known(&self, reason: &str) -> End {
+        let (peer, address) = (format!("agent {}", self.member.name), self.address.clone());
+        journal::emit(Event::UnknownHealthService { peer, address, reason: reason.to_owned() });
+        End::Refused(Reason::NotKnown)
+    }
+
     async fn take(&mut self, message: Message) -> Result<(), End> {
         match message.kind {
             Kind::Position => self.position(&message).await,
@@ -99,16 +119,15 @@ impl Talk {
             Kind::Hop => {
                 let signed: Option<Signed> = decode(&message.body);
                 let measured = signed.ok_or("it cannot be decoded");
-                measured
-                    .and_then(|signed| self.ingest.measured(&self.member, &signed))
-                    .map_err(|reason| self.forged(reason))
+                let hop = measured.and_then(|signed| self.ingest.measured(&self.member, &signed));
+                hop.map(drop).map_err(|reason| self.forged(reason))
             }
             _ => Err(End::Quiet),
         }
     }
 
     fn group(&self) -> GroupId {
-        self.ingest.channel.group()
+        self.ingest.group()
     }
 
     /// Data that the agent did not sign. What is behind the gateway is not believed any more on this route.

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior, ffi};
 use wardline_proto::event::Event;
 
 /// One step of the schema each; the number of steps taken stands in `PRAGMA user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
 
 /// Marks the file as ours ("Ward"): a database of another program is not migrated.
 const APPLICATION_ID: i32 = 0x5761_7264;
@@ -43,6 +43,32 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// The file that keeps the head of the trust log cannot be used.
+    #[error("{} cannot be used: {reason}", path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The trust log does not begin with what was kept of it.
+    #[error("the trust log is not the one that this server knows: {place} has kept {kept}, the database has {found}")]
+    LogRolledBack {
+        /// Where it was kept.
+        place: String,
+        /// What was kept.
+        kept: String,
+        /// What is there.
+        found: String,
+    },
+    /// An entry of the trust log cannot stand there.
+    #[error("entry {number} of the trust log cannot be believed: {reason}")]
+    LogDamaged {
+        /// Its place.
+        number: u64,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl OpenError {
@@ -56,6 +82,15 @@ impl OpenError {
             },
             Self::Unusable { path, reason } => {
                 Event::DatabaseUnusable { path: path.display().to_string(), reason: reason.clone() }
+            }
+            Self::Kept { path, reason } => {
+                Event::StateFolderInUse { path: path.display().to_string(), reason: reason.clone() }
+            }
+            Self::LogRolledBack { place, kept, found } => {
+                Event::LogRolledBack { place: place.clone(), kept: kept.clone(), found: found.clone() }
+            }
+            Self::LogDamaged { number, reason } => {
+                Event::LogDamaged { number: number.to_string(), reason: reason.clone() }
             }
         }
     }
@@ -209,7 +244,7 @@ mod tests {
         drop(connection);
         let before = std::fs::read(&path).unwrap();
         let error = create_or_open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found, known: 1, .. } if found == 2), "{error}");
+        assert!(matches!(error, OpenError::Newer { found, known: 2, .. } if found == 3), "{error}");
         assert_eq!(error.event().number(), 40022);
         assert!(std::fs::read(&path).unwrap() == before);
     }

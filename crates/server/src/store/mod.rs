@@ -13,6 +13,9 @@
 //!  agents     who was heard
 //!  gaps       what is missing
 //!  counts     how much there is
+//!  log        the trust log: replayed at the start, appended to by decisions
+//!  kept       the newest head of the log, apart from the database
+//!  views      tables that show what the log says
 //! ```
 //!
 //! Whoever gets an answer to something written may rely on it: it survives the loss of power from then on. While the
@@ -24,23 +27,32 @@ mod counts;
 mod database;
 mod entries;
 mod gaps;
+mod kept;
+mod log;
 mod readers;
 mod streams;
+mod views;
 mod writer;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::Row;
 use rusqlite::types::Type;
+use tokio::sync::watch;
+use wardline_connector::journal;
 use wardline_proto::Name;
 use wardline_proto::message::{Digest, Epoch, Mark};
+use wardline_proto::trust::Fact;
 use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Page};
+use wardline_secrets::view::{Unsound, View};
 
 pub use agents::Released;
 pub use alerts::Found;
 pub use counts::Counts;
 pub use database::OpenError;
+pub use log::Keeper;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use writer::WriterThread;
 
@@ -63,21 +75,71 @@ pub enum Error {
 pub struct Store {
     writer: writer::Writer,
     readers: readers::Readers,
+    keeper: Arc<Keeper>,
+    view: watch::Receiver<Arc<View>>,
 }
 
 impl Store {
-    /// Opens the database, which is made when it is not there, and starts its writer. A `measure` file gets a line for
-    /// every new alert: its id and the monotonic clock, in nanoseconds, when its commit had returned.
+    /// Opens the database, which is made when it is not there, replays its trust log, and starts its writer. A `measure`
+    /// file gets a line for every new alert: its id and the monotonic clock, in nanoseconds, when its commit had returned.
     ///
     /// Blocks; meant for the start of the program.
     ///
     /// # Errors
-    /// The file cannot be used, or a newer version has written it.
-    pub fn open(path: &Path, measure: Option<File>) -> Result<(Self, WriterThread), OpenError> {
-        let connection = database::create_or_open(path)?;
-        let (writer, thread) = writer::start(path, connection, measure)
-            .map_err(|error| OpenError::Unusable { path: path.into(), reason: error.to_string() })?;
-        Ok((Self { writer, readers: readers::Readers::new(path) }, thread))
+    /// The file cannot be used, a newer version has written it, or its trust log is not to be believed.
+    pub fn open(path: &Path, measure: Option<File>, keeper: Keeper) -> Result<(Self, WriterThread), OpenError> {
+        let unusable = |reason: &dyn ToString| OpenError::Unusable { path: path.into(), reason: reason.to_string() };
+        let mut connection = database::create_or_open(path)?;
+        let view = log::load(&connection, path, &keeper)?;
+        let rebuilt = connection.transaction().and_then(|transaction| {
+            let events = views::rebuild(&transaction, &view)?;
+            transaction.commit().map(|()| events)
+        });
+        rebuilt.map_err(|error| unusable(&error))?.into_iter().for_each(journal::emit);
+        let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(Arc::new(view)));
+        let trust = writer::Trust { keeper: Arc::clone(&keeper), published };
+        let (writer, thread) = writer::start(path, connection, measure, trust).map_err(|error| unusable(&error))?;
+        Ok((Self { writer, readers: readers::Readers::new(path), keeper, view }, thread))
+    }
+
+    /// What the trust log says, now and with every entry from now on.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// Who keeps the trust log.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Decides something about trust, from what the log says at that moment and the time (milliseconds since 1970), and
+    /// appends what is so from now on, signed, in the name of `act`. Returns after the commit, when everybody sees it.
+    /// The decision may be asked for more than once.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; inside, the refusal of whoever decided.
+    pub async fn act<R: From<Unsound> + Send + Sync + 'static>(
+        &self,
+        act: String,
+        decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
+    ) -> Result<Result<Vec<Fact>, R>, Error> {
+        self.writer.write(log::Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide) }).await
+    }
+
+    /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn compare(&self) -> Result<(), Error> {
+        self.writer.write(views::Compare).await
+    }
+
+    /// Entries of the trust log from a number on, as they were signed.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn log(&self, from: u64, limit: u32) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        self.readers.read(move |connection| log::entries(connection, from, limit)).await
     }
 
     /// Writes a batch and moves its stream's watermark, or neither. Returns after the commit.

@@ -24,12 +24,21 @@ impl Folder {
         Self(path)
     }
 
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    /// The keeper of this folder's trust log.
+    pub(super) fn keeper(&self) -> super::Keeper {
+        crate::founding::tests::found(&self.0).keeper
+    }
+
     pub(super) fn database(&self) -> PathBuf {
         self.0.join("server.db")
     }
 
     fn open(&self) -> (Store, WriterThread) {
-        Store::open(&self.database(), None).unwrap()
+        Store::open(&self.database(), None, self.keeper()).unwrap()
     }
 
     /// Somebody else who uses the database.
@@ -498,7 +507,7 @@ async fn the_store_counts_what_there_is() {
     let store = opened(&folder).await;
     store.commit(batch(A, 0, vec![event("x"), alert(Uuid::now_v7(), Severity::Warning, "x")])).await.unwrap();
     let counts = store.counts().await.unwrap();
-    assert_eq!((counts.schema, counts.agents, counts.held), (1, 1, 0));
+    assert_eq!((counts.schema, counts.agents, counts.held), (2, 1, 0));
     assert_eq!((counts.events, counts.alerts_open, counts.gaps, counts.set_aside), (1, 1, 0, 0));
     assert!(counts.bytes > 10_000);
 }
@@ -507,7 +516,8 @@ async fn the_store_counts_what_there_is() {
 async fn every_new_alert_is_measured_once_after_its_commit() {
     let folder = Folder::new();
     let path = folder.0.join("measure");
-    let (store, thread) = Store::open(&folder.database(), Some(std::fs::File::create(&path).unwrap())).unwrap();
+    let (store, thread) =
+        Store::open(&folder.database(), Some(std::fs::File::create(&path).unwrap()), folder.keeper()).unwrap();
     store.open_epoch(open(A, None, None)).await.unwrap();
     let ids = [Uuid::now_v7(), Uuid::now_v7()];
     store.commit(batch(A, 0, ids.map(|id| alert(id, Severity::Warning, "x")).to_vec())).await.unwrap();

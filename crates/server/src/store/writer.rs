@@ -9,17 +9,20 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 use wardline_connector::journal;
 use wardline_proto::event::Event;
+use wardline_secrets::view::View;
 
-use super::{Error, database};
+use super::log::Keeper;
+use super::{Error, database, kept};
 
 /// The most requests in a transaction, and that can wait for one.
 const GROUP: usize = 64;
@@ -55,8 +58,11 @@ impl Write for Nothing {
 }
 
 /// What becomes true outside of the database once the transaction is committed.
-#[derive(Default)]
 pub(super) struct Effects {
+    /// What the trust log says with what the transaction appends to it.
+    pub(super) view: Arc<View>,
+    /// Whether it appends anything.
+    pub(super) appended: bool,
     /// What to tell the operator.
     pub(super) events: Vec<Event>,
     /// The new alerts.
@@ -80,14 +86,32 @@ impl WriterThread {
     }
 }
 
+/// What becomes of the trust log after a commit.
+pub(super) struct Trust {
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) published: watch::Sender<Arc<View>>,
+}
+
+impl Trust {
+    fn publish(&self, view: Arc<View>) {
+        if let Err(error) = kept::write(&self.keeper.kept, &view.tree().head()) {
+            // The log is longer than what is kept then, as after a power cut; the next commit writes it.
+            let path = self.keeper.kept.display().to_string();
+            journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
+        }
+        self.published.send_replace(view);
+    }
+}
+
 /// Starts the thread.
 pub(super) fn start(
     path: &Path,
     connection: Connection,
     measure: Option<File>,
+    trust: Trust,
 ) -> std::io::Result<(Writer, WriterThread)> {
     let (sender, requests) = mpsc::channel(GROUP);
-    let thread = Thread { path: path.into(), connection: Some(connection), requests, measure };
+    let thread = Thread { path: path.into(), connection: Some(connection), requests, measure, trust };
     let handle = std::thread::Builder::new().name("store".into()).spawn(|| thread.run())?;
     Ok((Writer(sender), WriterThread(handle)))
 }
@@ -148,6 +172,7 @@ struct Thread {
     connection: Option<Connection>,
     requests: mpsc::Receiver<Box<dyn Pending>>,
     measure: Option<File>,
+    trust: Trust,
 }
 
 impl Thread {
@@ -158,6 +183,9 @@ impl Thread {
             self.gather(&mut group);
             let Some(effects) = self.write_until_it_works(&mut group) else { return };
             let committed = clock_gettime(ClockId::CLOCK_MONOTONIC);
+            if effects.appended {
+                self.trust.publish(effects.view);
+            }
             group.drain(..).for_each(Pending::reply);
             for event in effects.events {
                 journal::emit(event);
@@ -220,7 +248,8 @@ impl Thread {
             Some(connection) => connection,
             closed => closed.insert(database::reopen(&self.path)?),
         };
-        let mut effects = Effects::default();
+        let view = Arc::clone(&self.trust.published.borrow());
+        let mut effects = Effects { view, appended: false, events: Vec::new(), raised: Vec::new() };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for request in group {
             request.write(&transaction, &mut effects)?;
@@ -261,6 +290,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::log::Act;
     use crate::store::tests::Folder;
 
     /// Writes more than fits into one page.
@@ -283,7 +313,11 @@ mod tests {
         let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         connection.pragma_update(None, "max_page_count", pages).unwrap();
         let (_sender, requests) = mpsc::channel(1);
-        let mut thread = Thread { path: folder.database(), connection: Some(connection), requests, measure: None };
+        let keeper = Arc::new(folder.keeper());
+        let (published, _) = watch::channel(Arc::new(View::new(keeper.root.clone())));
+        let trust = Trust { keeper, published };
+        let mut thread =
+            Thread { path: folder.database(), connection: Some(connection), requests, measure: None, trust };
         let (reply, mut answer) = oneshot::channel();
         let mut group: Group = vec![Box::new(Request { write: Large, answer: None, reply })];
 
@@ -295,5 +329,40 @@ mod tests {
         assert_eq!(answer.try_recv(), Ok(()));
         let rows = thread.connection.unwrap().query_row("SELECT count(*) FROM agent", [], |row| row.get::<_, i64>(0));
         assert_eq!(rows, Ok(1));
+    }
+
+    #[test]
+    fn what_a_failed_transaction_has_decided_is_forgotten_and_decided_again() {
+        let folder = Folder::new();
+        let presence = crate::founding::tests::found(folder.path()).presence;
+        let connection = database::create_or_open(&folder.database()).unwrap();
+        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        connection.pragma_update(None, "max_page_count", pages).unwrap();
+        let (_sender, requests) = mpsc::channel(1);
+        let keeper = Arc::new(folder.keeper());
+        let (published, view) = watch::channel(Arc::new(View::new(keeper.root.clone())));
+        let act = Act {
+            keeper: Arc::clone(&keeper),
+            act: "server srv1.test".into(),
+            decide: Box::new(move |view, _| presence.facts(view)),
+        };
+        let trust = Trust { keeper, published };
+        let mut thread =
+            Thread { path: folder.database(), connection: Some(connection), requests, measure: None, trust };
+        let ((first, mut decided), (second, _)) = (oneshot::channel(), oneshot::channel());
+        let mut group: Group = vec![
+            Box::new(Request { write: act, answer: None, reply: first }),
+            Box::new(Request { write: Large, answer: None, reply: second }),
+        ];
+        assert!(thread.write_once(&mut group).is_err());
+        assert_eq!(view.borrow().tree().size(), 0);
+        let effects = thread.write_until_it_works(&mut group).unwrap();
+        assert!(effects.appended && effects.view.tree().size() == 5);
+        assert_eq!(view.borrow().tree().size(), 0, "nobody sees it before it is committed and kept");
+        thread.trust.publish(effects.view);
+        group.drain(..).for_each(Pending::reply);
+        assert_eq!((view.borrow().tree().size(), decided.try_recv().unwrap().unwrap().len()), (5, 5));
+        let rows = thread.connection.unwrap().query_row("SELECT count(*) FROM log", [], |row| row.get::<_, i64>(0));
+        assert_eq!(rows, Ok(5));
     }
 }

@@ -1,0 +1,81 @@
+//! Members of the group: `wardline gateway`, and what `wardline agent` has in common with it.
+
+use clap::Subcommand;
+use wardline_proto::{Name, Role};
+use wardline_sdk::{Assignment, Client, DataAccess as _, Member, MemberFilter, Problem};
+
+use crate::list::Limit;
+use crate::output::{Cell, Column, Output};
+
+/// What can be done with gateways.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Lists those that are members of the group, by name.
+    List {
+        #[command(flatten)]
+        limit: Limit,
+    },
+    #[command(flatten)]
+    Change(Change),
+}
+
+/// What can be done with a member.
+#[derive(Subcommand)]
+pub(crate) enum Change {
+    /// Removes one from the group: its sessions end, and its keys and certificates are worth nothing any more.
+    Remove {
+        /// Its name.
+        name: Name,
+    },
+    /// Has other gateways speak for one.
+    Assign {
+        /// Its name.
+        name: Name,
+        /// A gateway that may speak for it, may be given more than once; without, it reports to servers itself.
+        #[arg(long, value_name = "GATEWAY")]
+        via: Vec<Name>,
+    },
+}
+
+const COLUMNS: &[Column<Member>] = &[
+    Column::new("NAME", |member| Cell::text(&member.name)),
+    Column::new("ROLE", |member| Cell::text(member.role)),
+    Column::new("STATE", |member| Cell::text(if member.connected { "connected" } else { "away" })),
+    Column::new("VIA", |member| names(&member.via)),
+    Column::new("JOINED", |member| Cell::Time(member.joined_at)),
+    Column::new("CERTIFICATE ENDS", |member| member.certificate_ends.map_or(Cell::Nothing, Cell::Time)),
+    Column::wide("IDENTITY KEY", |member| Cell::text(&member.key)),
+    Column::wide("TOKEN", |member| Cell::maybe(member.token.as_ref())),
+];
+
+/// Names in one column.
+pub(crate) fn names(names: &[Name]) -> Cell {
+    let names: Vec<_> = names.iter().map(Name::as_str).collect();
+    Cell::maybe((!names.is_empty()).then(|| names.join(" ")))
+}
+
+/// Does it.
+pub(crate) async fn run(role: Role, verb: Verb, client: &Client, output: &Output) -> Result<(), Problem> {
+    match verb {
+        Verb::List { limit } => {
+            let ask = async |limit, cursor| {
+                client.members(MemberFilter { role: Some(role), limit: Some(limit), cursor }).await
+            };
+            output.list(&limit.gather(ask).await?, COLUMNS, name)
+        }
+        Verb::Change(verb) => change(role, verb, client, output).await,
+    }
+}
+
+/// Changes a member.
+pub(crate) async fn change(role: Role, verb: Change, client: &Client, output: &Output) -> Result<(), Problem> {
+    let member = match verb {
+        Change::Remove { name } => client.remove(role, &name).await?,
+        Change::Assign { name, via } => client.assign(role, &name, Assignment { via }).await?,
+    };
+    output.one(&member, COLUMNS, name)
+}
+
+fn name(member: &Member) -> String {
+    member.name.to_string()
+}

@@ -1,0 +1,484 @@
+//! The command that makes a host part of a group: it makes the keys, asks with a token, checks what comes, and writes the
+//! group's folder. All of it or nothing; each step is shown.
+
+use std::fs;
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use wardline_proto::event::Event;
+use wardline_proto::join::Why;
+use wardline_proto::{GroupId, Name, Role};
+use wardline_secrets::private;
+use wardline_secrets::request::request;
+use wardline_secrets::signature::SigningKey;
+use wardline_secrets::token::Token;
+use zeroize::Zeroizing;
+
+use crate::config::{Membership, Parent, StateFolder};
+use crate::home;
+use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
+
+/// The most bytes of a token's text that are read.
+const TOKEN_LIMIT: u64 = 4096;
+
+/// What a configuration file says that matters here: the name, the state folder, the group.
+pub type Configured = (Name, PathBuf, Option<Membership>);
+
+/// The name and the state folder: as the configuration says, or where there is none yet, as the command line and the
+/// program do.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn place(
+    program: &str,
+    file: &Path,
+    name: Option<Name>,
+    read: impl Fn() -> Result<Configured, Event>,
+    state: PathBuf,
+) -> Result<(Name, PathBuf), String> {
+    match (name, file.exists()) {
+        (Some(name), false) => Ok((name, state)),
+        (name, _) => {
+            let (configured, state, group) = read().map_err(|event| event.text())?;
+            let file = file.display();
+            if group.is_some() {
+                return Err(format!("{file} has a [[group]], which {program} would use instead; remove it first"));
+            }
+            match name.filter(|name| *name != configured) {
+                Some(name) => Err(format!("{file} says that this host is {configured}, not {name}")),
+                None => Ok((configured, state)),
+            }
+        }
+    }
+}
+
+/// The command as a program runs it.
+pub fn main(
+    program: &'static str,
+    role: Role,
+    place: Result<(Name, PathBuf), String>,
+    parents: Vec<Parent>,
+    token: Option<PathBuf>,
+) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let joined = match place {
+        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token }, &mut out),
+        Err(cause) => {
+            let next = format!("correct it, then {program} join again");
+            let _ = writeln!(out, "\u{2717} the configuration: {cause}\n  next: {next}");
+            false
+        }
+    };
+    if joined { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What somebody wants to join, and how.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    /// The program, as it is called.
+    pub program: &'static str,
+    /// What this host is to be.
+    pub role: Role,
+    /// Its name.
+    pub name: Name,
+    /// The program's state folder.
+    pub state: PathBuf,
+    /// Whom to ask, in order, and to report to later.
+    pub parents: Vec<Parent>,
+    /// Where the token is: a file, or `-` for standard input. Without it, it is asked for.
+    pub token: Option<PathBuf>,
+}
+
+/// Why a step failed, and what to do next.
+#[derive(Debug)]
+struct Failed {
+    step: String,
+    cause: String,
+    next: String,
+}
+
+/// Joins, and shows each step. Whether it succeeded.
+pub fn enroll(enrolment: &Enrolment, out: &mut impl Write) -> bool {
+    let outcome = run(enrolment, out);
+    // Where nothing can be shown, the exit code says it.
+    let shown = match &outcome {
+        Ok(folder) => writeln!(out, "joined; the keys are in {}. Next: {} run", folder.display(), enrolment.program),
+        Err(Failed { step, cause, next }) => writeln!(out, "\u{2717} {step}: {cause}\n  next: {next}"),
+    };
+    outcome.is_ok() && shown.is_ok()
+}
+
+fn tick(out: &mut impl Write, step: &str) {
+    let _ = writeln!(out, "\u{2713} {step}");
+}
+
+fn run(enrolment: &Enrolment, out: &mut impl Write) -> Result<PathBuf, Failed> {
+    let again = format!("{} join, again with the same arguments", enrolment.program);
+    let failed = |step: &str, cause: String| Failed { step: step.to_owned(), cause, next: again.clone() };
+
+    let token = read_token(enrolment.token.as_deref())
+        .and_then(|text| Token::parse(&text).map_err(|error| error.to_string()))
+        .map_err(|cause| Failed {
+            next: "`wardline token create` on the server".into(),
+            ..failed("the join token", cause)
+        })?;
+    tick(out, &format!("the join token is of group {}", uuid::Uuid::from_bytes(token.group.0)));
+
+    let state = StateFolder::open(&enrolment.state).map_err(|event| failed("the state folder", event.text()))?;
+    let (folder, fresh) = folder(state.path(), token.group).map_err(|cause| failed("the state folder", cause))?;
+    let rejoins = !folder.starts_with(home::pending(state.path(), token.group));
+    let keys = Keys::of(&folder, token.group).map_err(|cause| {
+        if fresh {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        failed("the keys of this host", cause)
+    })?;
+    tick(out, &format!("the keys of this host are {}", if fresh { "made" } else { "there" }));
+
+    let (group, pin) = (token.group, token.pin);
+    let admitted = keys.ask(enrolment, token, out).map_err(|error| {
+        let open = error.as_ref().is_some_and(JoinError::is_open);
+        let refused = error.as_ref().is_some_and(|error| error.0.iter().all(is_final));
+        if !rejoins && !open && (fresh || refused) {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        let cause = error.map_or_else(|| "it cannot be asked".to_owned(), |error| summary(&error));
+        let next = if open && !rejoins {
+            format!("{again}: the keys of this host are kept, because a server may have let it in already")
+        } else {
+            again.clone()
+        };
+        Failed { step: "asking to join".into(), cause, next }
+    })?;
+
+    let wrong = |error: &dyn std::fmt::Display| failed("writing the group's folder", error.to_string());
+    home::keep(&folder, &admitted, pin, &enrolment.parents, keys.channel.id()).map_err(|error| wrong(&error))?;
+    let target =
+        if rejoins { folder } else { settle(state.path(), group, &admitted.group_name).map_err(|e| wrong(&e))? };
+    tick(out, &format!("group {} is written", admitted.group_name));
+    Ok(target)
+}
+
+/// Whether a server has decided for good.
+fn is_final(attempt: &crate::join::Attempt) -> bool {
+    match attempt.cause {
+        Cause::Refused(why) => !matches!(why, Why::Busy | Why::Unavailable),
+        _ => false,
+    }
+}
+
+fn summary(error: &JoinError) -> String {
+    let one = |attempt: &crate::join::Attempt| format!("{}: {}", attempt.parent, attempt.cause);
+    error.0.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// The folder in which the keys of this group are or are to be, and whether it was made just now.
+fn folder(state: &Path, group: GroupId) -> Result<(PathBuf, bool), String> {
+    let mut joined = home::memberships(state).map_err(|event| event.text())?;
+    if let Some(at) = joined.iter().position(|(_, membership)| membership.id == group) {
+        return Ok((joined.swap_remove(at).0, false));
+    }
+    if let Some((folder, membership)) = joined.first() {
+        return Err(format!(
+            "this host is part of group {} already, and can be part of one only; remove {} to leave it",
+            membership.name,
+            folder.display()
+        ));
+    }
+    let pending = home::pending(state, group);
+    let fresh = !pending.exists();
+    private::create_folder(&pending).map_err(|error| format!("{}: {error}", pending.display()))?;
+    Ok((pending, fresh))
+}
+
+/// Gives the finished folder its name.
+fn settle(state: &Path, group: GroupId, name: &Name) -> io::Result<PathBuf> {
+    let target = state.join(name.as_str());
+    if target.exists() {
+        let target = target.display();
+        return Err(io::Error::other(format!("{target} is there already and is not of this join; move it away")));
+    }
+    fs::rename(home::pending(state, group), &target)?;
+    fs::File::open(state)?.sync_all()?;
+    Ok(target)
+}
+
+/// The two keys of a host.
+struct Keys {
+    identity: Arc<SigningKey>,
+    channel: SigningKey,
+    channel_pem: Zeroizing<Vec<u8>>,
+}
+
+impl Keys {
+    /// Those that are in a folder; what is missing is made.
+    fn of(folder: &Path, group: GroupId) -> Result<Self, String> {
+        home::settle(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let (identity, _) = key(&folder.join("identity.key"), group)?;
+        let (channel, channel_pem) = key(&folder.join("channel.key"), group)?;
+        Ok(Self { identity: Arc::new(identity), channel, channel_pem })
+    }
+
+    /// Asks the parents, and shows how far each came.
+    fn ask(&self, enrolment: &Enrolment, token: Token, out: &mut impl Write) -> Result<Admitted, Option<JoinError>> {
+        let request = request(&self.channel_pem, &enrolment.name, enrolment.role).map_err(|_| None)?;
+        let (name, identity) = (enrolment.name.clone(), Arc::clone(&self.identity));
+        let applicant = Applicant { name, role: enrolment.role, identity, request, with: With::Token(token) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| None)?;
+        let outcome = runtime.block_on(ask(&enrolment.parents, applicant));
+        // A resolver that hangs must not hang the command.
+        runtime.shutdown_background();
+        let attempts = outcome.as_ref().err().map_or(&[][..], |error| &error.0);
+        for attempt in attempts {
+            steps(out, &attempt.parent, |step| step < attempt.step);
+            let _ = writeln!(out, "\u{2717} {}: {}: {}", attempt.parent, attempt.step, attempt.cause);
+        }
+        if let Ok(admitted) = &outcome {
+            steps(out, &admitted.parent, |_| true);
+        }
+        outcome.map_err(Some)
+    }
+}
+
+fn steps(out: &mut impl Write, parent: &Parent, done: impl Fn(Step) -> bool) {
+    for step in Step::ALL.into_iter().filter(|step| done(*step)) {
+        tick(out, &format!("{parent}: {step}"));
+    }
+}
+
+fn key(path: &Path, group: GroupId) -> Result<(SigningKey, Zeroizing<Vec<u8>>), String> {
+    let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    if !path.exists() {
+        let (_, pem) = SigningKey::generate(group).map_err(|error| shown(&error))?;
+        private::write(path, pem.as_bytes()).map_err(|error| shown(&error))?;
+    }
+    let pem = private::read(path).map_err(|error| shown(&error))?;
+    let key = SigningKey::from_pem(&pem, group).map_err(|error| shown(&error))?;
+    Ok((key, pem))
+}
+
+/// The text of the token: from a file, from standard input, or asked for.
+fn read_token(from: Option<&Path>) -> Result<Zeroizing<String>, String> {
+    let stdin = io::stdin();
+    let mut text = Zeroizing::new(String::with_capacity(TOKEN_LIMIT as usize));
+    let read = match from {
+        Some(path) if path != Path::new("-") => {
+            let file = fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            file.take(TOKEN_LIMIT).read_to_string(&mut text)
+        }
+        None if stdin.is_terminal() => {
+            let _ = write!(io::stderr().lock(), "join token: ");
+            let _quiet = Quiet::new(&stdin);
+            let read = stdin.lock().take(TOKEN_LIMIT).read_line(&mut text);
+            let _ = writeln!(io::stderr().lock());
+            read
+        }
+        _ => stdin.lock().take(TOKEN_LIMIT).read_to_string(&mut text),
+    };
+    read.map(|_| text).map_err(|error| error.to_string())
+}
+
+/// A terminal that shows nothing of what is typed, for as long as this lives.
+struct Quiet<'a> {
+    terminal: &'a io::Stdin,
+    before: Option<Termios>,
+}
+
+impl<'a> Quiet<'a> {
+    fn new(terminal: &'a io::Stdin) -> Self {
+        let before = tcgetattr(terminal).ok();
+        if let Some(mut quiet) = before.clone() {
+            quiet.local_flags.remove(LocalFlags::ECHO);
+            let _ = tcsetattr(terminal, SetArg::TCSAFLUSH, &quiet);
+        }
+        Self { terminal, before }
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(self.terminal, SetArg::TCSAFLUSH, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tokio_util::sync::{CancellationToken, DropGuard};
+    use wardline_proto::event::Event;
+    use wardline_secrets::certificate::Identity;
+
+    use super::*;
+    use crate::testing::{Group, Scratch, TestDesk, Twist, name, parent, server};
+
+    struct Site {
+        group: Arc<Group>,
+        desk: Arc<TestDesk>,
+        scratch: Scratch,
+        enrolment: Enrolment,
+        _stops: DropGuard,
+    }
+
+    async fn site() -> Site {
+        let (group, scratch, stop) = (Group::new(), Scratch::new(), CancellationToken::new());
+        let (desk, token) = TestDesk::new(&group);
+        let parents = vec![parent("srv.test", server(&desk, &stop).await)];
+        let file = scratch.0.join("token");
+        fs::write(&file, format!("{}\n", token.text())).unwrap();
+        let enrolment = Enrolment {
+            program: "wardline-agent",
+            role: Role::Agent,
+            name: name("web1.test"),
+            state: scratch.0.join("state"),
+            parents,
+            token: Some(file),
+        };
+        Site { group, desk, scratch, enrolment, _stops: stop.drop_guard() }
+    }
+
+    impl Site {
+        async fn join(&self) -> (bool, String) {
+            let enrolment = self.enrolment.clone();
+            let joined = tokio::task::spawn_blocking(move || {
+                let mut out = Vec::new();
+                let joined = enroll(&enrolment, &mut out);
+                (joined, String::from_utf8(out).unwrap())
+            });
+            joined.await.unwrap()
+        }
+
+        fn files(&self, folder: &str) -> Vec<String> {
+            let folder = fs::read_dir(self.enrolment.state.join(folder));
+            let mut names: Vec<_> = folder
+                .into_iter()
+                .flatten()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name != "lock")
+                .collect();
+            names.sort();
+            names
+        }
+
+        fn open(&self) -> Result<home::Member, Event> {
+            let state = StateFolder::open(&self.enrolment.state).unwrap();
+            let own = Identity { name: self.enrolment.name.clone(), role: self.enrolment.role };
+            home::open("wardline-agent", Path::new("agent.toml"), None, &state, &own)
+        }
+
+        fn twist(&self, twist: Twist) {
+            *self.desk.twist.lock().unwrap() = twist;
+        }
+
+        /// The identity keys that were let in.
+        fn keys(&self) -> Vec<bytes::Bytes> {
+            self.desk.members.lock().unwrap().iter().map(|(key, _)| key.clone()).collect()
+        }
+    }
+
+    const FILES: [&str; 7] =
+        ["channel.key", "channel.pem", "head", "identity.key", "membership.toml", "recovery.pem", "root.pem"];
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_joins_has_all_it_needs_and_nobody_else_may_read_it() {
+        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        let site = site().await;
+        let Event::ConfigurationRefused { reason, .. } = site.open().unwrap_err() else { panic!() };
+        assert!(reason.contains("`wardline-agent join --parent NAME --token-file FILE`"), "{reason}");
+        let (joined, shown) = site.join().await;
+        assert!(joined && !shown.contains('\u{2717}'), "{shown}");
+        assert_eq!(shown.matches('\u{2713}').count(), 7, "{shown}");
+        assert_eq!(site.files(""), ["north"]);
+        assert_eq!(site.files("north"), FILES);
+        let folder = site.enrolment.state.join("north");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&folder), 0o700);
+        for file in FILES {
+            assert_eq!(mode(&folder.join(file)), 0o600, "{file}");
+        }
+        let member = site.open().unwrap();
+        assert_eq!(member.membership.parents, site.enrolment.parents);
+        assert_eq!(member.membership.primary_check, std::time::Duration::from_secs(60));
+        let channel = member.credential.current().unwrap();
+        assert_eq!(channel.identity.to_string(), "agent web1.test");
+        assert_eq!(site.keys(), [member.identity.public().unwrap().spki()]);
+        assert!(member.renewal.is_some());
+        let recovery = fs::read_to_string(folder.join("recovery.pem")).unwrap();
+        assert!(recovery.starts_with("-----BEGIN PUBLIC KEY-----\nMFkw"), "{recovery}");
+
+        // Once more, by another way: the keys stay.
+        let again = Site {
+            enrolment: Enrolment {
+                parents: [&site.enrolment.parents[..], &site.enrolment.parents].concat(),
+                ..site.enrolment.clone()
+            },
+            ..site
+        };
+        let (joined, shown) = again.join().await;
+        assert!(joined, "{shown}");
+        assert_eq!((again.files(""), again.files("north")), (vec!["north".into()], FILES.map(String::from).to_vec()));
+        let member = again.open().unwrap();
+        assert_eq!((member.membership.parents.len(), member.credential.current().unwrap().key), (2, channel.key));
+        assert_eq!(again.keys()[0], again.keys()[1]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_join_that_fails_leaves_nothing_and_says_why() {
+        let mut site = site().await;
+        site.twist(Twist::Refuses(Why::TokenName));
+        let (joined, shown) = site.join().await;
+        assert!(!joined && shown.contains("the token is for another name") && shown.contains("  next: "), "{shown}");
+        assert!(site.files("").is_empty(), "{:?}", site.files(""));
+        site.twist(Twist::None);
+        let there = std::mem::replace(&mut site.enrolment.parents, vec!["gone.test=127.0.0.1:1".parse().unwrap()]);
+        let (joined, shown) = site.join().await;
+        assert!(!joined && shown.contains("\u{2717} gone.test (127.0.0.1:1): connect: no connection"), "{shown}");
+        assert!(site.files("").is_empty());
+        site.enrolment.parents = there;
+        let token = site.scratch.0.join("token");
+        let text = fs::read_to_string(&token).unwrap();
+        fs::write(&token, &text[..100]).unwrap();
+        let (joined, shown) = site.join().await;
+        assert!(!joined && shown.contains("mistyped") && shown.contains("wardline token create"), "{shown}");
+        // Of another group, whose server does not know it.
+        let (_, other) = TestDesk::new(&Group::new());
+        fs::write(&token, other.text()).unwrap();
+        let (joined, shown) = site.join().await;
+        assert!(!joined && shown.contains("find out who answers there"), "{shown}");
+        assert!(site.files("").is_empty() && site.group.id != other.group);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn keys_that_a_server_may_know_already_are_asked_with_again() {
+        let site = site().await;
+        // Somebody on the way gives another answer than the server's.
+        site.twist(Twist::OtherKey);
+        let (joined, shown) = site.join().await;
+        assert!(!joined && shown.contains("the keys of this host are kept"), "{shown}");
+        let pending = site.files("");
+        assert!(pending.len() == 1 && pending[0].starts_with(".join-"), "{pending:?}");
+        assert_eq!(site.files(&pending[0]), ["channel.key", "identity.key"]);
+        assert!(site.open().is_err());
+        site.twist(Twist::Refuses(Why::Busy));
+        assert!(!site.join().await.0);
+        assert_eq!(site.files(""), pending);
+        site.twist(Twist::None);
+        let (joined, shown) = site.join().await;
+        assert!(joined, "{shown}");
+        assert_eq!(site.files(""), ["north"]);
+        let keys = site.keys();
+        assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0]));
+
+        // A host is part of one group.
+        let (_, other) = TestDesk::new(&Group::new());
+        fs::write(site.scratch.0.join("token"), other.text()).unwrap();
+        let (joined, shown) = site.join().await;
+        assert!(!joined && shown.contains("part of group north already"), "{shown}");
+        assert_eq!(site.files(""), ["north"]);
+    }
+}

@@ -1,0 +1,291 @@
+//! The host's side: asks to be let in, and believes nothing that does not lead to the pinned root.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use wardline_proto::join::{Answered, Challenge, Down, Hello, Proof, Said, Up, Welcome, Why};
+use wardline_proto::message::{Context, Digest, Signed, decode, encode};
+use wardline_proto::{GroupId, Name, Role};
+use wardline_secrets::request::Request;
+use wardline_secrets::signature::{SigningKey, VerifyingKey, random, sha256};
+use wardline_secrets::tls;
+use wardline_secrets::token::Token;
+use wardline_secrets::trust::Root;
+
+use super::{DEADLINE, close, dial, read, say, transcript};
+use crate::config::Parent;
+use crate::handshake::HandshakeError;
+
+/// By what a host hopes to be let in, and by what it knows the group.
+#[derive(Debug)]
+pub enum With {
+    /// It is new: by a token, which names the group and its root.
+    Token(Token),
+    /// It is a member that renews or comes home: by its identity key. It knows the root.
+    Root(Root),
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub struct Applicant {
+    /// The name that it wants, or has.
+    pub name: Name,
+    /// Its role.
+    pub role: Role,
+    /// Its identity key.
+    pub identity: Arc<SigningKey>,
+    /// The request for its channel certificate, DER.
+    pub request: Vec<u8>,
+    /// By what it hopes to be let in.
+    pub with: With,
+}
+
+/// What a host has when it was let in. All of it was checked.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The parent that was asked.
+    pub parent: Parent,
+    /// The server that answered.
+    pub server: Name,
+    /// The group.
+    pub group: GroupId,
+    /// Its name.
+    pub group_name: Name,
+    /// Its root.
+    pub root: Root,
+    /// The channel certificate and what leads to the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The public half of the group's recovery key, SubjectPublicKeyInfo; empty while there is none.
+    pub recovery: Bytes,
+    /// The trust log's head.
+    pub head: Signed,
+}
+
+/// How far a host came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Reaching the parent.
+    Connect,
+    /// The server's proof that it belongs to the group.
+    Challenge,
+    /// The server's decision. From here on it may have let the host in even if its answer is lost.
+    Decision,
+    /// Looking at what came.
+    Certificate,
+}
+
+impl Step {
+    /// Every step, in order.
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Challenge, Self::Decision, Self::Certificate];
+
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Challenge => "the server proves that it belongs to the group",
+            Self::Decision => "the server lets this host in",
+            Self::Certificate => "the certificate is what was asked for",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a step failed, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// No connection.
+    #[error("no connection: {0}; check the parent's name and port, that it runs, and the firewall between")]
+    Unreachable(HandshakeError),
+    /// The connection ended.
+    #[error("the connection ended: {0}; if this parent is a gateway, see in its log whether it reaches its own parent")]
+    Ended(io::Error),
+    /// No answer in time.
+    #[error("no answer within {} s; see the log of the parent, and of the server behind it", DEADLINE.as_secs())]
+    Deadline,
+    /// What came is no message of this session.
+    #[error("{0}; is it a Wardline program of this version that listens there?")]
+    Garbled(&'static str),
+    /// Somebody else than a server of the group speaks.
+    #[error("{0}; ask another parent, and find out who answers there")]
+    Forged(String),
+    /// Not let in.
+    #[error("it does not: {}", .0.as_str())]
+    Refused(Why),
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        Self::Ended(error)
+    }
+}
+
+/// One parent that was asked in vain.
+#[derive(Debug, thiserror::Error)]
+#[error("by {} ({}): {step}: {cause}", .parent.name, .parent.address)]
+pub struct Attempt {
+    /// The parent.
+    pub parent: Parent,
+    /// The step that failed.
+    pub step: Step,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why a host was not let in: what happened at each parent, in the order in which they were asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct JoinError(pub Vec<Attempt>);
+
+impl JoinError {
+    /// Whether a server may have let the host in although no answer came: then it must ask with the same keys again.
+    pub fn is_open(&self) -> bool {
+        let open = |attempt: &Attempt| {
+            attempt.step == Step::Certificate
+                || attempt.step == Step::Decision && !matches!(attempt.cause, Cause::Refused(_))
+        };
+        self.0.iter().any(open)
+    }
+}
+
+/// Asks the parents in order until one lets the host in.
+///
+/// # Errors
+/// What happened at each.
+pub async fn ask(parents: &[Parent], applicant: Applicant) -> Result<Admitted, JoinError> {
+    let mut attempts = Vec::new();
+    for parent in parents {
+        let mut step = Step::Connect;
+        let asked = tokio::time::timeout(DEADLINE, ask_one(parent, &applicant, &mut step)).await;
+        match asked.unwrap_or(Err(Cause::Deadline)) {
+            Ok(admitted) => return Ok(admitted),
+            Err(cause) => attempts.push(Attempt { parent: parent.clone(), step, cause }),
+        }
+    }
+    Err(JoinError(attempts))
+}
+
+/// A server that has proved that it belongs to the group.
+struct Believed {
+    server: Name,
+    group: GroupId,
+    group_name: Name,
+    root: Root,
+    duty: VerifyingKey,
+    transcript: Digest,
+}
+
+async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Result<Admitted, Cause> {
+    let mut stream = dial(parent).await.map_err(Cause::Unreachable)?;
+    *step = Step::Challenge;
+    let public = applicant.identity.public().map_err(|_| Cause::Garbled("this host's identity key is none"))?;
+    let hello = encode(&Hello {
+        token: match &applicant.with {
+            With::Token(token) => Bytes::copy_from_slice(&token.id),
+            With::Root(_) => Bytes::new(),
+        },
+        name: applicant.name.to_string(),
+        role: applicant.role.to_string(),
+        identity: public.spki().into(),
+        request: applicant.request.clone().into(),
+        nonce: Bytes::copy_from_slice(&random()),
+    });
+    say(&mut stream, &Up { said: Some(Said::Hello(hello.clone())) }).await?;
+    let challenge = match hear_answer(&mut stream).await? {
+        Answered::Challenge(challenge) => challenge,
+        Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
+        Answered::Welcome(_) => return Err(Cause::Garbled("it answered before it knew who asks")),
+    };
+    let believed = believe(&applicant.with, &hello, &challenge)?;
+    *step = Step::Decision;
+    let Digest(digest) = believed.transcript;
+    let proof = Proof {
+        token: match &applicant.with {
+            With::Token(token) => Bytes::copy_from_slice(&token.sign(&digest)),
+            With::Root(_) => Bytes::new(),
+        },
+        identity: applicant.identity.sign(Context::Join, &digest),
+    };
+    say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
+    let welcome = match hear_answer(&mut stream).await? {
+        Answered::Welcome(welcome) => welcome,
+        Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
+        Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
+    };
+    *step = Step::Certificate;
+    let admitted = check(parent, applicant, believed, &welcome)?;
+    close(&mut stream).await;
+    Ok(admitted)
+}
+
+async fn hear_answer(stream: &mut super::Stream) -> Result<Answered, Cause> {
+    let bytes = read(stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let down: Option<Down> = decode(&bytes);
+    down.and_then(|down| down.answered).ok_or(Cause::Garbled("what came cannot be decoded"))
+}
+
+/// Checks that a challenge answers this hello and comes from a server of the group.
+fn believe(with: &With, hello: &Bytes, signed: &Signed) -> Result<Believed, Cause> {
+    let challenge: Challenge = decode(&signed.payload).ok_or(Cause::Garbled("its challenge cannot be decoded"))?;
+    let [duty, root] = challenge.chain.as_slice() else {
+        return Err(Cause::Garbled("its challenge has not two certificates"));
+    };
+    let root = match with {
+        // What it sends may be another certificate of the same key; what is known decides.
+        With::Root(known) => known.clone(),
+        With::Token(token) => Root::from_certificate(root, token.group, token.pin)
+            .map_err(|error| Cause::Forged(format!("it does not show the group's root: {error}")))?,
+    };
+    let duty = [CertificateDer::from(duty.as_ref())];
+    let duty = root.duty(&duty, UnixTime::now());
+    let (server, duty) = duty.map_err(|fault| Cause::Forged(format!("its duty certificate: {fault}")))?;
+    duty.open(Context::Join, root.group(), signed)
+        .map_err(|_| Cause::Forged("its challenge is not signed by the key in its certificate".into()))?;
+    if challenge.group.as_ref() != root.group().0.as_slice() {
+        return Err(Cause::Forged("its challenge is of another group".into()));
+    }
+    if challenge.hello.as_ref() != sha256(&[hello]).0.as_slice() || challenge.nonce.len() != 16 {
+        return Err(Cause::Forged("its challenge answers another question".into()));
+    }
+    let group_name = challenge.name.parse().map_err(|_| Cause::Garbled("the group's name is none"))?;
+    let transcript = transcript(hello, &signed.payload);
+    Ok(Believed { server, group: root.group(), group_name, root, duty, transcript })
+}
+
+/// Checks that a welcome is about this session, and that what is in it is what was asked for.
+fn check(parent: &Parent, applicant: &Applicant, believed: Believed, signed: &Signed) -> Result<Admitted, Cause> {
+    let Believed { server, group, group_name, root, duty, transcript } = believed;
+    duty.open(Context::Join, group, signed)
+        .map_err(|_| Cause::Forged("its welcome is not signed by the key that asked".into()))?;
+    let welcome: Welcome = decode(&signed.payload).ok_or(Cause::Garbled("its welcome cannot be decoded"))?;
+    if welcome.transcript.as_ref() != transcript.0.as_slice() {
+        return Err(Cause::Forged("its welcome is of another session".into()));
+    }
+    let chain: Vec<_> = welcome.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let key = tls::certified(&root, &chain, &applicant.name, applicant.role)
+        .map_err(|fault| Cause::Forged(format!("the certificate that it issued: {fault}")))?;
+    let asked = Request::parse(&applicant.request).map_err(|_| Cause::Garbled("this host's request is none"))?;
+    if key != asked.key.id() {
+        return Err(Cause::Forged("the certificate that it issued is for another key".into()));
+    }
+    if !welcome.recovery.is_empty() && VerifyingKey::from_spki(&welcome.recovery).is_err() {
+        return Err(Cause::Garbled("the recovery key that it names is none"));
+    }
+    Ok(Admitted {
+        parent: parent.clone(),
+        server,
+        group,
+        group_name,
+        root,
+        chain,
+        recovery: welcome.recovery,
+        head: welcome.head,
+    })
+}

@@ -1,0 +1,116 @@
+//! The session in which hosts join, renew their certificate and come home ([`wardline_proto::join`]).
+//!
+//! ```text
+//!   host: ask -----> gateway: pass -----> gateway: pass -----> server: serve ----> Desk
+//!                    TLS at each hop is for privacy only; nobody reads what is passed
+//! ```
+//!
+//! Who speaks is proved by signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
+//! Challenge's payload.
+
+mod ask;
+mod desk;
+mod pass;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, TlsStream};
+use wardline_proto::ALPN_JOIN;
+use wardline_proto::join::LIMIT;
+use wardline_proto::message::Digest;
+use wardline_secrets::signature::sha256;
+use wardline_secrets::tls;
+
+pub use self::ask::{Admitted, Applicant, Attempt, Cause, JoinError, Step, With, ask};
+pub use self::desk::{Desk, Knock, serve};
+pub use self::pass::pass;
+use crate::config::Parent;
+use crate::handshake::{HandshakeError, connect, tls_error};
+
+/// How long a whole session may take.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// The most sessions at once on one listener.
+pub const SESSIONS: usize = 64;
+/// How long what was said last may take to be sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A connection on which a host joins.
+pub type Stream = TlsStream<TcpStream>;
+
+/// The transcript: what the proofs and the welcome are about.
+fn transcript(hello: &[u8], challenge: &[u8]) -> Digest {
+    sha256(&[hello, challenge])
+}
+
+/// Connects to a parent. Nothing is known of who answers.
+async fn dial(parent: &Parent) -> Result<Stream, HandshakeError> {
+    tokio::time::timeout(crate::handshake::DEADLINE, async {
+        let (tcp, address) = connect(parent).await?;
+        let config = tls::join_dial().map_err(|error| HandshakeError::Tls(error.to_string()))?;
+        let name = ServerName::IpAddress(address.ip().into());
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN_JOIN) {
+            return Err(HandshakeError::Mechanism("nothing".into()));
+        }
+        Ok(TlsStream::Client(stream))
+    })
+    .await
+    .map_err(|_| HandshakeError::Deadline)?
+}
+
+/// Reads one message's bytes; `None` when the other end has closed in front of it.
+async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+    let mut length = [0; 4];
+    if from.read(length.get_mut(..1).unwrap_or_default()).await? == 0 {
+        return Ok(None);
+    }
+    from.read_exact(length.get_mut(1..).unwrap_or_default()).await?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length == 0 || length > LIMIT {
+        return Err(io::Error::other(format!("a message of {length} bytes; 1 to {LIMIT} are allowed")));
+    }
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes).await?;
+    Ok(Some(bytes.into()))
+}
+
+/// Writes one message's bytes.
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).ok().filter(|_| (1..=LIMIT).contains(&bytes.len()));
+    let length = length.ok_or_else(|| io::Error::other(format!("a message of {} bytes", bytes.len())))?;
+    to.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+    to.flush().await
+}
+
+/// Says a message.
+async fn say(to: &mut (impl AsyncWrite + Unpin), message: &impl prost::Message) -> io::Result<()> {
+    write(to, &message.encode_to_vec()).await
+}
+
+/// Hears a message; `None` when it is none of this kind, or the other end has closed.
+async fn hear<M: prost::Message + Default>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<M>> {
+    Ok(read(from).await?.and_then(|bytes| M::decode(bytes).ok()))
+}
+
+/// Says farewell: what was said is sent, then the connection is closed.
+async fn close(stream: &mut (impl AsyncWrite + Unpin)) {
+    let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
+}
+
+/// Somebody knocked: where they are, and the connection.
+#[derive(Debug)]
+pub struct Knocking {
+    /// The connection, encrypted, with nobody known at the other end.
+    pub stream: Stream,
+    /// Where it comes from.
+    pub address: SocketAddr,
+}

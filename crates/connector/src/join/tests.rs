@@ -1,0 +1,240 @@
+use std::sync::{Arc, Mutex};
+
+use tokio::io::AsyncReadExt as _;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use wardline_proto::join::{Answered, Down, Said, Up, Why};
+use wardline_proto::message::decode;
+use wardline_proto::{ALPN_CERTIFICATE, Role};
+use wardline_secrets::request::request;
+
+use super::*;
+use crate::handshake;
+use crate::testing::{Group, TestDesk, Twist, eventually, listen, name, parent, passing, server};
+
+struct Site {
+    group: Arc<Group>,
+    desk: Arc<TestDesk>,
+    token: String,
+    server: SocketAddr,
+    stop: CancellationToken,
+    _stops: DropGuard,
+}
+
+async fn site() -> Site {
+    let group = Group::new();
+    let (desk, token) = TestDesk::new(&group);
+    let stop = CancellationToken::new();
+    let server = server(&desk, &stop).await;
+    Site { group, desk, token: token.text().to_owned(), server, _stops: stop.clone().drop_guard(), stop }
+}
+
+impl Site {
+    fn applicant(&self) -> Applicant {
+        let (_, pem) = wardline_secrets::signature::SigningKey::generate(self.group.id).unwrap();
+        Applicant {
+            name: name("web1.test"),
+            role: Role::Agent,
+            identity: self.group.identity(),
+            request: request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
+            with: With::Token(wardline_secrets::token::Token::parse(&self.token).unwrap()),
+        }
+    }
+
+    async fn ask_at(&self, address: SocketAddr) -> Result<Admitted, Attempt> {
+        let asked = ask(&[parent("srv.test", address)], self.applicant()).await;
+        asked.map_err(|JoinError(mut attempts)| attempts.pop().unwrap())
+    }
+
+    fn admitted(&self) -> usize {
+        self.desk.members.lock().unwrap().len()
+    }
+}
+
+#[tokio::test]
+async fn a_host_joins_directly_and_through_gateways_and_comes_home_without_a_token() {
+    let site = site().await;
+    let lower = passing(vec![parent("srv.test", site.server)], &site.stop).await;
+    // The first of the upper one's parents is away.
+    let upper =
+        passing(vec![parent("gone.test", "127.0.0.1:1".parse().unwrap()), parent("gw.test", lower)], &site.stop);
+    let upper = upper.await;
+    for address in [site.server, lower, upper] {
+        let admitted = site.ask_at(address).await.unwrap();
+        assert_eq!(
+            (admitted.group, admitted.group_name, admitted.server),
+            (site.group.id, name("north"), name("srv.test"))
+        );
+        assert_eq!((admitted.chain.len(), admitted.recovery.len()), (2, 91));
+        assert_eq!(admitted.head.payload.as_ref(), b"head");
+    }
+    let home = |identity| Applicant { with: With::Root(site.group.trusted()), identity, ..site.applicant() };
+    let parents = [parent("gw.test", upper)];
+    let JoinError(attempts) = ask(&parents, home(site.group.identity())).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Refused(Why::NotMember)), "{}", attempts[0]);
+    let member = site.applicant();
+    let identity = Arc::clone(&member.identity);
+    ask(&parents, member).await.unwrap();
+    ask(&parents, home(identity)).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_parent_is_asked_in_order_and_each_failure_is_named() {
+    let site = site().await;
+    *site.desk.twist.lock().unwrap() = Twist::Refuses(Why::TokenExpired);
+    let away = parent("gone.test", "127.0.0.1:1".parse().unwrap());
+    let parents = [away.clone(), parent("srv.test", site.server)];
+    let error = ask(&parents, site.applicant()).await.unwrap_err();
+    assert!(!error.is_open());
+    let text = error.to_string();
+    assert!(text.contains("by gone.test (127.0.0.1:1): connect: no connection"), "{text}");
+    assert!(text.contains("the server lets this host in: it does not: the token has expired"), "{text}");
+    *site.desk.twist.lock().unwrap() = Twist::None;
+    assert_eq!(ask(&parents, site.applicant()).await.unwrap().parent, parents[1]);
+}
+
+/// A gateway that changes one byte of one message, and keeps the messages it saw.
+async fn meddler(site: &Site, change: Arc<Mutex<(usize, usize)>>, saw: Arc<Mutex<Vec<Bytes>>>) -> SocketAddr {
+    let server = parent("srv.test", site.server);
+    let on_join = move |knocking: Knocking| {
+        let (server, change, saw) = (server.clone(), Arc::clone(&change), Arc::clone(&saw));
+        async move {
+            let (mut below, mut above) = (knocking.stream, dial(&server).await.unwrap());
+            let (at, byte) = *change.lock().unwrap();
+            for turn in 0..4 {
+                let (from, to) = if turn % 2 == 0 { (&mut below, &mut above) } else { (&mut above, &mut below) };
+                let Ok(Some(message)) = read(from).await else { break };
+                saw.lock().unwrap().push(message.clone());
+                let mut message = message.to_vec();
+                // Signatures in DER differ in length by some bytes.
+                if turn == at {
+                    let byte = byte % message.len();
+                    message[byte] ^= 0x10;
+                }
+                if write(to, &message).await.is_err() {
+                    break;
+                }
+            }
+            close(&mut below).await;
+        }
+    };
+    listen(crate::credential::credential(None).1, &site.stop, |_| async {}, on_join).await
+}
+
+#[tokio::test]
+async fn a_byte_changed_on_the_way_is_noticed_and_a_proof_is_good_for_one_session() {
+    let site = site().await;
+    let (change, saw) = (Arc::new(Mutex::new((9, 0))), Arc::default());
+    let gateway = meddler(&site, Arc::clone(&change), Arc::clone(&saw)).await;
+    site.ask_at(gateway).await.unwrap();
+    let honest = saw.lock().unwrap().clone();
+    assert_eq!(honest.len(), 4);
+    for (turn, message) in honest.iter().enumerate() {
+        let before = site.admitted();
+        // The first bytes, where lengths and fields are told, and some of all that follow.
+        let bytes: Vec<_> = (0..8).chain((8..message.len()).step_by(7)).collect();
+        let tries = bytes.len();
+        for byte in bytes {
+            *change.lock().unwrap() = (turn, byte);
+            let refused = site.ask_at(gateway).await;
+            assert!(refused.is_err(), "byte {byte} of message {turn} was changed unnoticed");
+        }
+        // Only when the server's last word was changed had it let the host in.
+        assert_eq!(site.admitted() - before, if turn == 3 { tries } else { 0 }, "message {turn}");
+    }
+
+    // Hello and proof of the first session, once more.
+    let mut stream = dial(&parent("srv.test", site.server)).await.unwrap();
+    write(&mut stream, &honest[0]).await.unwrap();
+    let challenge = read(&mut stream).await.unwrap().unwrap();
+    assert!(matches!(decode::<Down>(&challenge), Some(Down { answered: Some(Answered::Challenge(_)) })));
+    assert!(matches!(decode::<Up>(&honest[2]), Some(Up { said: Some(Said::Proof(_)) })));
+    write(&mut stream, &honest[2]).await.unwrap();
+    let Some(Down { answered: Some(Answered::Refusal(refusal)) }) = hear(&mut stream).await.unwrap() else {
+        panic!("a proof was good twice");
+    };
+    assert_eq!(refusal.why(), Why::Signature);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_lead_to_the_pinned_root_learns_nothing_but_the_hello() {
+    let (site, other) = (site().await, site().await);
+    let refused = site.ask_at(other.server).await.unwrap_err();
+    assert!(matches!(refused.cause, Cause::Forged(_)) && refused.step == Step::Challenge, "{refused}");
+    assert_eq!(other.admitted(), 0);
+    // It shows the right root and id, but has not a duty key under it.
+    let (desk, _) = TestDesk::new(&Group::with(site.group.id));
+    let shows = site.group.root.certificate().clone();
+    let desk = Arc::new(TestDesk { shows, ..Arc::into_inner(desk).unwrap() });
+    let address = server(&desk, &site.stop).await;
+    let refused = site.ask_at(address).await.unwrap_err();
+    assert!(matches!(refused.cause, Cause::Forged(_)) && refused.step == Step::Challenge, "{refused}");
+    let member = Applicant { with: With::Root(site.group.trusted()), ..site.applicant() };
+    let JoinError(attempts) = ask(&[parent("srv.test", address)], member).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Forged(_)) && attempts[0].step == Step::Challenge);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_key_or_name_is_refused() {
+    let site = site().await;
+    for (twist, word) in [(Twist::OtherKey, "another key"), (Twist::OtherName, "other.test")] {
+        *site.desk.twist.lock().unwrap() = twist;
+        let refused = site.ask_at(site.server).await.unwrap_err();
+        assert_eq!(refused.step, Step::Certificate);
+        assert!(refused.to_string().contains(word), "{refused}");
+        assert!(JoinError(vec![refused]).is_open());
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_or_has_a_wrong_shape_is_refused() {
+    let site = site().await;
+    let say_raw = async |bytes: &[u8]| {
+        let mut stream = dial(&parent("srv.test", site.server)).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, bytes).await.unwrap();
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all).await;
+        all
+    };
+    for length in [0, LIMIT as u32 + 1, u32::MAX] {
+        assert!(say_raw(&length.to_be_bytes()).await.is_empty(), "{length}");
+    }
+    let refused = say_raw(&[0, 0, 0, 2, 8, 8]).await;
+    let down = Down { answered: Some(Answered::Refusal(wardline_proto::join::Refusal { why: Why::Protocol.into() })) };
+    assert_eq!(refused[4..], wardline_proto::message::encode(&down));
+}
+
+#[tokio::test]
+async fn joins_and_sessions_do_not_keep_each_other_out() {
+    let site = site().await;
+    let (channel, desk) = (site.group.channel("srv.test", Role::Server), Arc::clone(&site.desk));
+    let on_join = move |knocking: Knocking| {
+        let desk = Arc::clone(&desk);
+        async move { serve(knocking.stream, knocking.address, desk.as_ref()).await }
+    };
+    let served = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&served);
+    let on_session = move |session: handshake::Session| {
+        *count.lock().unwrap() += 1;
+        async move { drop(session) }
+    };
+    let address = listen(channel.into(), &site.stop, on_session, on_join).await;
+    let srv = parent("srv.test", address);
+    let mut idle = Vec::new();
+    for _ in 0..SESSIONS {
+        idle.push(dial(&srv).await.unwrap());
+    }
+    let refused = site.ask_at(address).await.unwrap_err();
+    assert!(refused.step <= Step::Challenge, "{refused}");
+    let agent = site.group.channel("web1.test", Role::Agent);
+    let session = handshake::dial(&agent, &srv).await.unwrap();
+    assert_eq!(session.facts.mechanism.as_bytes(), ALPN_CERTIFICATE);
+    eventually("the session is served", || *served.lock().unwrap() == 1).await;
+    idle.clear();
+    for _ in 0..100 {
+        if site.ask_at(address).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("there is no place although nobody joins any more");
+}

@@ -1,0 +1,95 @@
+//! Which parent a health service talks to: the first that answers, and the first of all as soon as that is back.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use wardline_proto::event::Event;
+use wardline_secrets::signature::random;
+
+use crate::config::{Membership, Parent};
+use crate::credential::Credential;
+use crate::handshake::{Facts, HandshakeError, Session, dial};
+use crate::journal;
+
+/// The pause before the next try after a failed one, at first and at most.
+pub(crate) const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Dials the parents in turn, with growing pauses, until one session stands; says which failed and why. Waits while
+/// there is no certificate to dial with.
+pub async fn connect(
+    credential: &Credential,
+    membership: &Membership,
+    stop: &CancellationToken,
+) -> Option<(Session, Parent)> {
+    let mut pause = PAUSE.0;
+    loop {
+        let mut reasons = Vec::new();
+        for parent in &membership.parents {
+            let attempt = async { dial(credential.ready().await.as_ref(), parent).await };
+            let result = tokio::select! {
+                () = stop.cancelled() => return None,
+                result = attempt => result,
+            };
+            match result {
+                Ok(session) => {
+                    journal::emit(connected(&session));
+                    return Some((session, parent.clone()));
+                }
+                Err(error) => {
+                    reasons.push(format!("{}: {error}", parent.name));
+                    journal::emit(unreachable(parent, error));
+                }
+            }
+        }
+        journal::emit(Event::NoParent { group: membership.name.to_string(), reason: reasons.join("; ") });
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(pause + jitter(pause)) => {}
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// While the session is with another parent than the first: dials the first from time to time, and returns when a
+/// session with it stands. Never returns otherwise.
+pub(crate) async fn first(credential: &Credential, membership: &Membership, current: &Parent) -> (Session, Parent) {
+    let Some(wanted) = membership.parents.first().filter(|wanted| *wanted != current) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(membership.primary_check + jitter(membership.primary_check)).await;
+        // That it is still away is no news.
+        if let Ok(session) = dial(credential.ready().await.as_ref(), wanted).await {
+            journal::emit(connected(&session));
+            journal::emit(Event::BackToFirstParent { parent: wanted.to_string(), left: current.to_string() });
+            return (session, wanted.clone());
+        }
+    }
+}
+
+fn connected(session: &Session) -> Event {
+    let Facts { mechanism, version, cipher, exchange, .. } = session.facts.clone();
+    Event::Connected { parent: session.peer.to_string(), mechanism, version, cipher, exchange }
+}
+
+/// Up to half of a pause, at random, so that those who lost the same parent do not come back at once.
+pub(crate) fn jitter(pause: Duration) -> Duration {
+    let [byte, ..] = random();
+    pause.mul_f64(f64::from(byte) / 512.0)
+}
+
+pub(crate) fn unreachable(parent: &Parent, error: HandshakeError) -> Event {
+    let (shown, reason) = (parent.to_string(), error.to_string());
+    match error {
+        HandshakeError::Resolve(_) => Event::ParentNotResolved { parent: shown, reason },
+        HandshakeError::Connect(_) => Event::ParentUnreachable { parent: shown, reason },
+        HandshakeError::Certificate(_) => Event::ParentNotTrusted { parent: shown, reason },
+        HandshakeError::Tls(_)
+        | HandshakeError::Closed(_)
+        | HandshakeError::Mechanism(_)
+        | HandshakeError::NoCertificate
+        | HandshakeError::Joins
+        | HandshakeError::Bound(_)
+        | HandshakeError::Deadline => Event::ClosedBeforeAuthentication { parent: shown, reason },
+    }
+}

@@ -1,0 +1,133 @@
+//! A gateway between who is below, agents and other gateways, and its parent: many sessions below, one above. It checks
+//! who may send what and copies frames; it opens no body but those that open routes. It keeps nothing: agents hold what
+//! they sent until the server's acknowledgement has come the whole way back, and compare positions anew whenever the way
+//! was gone.
+//!
+//! It takes everybody whose certificate is the group's. For whom it may speak the server decides, which refuses the route
+//! of everybody else.
+
+mod below;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use wardline_proto::Kind;
+use wardline_proto::event::Event;
+use wardline_proto::frame::Message;
+use wardline_proto::message::{Reason, Refusal, Signed, Way, decode};
+use wardline_secrets::certificate::Identity;
+use wardline_secrets::signature::SigningKey;
+
+use self::table::Table;
+use crate::config::Membership;
+use crate::credential::Credential;
+use crate::handshake::Session;
+use crate::journal;
+use crate::link::{self, AbortOnDrop, Outgoing};
+use crate::parents::{connect, first};
+use crate::uplink::hop;
+
+/// The pause before dialling again after a session has ended.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A gateway's relay.
+#[derive(Debug)]
+pub struct Relay {
+    own: Identity,
+    membership: Membership,
+    credential: Credential,
+    identity: Arc<SigningKey>,
+    table: Mutex<Table>,
+}
+
+impl Relay {
+    /// A relay with nobody connected.
+    pub fn new(own: Identity, membership: Membership, credential: Credential, identity: Arc<SigningKey>) -> Arc<Self> {
+        Arc::new(Self { own, membership, credential, identity, table: Mutex::default() })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing panics while it is held, and nothing waits.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the session above until the program stops.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut moved = None;
+        loop {
+            let Some((session, parent)) = (match moved.take() {
+                Some(better) => Some(better),
+                None => connect(&self.credential, &self.membership, &stop).await,
+            }) else {
+                break;
+            };
+            let reason = tokio::select! {
+                () = stop.cancelled() => break,
+                reason = self.above(session) => reason,
+                better = first(&self.credential, &self.membership, &parent) => {
+                    // The old session has ended here; routes are opened anew on the new one.
+                    moved = Some(better);
+                    self.table().lose_way();
+                    continue;
+                }
+            };
+            self.table().lose_way();
+            journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// One session above, until it ends; gives the reason.
+    async fn above(&self, session: Session) -> String {
+        let facts = self.measured(&session, true);
+        let (mut incoming, up, writer) = link::open(session);
+        let _writer = AbortOnDrop(writer);
+        loop {
+            let frame = match incoming.frame().await {
+                Ok(frame) => frame,
+                Err(error) => return error.to_string(),
+            };
+            if frame.route != 0 {
+                self.table().down(frame);
+                continue;
+            }
+            match frame.kind {
+                Kind::Way => {
+                    let open = decode::<Way>(&frame.body).is_some_and(|way| way.open);
+                    let mut messages = if open { vec![Message::own(Kind::Hop, facts.clone())] } else { Vec::new() };
+                    let mut table = self.table();
+                    messages.extend(if open { table.open_way(&up) } else { table.lose_way() });
+                    drop(table);
+                    // Said beside reading, or two ends that only write would wait for each other.
+                    tokio::spawn(say(up.clone(), messages));
+                }
+                Kind::Refusal => {
+                    let refusal: Option<Refusal> = decode(&frame.body);
+                    return refusal.map_or(Reason::Unspecified, |refusal| refusal.reason()).as_str().into();
+                }
+                kind => return format!("an unexpected {kind:?} message"),
+            }
+        }
+    }
+
+    /// The facts of a session, signed.
+    fn measured(&self, session: &Session, dialled: bool) -> Signed {
+        hop(&self.own, &self.identity, &session.peer, &session.facts, dialled)
+    }
+}
+
+/// Says messages one after the other. A session that has ended is noticed where it is read.
+async fn say(to: Outgoing, messages: Vec<Message>) {
+    for message in messages {
+        if to.send(message).await.is_err() {
+            break;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Hosts join the group with a token, through gateways that need not be trusted; they are removed, and nobody inherits
+//! what they were.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use rusqlite::Connection;
+use serde_json::Value;
+use wardline_harness::group::Group;
+use wardline_harness::{Daemon, hostile, wait};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn json(group: &Group, arguments: &[&str]) -> Value {
+    let output = group.wardline(&[&["-o", "json"], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `--parent` takes.
+fn parent(daemon: &Daemon) -> String {
+    format!("{}={}", daemon.name(), hostile::listen(daemon))
+}
+
+/// The files in a folder and below it.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_host_joins_in_one_line_through_two_gateways() {
+    let mut group = Group::builder().gateways(2).chained().agents(0).lay();
+    group.start();
+    group.gateway(0).wait_event(40004);
+    group.gateway(1).wait_event(40004);
+    let mut host = group.newcomer("late.test");
+    let token = group.token(&["--role", "agent", "--name", "late.test", "--via", "gw2.test"]);
+    let output = host.join(&parent(group.gateway(1)), &token);
+    assert!(output.status.success(), "{}", said(&output));
+    host.start();
+    host.wait_event(40005);
+    let joined = group.server().wait_event(40061);
+    assert!(joined.text.contains("late.test"), "{}", joined.text);
+
+    // Each hop is measured by both of its ends, and they agree.
+    let topology = wait::until("three hops measured by both ends", LIMIT, || {
+        let topology = json(&group, &["topology"]);
+        let hops = topology["hops"].as_array().unwrap();
+        (hops.len() == 3 && hops.iter().all(|hop| hop["agree"] == true)).then_some(topology)
+    });
+    let between = |hop: &Value| [hop["from"].as_str().unwrap().to_owned(), hop["to"].as_str().unwrap().to_owned()];
+    let mut hops: Vec<_> = topology["hops"].as_array().unwrap().iter().map(between).collect();
+    hops.sort();
+    assert_eq!(hops, [["gw1.test", "srv1.test"], ["gw2.test", "gw1.test"], ["late.test", "gw2.test"]]);
+}
+
+#[test]
+fn a_used_expired_or_foreign_token_is_refused() {
+    let mut group = Group::builder().agents(0).lay();
+    group.start();
+    group.gateway(0).wait_event(40004);
+    let by = parent(group.gateway(0));
+    let refused = |token: &Path, host: &Daemon, words: &str| {
+        let output = host.join(&by, token);
+        assert!(!output.status.success(), "{words}: {}", said(&output));
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+        let left: Vec<_> = files(host.state().parent().unwrap());
+        let keys = left.iter().filter(|path| path.extension().is_some_and(|end| end == "key" || end == "pem"));
+        assert_eq!(keys.count(), 0, "{words}: a join that failed leaves nothing: {left:?}");
+    };
+    let token = |arguments: &[&str]| group.token(&[&["--via", "gw1.test"], arguments].concat());
+
+    let once = token(&["--role", "agent", "--name", "*"]);
+    let first = group.newcomer("first.test");
+    // The control: it is good, once; and again for the one who has used it.
+    for _ in 0..2 {
+        let output = first.join(&by, &once);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    refused(&once, &group.newcomer("second.test"), "used as often as it may be");
+
+    refused(&token(&["--role", "agent", "--name", "web1.test"]), &group.newcomer("web2.test"), "another name");
+    refused(&token(&["--role", "gateway", "--name", "web2.test"]), &group.newcomer("web2.test"), "another role");
+    // Who has the token of a name that is taken does not get the name.
+    refused(&token(&["--role", "agent", "--name", "first.test"]), &group.newcomer("first.test"), "has this name");
+
+    let revoked = token(&["--role", "agent", "--name", "web3.test"]);
+    let list = json(&group, &["token", "list"]);
+    let id = list.as_array().unwrap().iter().find(|token| token["name"] == "web3.test").unwrap()["id"].clone();
+    let output = group.wardline(&["token", "revoke", id.as_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    refused(&revoked, &group.newcomer("web3.test"), "revoked");
+
+    let short = token(&["--role", "agent", "--name", "*", "--uses", "100", "--expires", "1s"]);
+    let mut tries = 0;
+    wait::until("the token expires", LIMIT, || {
+        tries += 1;
+        let output = group.newcomer(&format!("short{tries}.test")).join(&by, &short);
+        said(&output).contains("expired").then_some(())
+    });
+
+    // Whatever the host is told: a server of another group has not the root that its token pins.
+    let other = Group::builder().agents(0).gateways(0).lay();
+    let mut other = other;
+    other.start();
+    let foreign = other.token(&["--role", "agent", "--name", "web4.test"]);
+    let output = group.newcomer("web4.test").join(&by, &foreign);
+    assert!(!output.status.success(), "{}", said(&output));
+
+    let text = std::fs::read_to_string(&once).unwrap();
+    let mistyped = group.folder().join("mistyped");
+    let at = text.len() / 2;
+    let wrong = if &text[at..=at] == "0" { "1" } else { "0" };
+    std::fs::write(&mistyped, format!("{}{wrong}{}", &text[..at], &text[at + 1..])).unwrap();
+    refused(&mistyped, &group.newcomer("web5.test"), "mistyped");
+
+    // Only those that were let in are members.
+    let members = group.sql::<String>("SELECT name FROM member WHERE role = 'agent' ORDER BY name");
+    assert!(members.iter().all(|name| name == "first.test" || name.starts_with("short")), "{members:?}");
+}
+
+#[test]
+fn a_removed_host_is_cut_off_and_its_name_inherits_nothing() {
+    let mut group = Group::builder().start();
+    group.agent(0).wait_event(40005);
+    let (server, agent) = (group.server().mark(), group.agent(0).mark());
+    let output = group.wardline(&["agent", "remove", "agent1.test"]);
+    assert!(output.status.success(), "{}", said(&output));
+    group.agent(0).wait_event_since(agent, 20070);
+    group.server().wait_event_since(server, 40064);
+    // It knocks again, with a certificate that is still valid, and is not known.
+    group.server().wait_event_since(server, 20000);
+
+    let heir = group.newcomer("agent1.test");
+    let token = group.token(&["--role", "agent", "--name", "agent1.test", "--via", "gw1.test"]);
+    let output = heir.join(&parent(group.gateway(0)), &token);
+    assert!(output.status.success(), "{}", said(&output));
+    group.agent(0).stop();
+    let mut heir = heir;
+    heir.start();
+    heir.wait_event(40005);
+    heir.stop();
+    // The one that was removed has the name on its certificate, and still is not let in.
+    let (server, agent) = (group.server().mark(), group.agent(0).mark());
+    group.agent(0).start();
+    group.server().wait_event_since(server, 20000);
+    let delivering = group.agent(0).events_since(agent).into_iter().find(|event| event.number == 40005);
+    assert_eq!(delivering, None);
+}
+
+#[test]
+fn a_log_rolled_back_is_noticed_by_the_server() {
+    let mut group = Group::builder().gateways(0).agents(0).direct(1).lay();
+    // The control: it starts as it is.
+    group.server().start();
+    group.server().stop();
+    let log = Connection::open(group.database()).unwrap();
+    let last: (i64, Vec<u8>) = log
+        .query_row("SELECT number, entry FROM log ORDER BY number DESC LIMIT 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    log.execute("DELETE FROM log WHERE number = ?", [last.0]).unwrap();
+    drop(log);
+    group.server().spawn();
+    assert!(!group.server().wait_exit().success());
+    group.server().wait_event(40065);
+
+    // Put back as it was it starts again; changed by one bit it does not.
+    let put = |entry: &[u8]| {
+        let log = Connection::open(group.database()).unwrap();
+        log.execute("INSERT OR REPLACE INTO log (number, entry) VALUES (?, ?)", (last.0, entry)).unwrap();
+    };
+    put(&last.1);
+    let mut changed = last.1.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    put(&changed);
+    group.server().spawn();
+    assert!(!group.server().wait_exit().success());
+    group.server().wait_event(40066);
+    let log = Connection::open(group.database()).unwrap();
+    log.execute("UPDATE log SET entry = ? WHERE number = ?", (&last.1, last.0)).unwrap();
+    drop(log);
+    group.server().start();
+}
+
+#[test]
+fn private_files_are_private_whatever_the_umask() {
+    // Every test is a process of its own; what it starts has this too.
+    umask(Mode::empty());
+    let mut group = Group::builder().start();
+    group.agent(0).wait_event(40005);
+    for name in ["srv1.test", "gw1.test", "agent1.test"] {
+        let state = group.folder().join(name).join("state");
+        let found = files(&state);
+        let open: Vec<_> = found
+            .iter()
+            .filter(|path| !path.extension().is_some_and(|end| end == "pem" || end == "toml"))
+            .filter(|path| std::fs::metadata(path).unwrap().mode() & 0o077 != 0)
+            .collect();
+        assert!(found.iter().any(|path| path.ends_with("identity.key")), "{found:?}");
+        assert!(open.is_empty(), "{open:?}");
+        assert_eq!(std::fs::metadata(state.join("test")).unwrap().mode() & 0o077, 0);
+    }
+}

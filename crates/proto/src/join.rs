@@ -1,0 +1,196 @@
+//! How a host joins a group, renews its channel certificate and comes home: three messages on a session of their own
+//! ([`crate::ALPN_JOIN`]), which any number of gateways pass on unread. TLS gives them privacy only; who speaks is proved
+//! by the signatures in them.
+//!
+//! ```text
+//!   host                                              server
+//!    | Hello: who, with which keys, nonce  ------------->|
+//!    |<------------- Challenge: nonce, chain of its duty key, signed over Hello
+//!    | Proof: signatures over both by the token's key and the identity key -->|
+//!    |<------------- Outcome: the certificate, signed over all three, or a refusal
+//! ```
+//!
+//! On the wire each is its length (4 bytes, big endian, at most [`LIMIT`]) and the protobuf of an [`Up`] or a [`Down`].
+
+use bytes::Bytes;
+
+use crate::message::Signed;
+
+/// The most bytes of one message.
+pub const LIMIT: usize = 16 * 1024;
+
+/// What a host says.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Up {
+    /// One of them.
+    #[prost(oneof = "Said", tags = "1, 2")]
+    pub said: Option<Said>,
+}
+
+/// What a host says.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Said {
+    /// The bytes of a [`Hello`]: the transcript begins with them as they are.
+    #[prost(bytes = "bytes", tag = "1")]
+    Hello(Bytes),
+    /// That it is who it says.
+    #[prost(message, tag = "2")]
+    Proof(Proof),
+}
+
+/// Who wants to be let in.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hello {
+    /// The token's id, 16 bytes; empty when a member renews or comes home.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub token: Bytes,
+    /// The name that it wants, or has.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// `agent` or `gateway`.
+    #[prost(string, tag = "3")]
+    pub role: String,
+    /// Its identity key: SubjectPublicKeyInfo, DER.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub identity: Bytes,
+    /// A certificate signing request (PKCS #10, RFC 2986) with the key of the channel certificate that it wants, DER.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub request: Bytes,
+    /// 16 fresh random bytes.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub nonce: Bytes,
+}
+
+/// That a host is who it says: signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
+/// Challenge's payload.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Proof {
+    /// By the token's key (Ed25519, 64 bytes); empty without a token.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub token: Bytes,
+    /// By the identity key ([`crate::message::Context::Join`], 64 bytes).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub identity: Bytes,
+}
+
+/// What a server says.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Down {
+    /// One of them.
+    #[prost(oneof = "Answered", tags = "1, 2, 3")]
+    pub answered: Option<Answered>,
+}
+
+/// What a server says.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Answered {
+    /// A [`Challenge`], by the duty key that its chain certifies ([`crate::message::Context::Join`]).
+    #[prost(message, tag = "1")]
+    Challenge(Signed),
+    /// A [`Welcome`], by the same key.
+    #[prost(message, tag = "2")]
+    Welcome(Signed),
+    /// No.
+    #[prost(message, tag = "3")]
+    Refusal(Refusal),
+}
+
+/// What the host has to sign, and who asks.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Challenge {
+    /// SHA-256 of the bytes of Hello, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub hello: Bytes,
+    /// 16 fresh random bytes, good once.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub nonce: Bytes,
+    /// The group's id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub group: Bytes,
+    /// The group's name.
+    #[prost(string, tag = "4")]
+    pub name: String,
+    /// The certificate of the server's duty key, then the root's, DER.
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub chain: Vec<Bytes>,
+}
+
+/// The host is part of the group.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Welcome {
+    /// The transcript, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub transcript: Bytes,
+    /// The channel certificate and what leads to the root, DER.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub chain: Vec<Bytes>,
+    /// The public half of the group's recovery key, SubjectPublicKeyInfo, DER; empty while there is none.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub recovery: Bytes,
+    /// The trust log's head with this in it: a signed [`crate::trust::Record`].
+    #[prost(message, required, tag = "4")]
+    pub head: Signed,
+}
+
+/// Not let in. What the host may know; the server's log has the details.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Refusal {
+    /// Why.
+    #[prost(enumeration = "Why", tag = "1")]
+    pub why: i32,
+}
+
+/// Why a host is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Why {
+    /// Nothing was said.
+    Unspecified = 0,
+    /// What came is no message of this session, or out of order.
+    Protocol = 1,
+    /// The token is not known here, or was revoked.
+    TokenUnknown = 2,
+    /// The token's time is over.
+    TokenExpired = 3,
+    /// The token was used as often as it may be.
+    TokenUsed = 4,
+    /// The token is for another name.
+    TokenName = 5,
+    /// The token is for another role.
+    TokenRole = 6,
+    /// A signature does not fit.
+    Signature = 7,
+    /// The signing request is not for this name, role and key.
+    Request = 8,
+    /// Somebody else has this name.
+    NameTaken = 9,
+    /// Nobody of this name and identity key is part of the group.
+    NotMember = 10,
+    /// Too many knock at once: try again later.
+    Busy = 11,
+    /// The server cannot decide now: its database takes no data.
+    Unavailable = 12,
+}
+
+impl Why {
+    /// In words, with what to do.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "no reason was given; see the server's log",
+            Self::Protocol => "the server did not understand what was said; are both programs of one version?",
+            Self::TokenUnknown => {
+                "the token is not known there, or was revoked; make a new one: `wardline token create`"
+            }
+            Self::TokenExpired => "the token has expired; make a new one: `wardline token create`",
+            Self::TokenUsed => "the token was used as often as it may be; make a new one: `wardline token create`",
+            Self::TokenName => "the token is for another name; make one for this name: `wardline token create --name`",
+            Self::TokenRole => "the token is for another role; make one for this role: `wardline token create --role`",
+            Self::Signature => "a signature does not fit; join anew, and if it stays so, see the server's log",
+            Self::Request => "the certificate request is not for this name, role and key",
+            Self::NameTaken => "another host has this name; remove that one first: `wardline agent remove NAME`",
+            Self::NotMember => "no member of the group has this name and identity key; join anew, with a token",
+            Self::Busy => "too many hosts join at once; try again in a minute",
+            Self::Unavailable => "the server's database takes no data now; try again later",
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What the trust log holds: every fact that decides who is trusted, in the order in which servers accepted them.
+//!
+//! An entry is a [`crate::message::Signed`], [`crate::message::Context::Log`], by the duty key of the server that accepted
+//! it; its payload is a [`Record`]. A leaf of the log's Merkle tree is the hash of the entry's bytes.
+
+use bytes::Bytes;
+
+/// What a duty key signs in the log's context. Entries and heads are told apart by their field.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Record {
+    /// One or the other.
+    #[prost(oneof = "Recorded", tags = "1, 2")]
+    pub what: Option<Recorded>,
+}
+
+/// An entry of the log, or a head of it.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Recorded {
+    /// A fact, accepted.
+    #[prost(message, tag = "1")]
+    Entry(Entry),
+    /// How far the log was at a moment.
+    #[prost(message, tag = "2")]
+    Head(Head),
+}
+
+/// A fact that a server accepted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Entry {
+    /// Its place in the log, from 0.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// When it was accepted, milliseconds since 1970, the server's clock.
+    #[prost(uint64, tag = "2")]
+    pub at: u64,
+    /// The server that accepted it.
+    #[prost(string, tag = "3")]
+    pub server: String,
+    /// Whose act it was: `operator NAME`, `token ID`, `agent NAME`, `server NAME`.
+    #[prost(string, tag = "4")]
+    pub act: String,
+    /// What is so from now on.
+    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    pub fact: Option<Fact>,
+}
+
+/// How far the log was.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Head {
+    /// How many entries.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// The root of the Merkle tree over them (RFC 9162, section 2.1.1), 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub root: Bytes,
+    /// When, milliseconds since 1970, the server's clock.
+    #[prost(uint64, tag = "3")]
+    pub at: u64,
+}
+
+/// What an entry says.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Fact {
+    /// The group begins. Always the first entry, and never again.
+    #[prost(message, tag = "10")]
+    Founded(Founded),
+    /// A CA may issue channel certificates.
+    #[prost(message, tag = "11")]
+    Issuer(Certificate),
+    /// A server's duty key may sign what goes down.
+    #[prost(message, tag = "12")]
+    Duty(Duty),
+    /// The public half of the recovery key.
+    #[prost(message, tag = "13")]
+    Recovery(Recovery),
+    /// Hosts may join with a token.
+    #[prost(message, tag = "14")]
+    Token(Token),
+    /// They may not any more.
+    #[prost(message, tag = "15")]
+    TokenRevoked(TokenRevoked),
+    /// A health service is part of the group, or has new parents.
+    #[prost(message, tag = "16")]
+    Member(Member),
+    /// It is not part of it any more.
+    #[prost(message, tag = "17")]
+    Removed(Removed),
+    /// A channel certificate was issued to a member.
+    #[prost(message, tag = "18")]
+    Issued(Issued),
+}
+
+/// The group begins.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Founded {
+    /// Its id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub group: Bytes,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// The root's certificate, DER.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub root: Bytes,
+}
+
+/// A certificate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Certificate {
+    /// DER.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub certificate: Bytes,
+}
+
+/// A server's duty key.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Duty {
+    /// The server.
+    #[prost(string, tag = "1")]
+    pub server: String,
+    /// The certificate of its duty key, DER.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub certificate: Bytes,
+}
+
+/// The recovery key.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Recovery {
+    /// SubjectPublicKeyInfo, DER.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+}
+
+/// A join token: its public half, and what it is good for.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Token {
+    /// Its id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    /// The public half of its Ed25519 key, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
+    /// `agent` or `gateway`.
+    #[prost(string, tag = "3")]
+    pub role: String,
+    /// The name of who may use it, or a pattern with one `*` at its beginning or end; `*` is any.
+    #[prost(string, tag = "4")]
+    pub name: String,
+    /// How many may use it.
+    #[prost(uint32, tag = "5")]
+    pub uses: u32,
+    /// Until when, milliseconds since 1970.
+    #[prost(uint64, tag = "6")]
+    pub expires: u64,
+    /// The gateways that are to speak for who joins with it, in order; none: it reports to servers itself.
+    #[prost(string, repeated, tag = "7")]
+    pub parents: Vec<String>,
+}
+
+/// A token is not good any more.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TokenRevoked {
+    /// Its id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+}
+
+/// A health service of the group. A later entry of the same name replaces an earlier one.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Member {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// `agent`, `gateway` or `server`.
+    #[prost(string, tag = "2")]
+    pub role: String,
+    /// Its identity key: SubjectPublicKeyInfo, DER.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub identity: Bytes,
+    /// The gateways that may speak for it, in order; none: it reports to servers itself.
+    #[prost(string, repeated, tag = "4")]
+    pub parents: Vec<String>,
+    /// The id of the token that it joined with, 16 bytes; empty without one.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub token: Bytes,
+}
+
+/// A health service that is not part of the group any more.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Removed {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The id of its identity key, 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub identity: Bytes,
+}
+
+/// A channel certificate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Issued {
+    /// To whom.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// SHA-256 of the certificate, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub certificate: Bytes,
+    /// When it ends, seconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub not_after: u64,
+}

@@ -1,0 +1,186 @@
+//! Who is trusted: members, join tokens, the trust log and the group's keys. Nothing secret is among it: who makes a
+//! token or a recovery key keeps its private half to himself.
+
+use serde::{Deserialize, Serialize};
+use wardline_proto::{Name, Role};
+
+use crate::Time;
+
+/// A join token that is to be good from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenOrder {
+    /// Its id, 16 bytes, hexadecimal.
+    pub id: String,
+    /// The public half of its Ed25519 key, 32 bytes, hexadecimal.
+    pub key: String,
+    /// Who may join with it: agents or gateways.
+    pub role: Role,
+    /// The name of who may use it, or a pattern with one `*` at its beginning or end.
+    pub name: String,
+    /// How many may.
+    pub uses: u32,
+    /// Until when.
+    pub expires: Time,
+    /// The gateways that are to speak for who joins with it, in order; none: it reports to servers itself.
+    #[serde(default)]
+    pub via: Vec<Name>,
+}
+
+/// A join token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its id, hexadecimal.
+    pub id: String,
+    /// Who may join with it.
+    pub role: Role,
+    /// The name of who may use it, or a pattern.
+    pub name: String,
+    /// How many may.
+    pub uses: u32,
+    /// How many have.
+    pub used: u32,
+    /// Until when.
+    pub expires: Time,
+    /// The gateways that are to speak for who joins with it.
+    pub via: Vec<Name>,
+    /// Whether it may be used.
+    pub state: TokenState,
+}
+
+/// Whether a token may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenState {
+    /// It may.
+    Good,
+    /// As often as it may be, it was.
+    Used,
+    /// Its time is over.
+    Expired,
+    /// An operator has revoked it.
+    Revoked,
+}
+
+impl TokenState {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Used => "used",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// Which tokens to list, by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenFilter {
+    /// Those too that cannot be used any more.
+    #[serde(default)]
+    pub all: bool,
+    /// At most so many ([`crate::page`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Go on behind this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A member of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub role: Role,
+    /// The id of its identity key, hexadecimal.
+    pub key: String,
+    /// The gateways that may speak for it; none: it reports to servers itself.
+    pub via: Vec<Name>,
+    /// When it joined.
+    pub joined_at: Time,
+    /// The id of the token that it joined with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// When its newest channel certificate ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ends: Option<Time>,
+    /// Whether a session with it stands.
+    pub connected: bool,
+}
+
+/// Which members to list, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFilter {
+    /// Only those of this role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// At most so many ([`crate::page`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Go on behind this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// The gateways that are to speak for a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// In order; none: it reports to servers itself.
+    #[serde(default)]
+    pub via: Vec<Name>,
+}
+
+/// An entry of the trust log as it was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its place, from 0.
+    pub number: u64,
+    /// The bytes of the signed entry, hexadecimal.
+    pub entry: String,
+}
+
+/// Which entries of the trust log to list, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFilter {
+    /// At most so many ([`crate::page`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Go on behind this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// The management group: what its trust begins with, and how far its log has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: Name,
+    /// Its id, 16 bytes, hexadecimal.
+    pub id: String,
+    /// The pin of its root.
+    pub pin: String,
+    /// The root's certificate, DER, hexadecimal.
+    pub root: String,
+    /// The server that answers.
+    pub server: Name,
+    /// The trust log's head as this server's duty key has signed it, hexadecimal.
+    pub head: String,
+    /// The id of the recovery key, hexadecimal; nothing while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<String>,
+}
+
+/// The public half of a recovery key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryOrder {
+    /// SubjectPublicKeyInfo, DER in base64.
+    pub key: String,
+    /// It takes the place of one that is there.
+    #[serde(default)]
+    pub replace: bool,
+}

@@ -1,0 +1,400 @@
+//! The trust log, replayed: who is in the group, by whose word. Decisions about trust read this and nothing else; every
+//! entry is checked again when it is replayed, so that a log that somebody has written into is noticed where it begins.
+//!
+//! ```text
+//!  entries (Signed) --apply, one by one--> View: members, tokens, duty keys, issuers, and the Merkle tree over all
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use wardline_proto::message::{Context, Digest, Signed, decode, encode};
+use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
+use wardline_proto::{GroupId, Name, Role};
+
+use crate::certificate::Parsed;
+use crate::merkle::{self, Tree};
+use crate::signature::{KeyId, SigningKey, VerifyingKey};
+use crate::trust::{Pin, Root};
+
+/// The most gateways that may speak for one member.
+pub const PARENTS: usize = 8;
+/// The most gateways on a way.
+pub const WAY: usize = 4;
+/// How long an ended certificate is remembered, seconds: a session that it opened may stand longer than it.
+const REMEMBERED: u64 = 24 * 3600;
+/// The most certificates of one member that are remembered.
+const CERTIFICATES: usize = 64;
+
+/// A health service of the group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Its name.
+    pub name: Name,
+    /// Its role.
+    pub role: Role,
+    /// The key that signs what it says.
+    pub identity: VerifyingKey,
+    /// The gateways that may speak for it, in order; none: it reports to servers itself.
+    pub parents: Vec<Name>,
+    /// The token that it joined with.
+    pub token: Option<[u8; 16]>,
+    /// When it joined, milliseconds since 1970.
+    pub joined_at: u64,
+    /// SHA-256 of the channel certificates that were issued to it, and when they end, seconds since 1970; newest last.
+    /// The oldest are forgotten once they have ended.
+    pub certificates: Vec<(Digest, u64)>,
+}
+
+/// A join token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The public half of its key.
+    pub key: [u8; 32],
+    /// The role of who may use it.
+    pub role: Role,
+    /// The name of who may use it, or a pattern with one `*` at its beginning or end.
+    pub name: String,
+    /// How many may use it.
+    pub uses: u32,
+    /// How many have.
+    pub used: u32,
+    /// Until when, milliseconds since 1970.
+    pub expires: u64,
+    /// The gateways that are to speak for who joins with it.
+    pub parents: Vec<Name>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
+
+impl Token {
+    /// Whether it is for this name.
+    pub fn is_for(&self, name: &Name) -> bool {
+        let name = name.as_str();
+        match (self.name.strip_prefix('*'), self.name.strip_suffix('*')) {
+            (Some(end), _) => name.ends_with(end),
+            (None, Some(beginning)) => name.starts_with(beginning),
+            (None, None) => self.name == name,
+        }
+    }
+}
+
+/// Why an entry is not what can stand at its place. Somebody has written into the log, or forged it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// Not the bytes of an entry.
+    #[error("it cannot be decoded")]
+    Encoding,
+    /// It says that it stands elsewhere.
+    #[error("it is entry {0} by what it says itself")]
+    Number(u64),
+    /// No duty key of the server that it names has signed it.
+    #[error("it is not signed by a duty key of {0}")]
+    Signature(String),
+    /// What it says cannot be.
+    #[error("it makes no sense: {0}")]
+    Fact(&'static str),
+}
+
+/// What the log says, up to an entry.
+#[derive(Clone, Debug)]
+pub struct View {
+    root: Root,
+    name: Option<Name>,
+    tree: Tree,
+    /// The latest moment that an entry has named.
+    latest: u64,
+    duties: HashMap<Name, VerifyingKey>,
+    issuers: Vec<CertificateDer<'static>>,
+    recovery: Option<VerifyingKey>,
+    tokens: HashMap<[u8; 16], Arc<Token>>,
+    members: HashMap<Name, Arc<Member>>,
+}
+
+/// Signs an entry, to be the next one of a log of `number` entries.
+pub fn entry(key: &SigningKey, number: u64, at: u64, server: &Name, act: &str, fact: Fact) -> Signed {
+    let entry = Entry { number, at, server: server.to_string(), act: act.to_owned(), fact: Some(fact) };
+    key.signed(Context::Log, encode(&Record { what: Some(Recorded::Entry(entry)) }))
+}
+
+impl View {
+    /// An empty log of a group with this root.
+    pub fn new(root: Root) -> Self {
+        Self {
+            root,
+            name: None,
+            tree: Tree::default(),
+            latest: 0,
+            duties: HashMap::new(),
+            issuers: Vec::new(),
+            recovery: None,
+            tokens: HashMap::new(),
+            members: HashMap::new(),
+        }
+    }
+
+    /// Takes the next entry. Nothing is changed when it is refused.
+    ///
+    /// # Errors
+    /// It cannot stand there.
+    pub fn apply(&mut self, signed: &Signed) -> Result<(), Unsound> {
+        let record: Record = decode(&signed.payload).ok_or(Unsound::Encoding)?;
+        let Some(Recorded::Entry(entry)) = record.what else { return Err(Unsound::Encoding) };
+        if entry.number != self.tree.size() {
+            return Err(Unsound::Number(entry.number));
+        }
+        let fact = entry.fact.ok_or(Unsound::Encoding)?;
+        // A duty key's own entry brings the certificate that vouches for it; so does the first of all.
+        let own = match &fact {
+            Fact::Duty(duty) if duty.server == entry.server => Some(self.certified(duty, entry.at)?.1),
+            _ => None,
+        };
+        let known = entry.server.parse::<Name>().ok().and_then(|server| self.duties.get(&server).cloned());
+        let unsigned = || Unsound::Signature(entry.server.clone());
+        let by = [own, known].into_iter().flatten().find(|key| key.open(Context::Log, self.group(), signed).is_ok());
+        by.ok_or_else(unsigned)?;
+        self.take(fact, entry.at)?;
+        self.latest = self.latest.max(entry.at);
+        self.tree.push(merkle::leaf(&encode(signed)));
+        Ok(())
+    }
+
+    /// The server, and the duty key that a certificate certified at a moment by the root's word. No entry can claim a
+    /// moment for it before those of entries in front of it, or a key whose certificate has ended would come back.
+    fn certified(&self, duty: &trust::Duty, at: u64) -> Result<(Name, VerifyingKey), Unsound> {
+        let chain = [CertificateDer::from(duty.certificate.as_ref())];
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(at.max(self.latest)));
+        let (name, key) = self.root.duty(&chain, at).map_err(|_| Unsound::Fact("a duty certificate"))?;
+        if name.as_str() == duty.server {
+            Ok((name, key))
+        } else {
+            Err(Unsound::Fact("a duty certificate of another server"))
+        }
+    }
+
+    fn take(&mut self, fact: Fact, at: u64) -> Result<(), Unsound> {
+        let wrong = Unsound::Fact;
+        if self.name.is_none() && !matches!(fact, Fact::Duty(_) | Fact::Founded(_)) {
+            return Err(wrong("the group was not founded yet"));
+        }
+        match fact {
+            Fact::Founded(founded) => {
+                if self.name.is_some() || founded.group != self.group().0.as_slice() {
+                    return Err(wrong("the group was founded already, or it is another"));
+                }
+                if pin_of(&founded.root) != pin_of(self.root.certificate()) {
+                    return Err(wrong("it is founded on another root"));
+                }
+                self.name = Some(founded.name.parse().map_err(|_| wrong("the group's name"))?);
+            }
+            Fact::Issuer(issuer) => self.issuers.push(CertificateDer::from(issuer.certificate.to_vec())),
+            Fact::Duty(duty) => {
+                let (server, key) = self.certified(&duty, at)?;
+                self.duties.insert(server, key);
+            }
+            Fact::Recovery(recovery) => {
+                let key = VerifyingKey::from_spki(&recovery.key).map_err(|_| wrong("the recovery key"))?;
+                self.recovery = Some(key);
+            }
+            Fact::Token(token) => {
+                let id = <[u8; 16]>::try_from(token.id.as_ref()).map_err(|_| wrong("a token's id"))?;
+                let taken = Token {
+                    key: token.key.as_ref().try_into().map_err(|_| wrong("a token's key"))?,
+                    role: token.role.parse().map_err(|_| wrong("a token's role"))?,
+                    name: token.name,
+                    uses: token.uses,
+                    used: 0,
+                    expires: token.expires,
+                    parents: names(&token.parents)?,
+                    revoked: false,
+                };
+                if self.tokens.contains_key(&id) {
+                    return Err(wrong("a token that is there already"));
+                }
+                self.tokens.insert(id, Arc::new(taken));
+            }
+            Fact::TokenRevoked(revoked) => {
+                let token = self.token_mut(&revoked.id).ok_or(wrong("a token that is not there"))?;
+                token.revoked = true;
+            }
+            Fact::Member(member) => self.member(&member, at)?,
+            Fact::Removed(removed) => {
+                let name: Name = removed.name.parse().map_err(|_| wrong("a member's name"))?;
+                let known = self.members.get(&name).filter(|member| member.identity.id().0 == *removed.identity);
+                known.ok_or(wrong("a member that is not there"))?;
+                self.members.remove(&name);
+            }
+            Fact::Issued(issued) => {
+                let name: Name = issued.name.parse().map_err(|_| wrong("a member's name"))?;
+                let hash = Digest::from_wire(&issued.certificate).ok_or(wrong("a certificate's hash"))?;
+                let member = self.members.get_mut(&name).ok_or(wrong("a member that is not there"))?;
+                let certificates = &mut Arc::make_mut(member).certificates;
+                certificates.retain(|(_, end)| end.saturating_add(REMEMBERED) >= at / 1000);
+                let surplus = (certificates.len() + 1).saturating_sub(CERTIFICATES);
+                certificates.drain(..surplus);
+                certificates.push((hash, issued.not_after));
+            }
+        }
+        Ok(())
+    }
+
+    /// A member that is new, or has new parents. Another identity key needs another life: a name inherits nothing.
+    fn member(&mut self, member: &trust::Member, at: u64) -> Result<(), Unsound> {
+        let wrong = Unsound::Fact;
+        let name: Name = member.name.parse().map_err(|_| wrong("a member's name"))?;
+        let identity = VerifyingKey::from_spki(&member.identity).map_err(|_| wrong("an identity key"))?;
+        let role: Role = member.role.parse().map_err(|_| wrong("a member's role"))?;
+        let parents = names(&member.parents)?;
+        if parents.contains(&name) {
+            return Err(wrong("a member that is its own gateway"));
+        }
+        if let Some(known) = self.members.get_mut(&name) {
+            if known.identity != identity || known.role != role {
+                return Err(wrong("a name that another has"));
+            }
+            Arc::make_mut(known).parents = parents;
+            return Ok(());
+        }
+        let token = match member.token.as_ref() {
+            [] => None,
+            id => {
+                let token = self.token_mut(id).ok_or(wrong("a token that is not there"))?;
+                let over = token.used >= token.uses || token.revoked || at > token.expires;
+                if over || token.role != role || !token.is_for(&name) {
+                    return Err(wrong("a token that is not good for it"));
+                }
+                token.used += 1;
+                id.try_into().ok()
+            }
+        };
+        let certificates = Vec::new();
+        let member = Member { name: name.clone(), role, identity, parents, token, joined_at: at, certificates };
+        self.members.insert(name, Arc::new(member));
+        Ok(())
+    }
+
+    fn token_mut(&mut self, id: &[u8]) -> Option<&mut Token> {
+        let id: [u8; 16] = id.try_into().ok()?;
+        self.tokens.get_mut(&id).map(Arc::make_mut)
+    }
+
+    /// The group's id.
+    pub const fn group(&self) -> GroupId {
+        self.root.group()
+    }
+
+    /// The group's name, once it was founded.
+    pub const fn name(&self) -> Option<&Name> {
+        self.name.as_ref()
+    }
+
+    /// The group's root.
+    pub const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The Merkle tree over the entries.
+    pub const fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// A server's duty key.
+    pub fn duty(&self, server: &Name) -> Option<&VerifyingKey> {
+        self.duties.get(server)
+    }
+
+    /// The public half of the recovery key, once there is one.
+    pub const fn recovery(&self) -> Option<&VerifyingKey> {
+        self.recovery.as_ref()
+    }
+
+    /// The CAs that may issue channel certificates, newest last.
+    pub fn issuers(&self) -> &[CertificateDer<'static>] {
+        &self.issuers
+    }
+
+    /// A token.
+    pub fn token(&self, id: &[u8; 16]) -> Option<&Arc<Token>> {
+        self.tokens.get(id)
+    }
+
+    /// Every token, by its id.
+    pub fn tokens(&self) -> impl Iterator<Item = (&[u8; 16], &Arc<Token>)> {
+        self.tokens.iter()
+    }
+
+    /// The member of this name.
+    pub fn member_named(&self, name: &Name) -> Option<&Arc<Member>> {
+        self.members.get(name)
+    }
+
+    /// The member of this name and role.
+    pub fn find(&self, name: &Name, role: Role) -> Option<&Arc<Member>> {
+        self.members.get(name).filter(|member| member.role == role)
+    }
+
+    /// Every member.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.values()
+    }
+
+    /// The member of this name and role, if it may come by these gateways, the nearest to it first; none: directly. Each
+    /// must be a parent of the one before, and itself a member.
+    pub fn by_way(&self, name: &Name, role: Role, via: &[Name]) -> Option<&Arc<Member>> {
+        if via.len() > WAY {
+            return None;
+        }
+        let member = self.find(name, role)?;
+        match via.split_first() {
+            None => member.parents.is_empty().then_some(member),
+            Some((gateway, above)) => {
+                self.by_way(gateway, Role::Gateway, above)?;
+                member.parents.contains(gateway).then_some(member)
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Whether this channel certificate was issued to it.
+    pub fn holds(&self, certificate: &Digest) -> bool {
+        self.certificates.iter().any(|(hash, _)| hash == certificate)
+    }
+
+    /// The id of its identity key.
+    pub fn key(&self) -> KeyId {
+        self.identity.id()
+    }
+}
+
+/// The pin of a root with this certificate in DER; `None` when it is no certificate.
+pub fn pin_of(certificate: &[u8]) -> Option<Pin> {
+    let spki = Parsed::new(certificate).and_then(|parsed| parsed.spki());
+    spki.ok().map(|spki| Pin::of(&spki))
+}
+
+fn names(texts: &[String]) -> Result<Vec<Name>, Unsound> {
+    if texts.len() > PARENTS {
+        return Err(Unsound::Fact("more gateways than there may be"));
+    }
+    texts.iter().map(|text| text.parse().map_err(|_| Unsound::Fact("a gateway's name"))).collect()
+}
+
+/// What a server promises of its log: signed once for everybody.
+pub fn signed_head(key: &SigningKey, head: &merkle::Head, at: u64) -> Signed {
+    let head = trust::Head { size: head.size, root: head.root.to_wire(), at };
+    key.signed(Context::Log, encode(&Record { what: Some(Recorded::Head(head)) }))
+}
+
+/// A signed head, when its signature fits; its size and root.
+pub fn open_head(key: &VerifyingKey, group: GroupId, signed: &Signed) -> Option<merkle::Head> {
+    let payload: &Bytes = key.open(Context::Log, group, signed).ok()?;
+    let Some(Recorded::Head(head)) = decode::<Record>(payload)?.what else { return None };
+    Some(merkle::Head { size: head.size, root: Digest::from_wire(&head.root)? })
+}
+
+#[cfg(test)]
+mod tests;

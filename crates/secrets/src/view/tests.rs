@@ -1,0 +1,284 @@
+//! What the log may say, and what nobody can make it say.
+
+use wardline_proto::trust::{Certificate, Duty, Founded, Issued, Recovery, Removed, TokenRevoked};
+
+use super::*;
+use crate::authority::tests::{GROUP, Group, at, group, name, public};
+use crate::authority::{RootAuthority, Validity};
+use crate::signature::sha256;
+
+/// A server that keeps a log.
+struct Log {
+    group: Group,
+    duty: SigningKey,
+    view: View,
+    entries: Vec<Signed>,
+    now: u64,
+}
+
+const TOKEN: [u8; 16] = [7; 16];
+
+impl Log {
+    /// A founded group.
+    fn new() -> Self {
+        let group = group();
+        let duty = SigningKey::generate(GROUP).unwrap().0;
+        let now = (group.from + 60) * 1000;
+        let mut log = Self { view: View::new(group.trusted()), group, duty, entries: Vec::new(), now };
+        for fact in [log.certified("srv1.test", &log.duty.public().unwrap()), log.founded(), log.issuer()] {
+            log.add(fact).unwrap();
+        }
+        log
+    }
+
+    fn certified(&self, server: &str, key: &VerifyingKey) -> Fact {
+        let certificate = self.group.root.duty(&name(server), key, self.group.days()).unwrap().to_vec().into();
+        Fact::Duty(Duty { server: server.into(), certificate })
+    }
+
+    fn founded(&self) -> Fact {
+        let root = self.group.root.certificate().to_vec().into();
+        Fact::Founded(Founded { group: GROUP.0.to_vec().into(), name: "north".into(), root })
+    }
+
+    fn issuer(&self) -> Fact {
+        Fact::Issuer(Certificate { certificate: self.group.issuing.certificate().to_vec().into() })
+    }
+
+    fn signed(&self, key: &SigningKey, fact: Fact) -> Signed {
+        entry(key, self.view.tree().size(), self.now, &name("srv1.test"), "operator root", fact)
+    }
+
+    fn add(&mut self, fact: Fact) -> Result<(), Unsound> {
+        let signed = self.signed(&self.duty, fact);
+        let before = self.view.tree().head();
+        let applied = self.view.apply(&signed);
+        match &applied {
+            Ok(()) => self.entries.push(signed),
+            Err(_) => assert_eq!(self.view.tree().head(), before),
+        }
+        applied
+    }
+
+    fn token(&self, role: Role, name: &str, uses: u32) -> trust::Token {
+        let (role, name) = (role.to_string(), name.to_owned());
+        let (id, key) = (TOKEN.to_vec().into(), vec![1; 32].into());
+        trust::Token { id, key, role, name, uses, expires: self.now + 1000, parents: vec![] }
+    }
+}
+
+fn member(called: &str, role: Role, key: &VerifyingKey, parents: &[&str], token: &[u8]) -> Fact {
+    Fact::Member(trust::Member {
+        name: called.into(),
+        role: role.to_string(),
+        identity: key.spki().into(),
+        parents: parents.iter().map(ToString::to_string).collect(),
+        token: token.to_vec().into(),
+    })
+}
+
+fn unsound(applied: Result<(), Unsound>) -> bool {
+    matches!(applied, Err(Unsound::Fact(_)))
+}
+
+#[test]
+fn a_replayed_log_gives_the_same_view_and_no_changed_missing_or_moved_entry_is_taken() {
+    let mut log = Log::new();
+    let key = public();
+    log.add(Fact::Token(log.token(Role::Agent, "web*", 2))).unwrap();
+    log.add(member("web1.test", Role::Agent, &key, &["gw.test"], &TOKEN)).unwrap();
+    let issued = Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX };
+    log.add(Fact::Issued(issued)).unwrap();
+    log.add(Fact::Recovery(Recovery { key: public().spki().into() })).unwrap();
+    log.add(Fact::TokenRevoked(TokenRevoked { id: TOKEN.to_vec().into() })).unwrap();
+
+    let replay = |entries: &[Signed]| {
+        let mut view = View::new(log.group.trusted());
+        let taken = entries.iter().take_while(|entry| view.apply(entry).is_ok()).count();
+        (view, taken)
+    };
+    let (view, taken) = replay(&log.entries);
+    assert_eq!((taken, view.tree().head()), (log.entries.len(), log.view.tree().head()));
+    assert_eq!(view.member_named(&name("web1.test")), log.view.member_named(&name("web1.test")));
+    let token = view.token(&TOKEN).unwrap();
+    assert_eq!((token.used, token.revoked), (1, true));
+    assert_eq!(view.recovery(), log.view.recovery());
+    assert!(view.member_named(&name("web1.test")).unwrap().holds(&Digest([9; 32])));
+
+    for at in 0..log.entries.len() {
+        let mut changed = log.entries.clone();
+        let mut payload = changed[at].payload.to_vec();
+        *payload.last_mut().unwrap() ^= 1;
+        changed[at].payload = payload.into();
+        assert_eq!(replay(&changed).1, at, "changed");
+        let mut without = log.entries.clone();
+        without.remove(at);
+        assert_eq!(replay(&without).1, at.min(without.len()), "left out");
+        let mut twice = log.entries.clone();
+        twice.insert(at, log.entries[at].clone());
+        assert_eq!(replay(&twice).1, at + 1, "twice");
+    }
+}
+
+#[test]
+fn only_a_duty_key_under_the_root_writes() {
+    let mut log = Log::new();
+    let stranger = SigningKey::generate(GROUP).unwrap().0;
+    let fact = Fact::Token(log.token(Role::Agent, "*", 1));
+    let forged = log.signed(&stranger, fact.clone());
+    assert!(matches!(log.view.apply(&forged), Err(Unsound::Signature(_))));
+    // A certificate that does not lead to the root brings nobody in.
+    let (other, _) = RootAuthority::create("north", log.group.days()).unwrap();
+    let public = stranger.public().unwrap();
+    let certificate = other.duty(&name("srv1.test"), &public, log.group.days()).unwrap().to_vec().into();
+    let own = log.signed(&stranger, Fact::Duty(Duty { server: "srv1.test".into(), certificate }));
+    assert!(unsound(log.view.apply(&own)));
+    let [by_issuing, _] = log.group.crossed(&name("srv1.test"), &public);
+    let certificate = by_issuing.to_vec().into();
+    let own = log.signed(&stranger, Fact::Duty(Duty { server: "srv1.test".into(), certificate }));
+    assert!(unsound(log.view.apply(&own)));
+    // One under the root does, and the one before it writes no more.
+    let own = log.signed(&stranger, log.certified("srv1.test", &public));
+    log.view.apply(&own).unwrap();
+    assert!(matches!(log.add(fact), Err(Unsound::Signature(_))));
+}
+
+#[test]
+fn a_duty_key_whose_certificate_has_ended_does_not_come_back_under_an_earlier_time() {
+    let mut log = Log::new();
+    let old = SigningKey::generate(GROUP).unwrap().0;
+    let valid = Validity::lasting(log.group.from, 600);
+    let certificate = log.group.root.duty(&name("srv1.test"), &old.public().unwrap(), valid).unwrap().to_vec().into();
+    let early = log.now;
+    log.now += 3_600_000;
+    log.add(Fact::Token(log.token(Role::Agent, "*", 1))).unwrap();
+    log.now = early;
+    let back = log.signed(&old, Fact::Duty(Duty { server: "srv1.test".into(), certificate }));
+    assert!(unsound(log.view.apply(&back)));
+}
+
+#[test]
+fn nothing_stands_before_the_founding_and_there_is_one_founding_on_this_root() {
+    let log = Log::new();
+    let mut empty = View::new(log.group.trusted());
+    let first = |fact| entry(&log.duty, 0, log.now, &name("srv1.test"), "server srv1.test", fact);
+    assert!(matches!(empty.apply(&first(log.founded())), Err(Unsound::Signature(_))));
+    empty.apply(&first(log.certified("srv1.test", &log.duty.public().unwrap()))).unwrap();
+    let second = |fact| entry(&log.duty, 1, log.now, &name("srv1.test"), "server srv1.test", fact);
+    assert!(unsound(empty.apply(&second(log.issuer()))));
+    let Fact::Founded(founded) = log.founded() else { panic!() };
+    let (other, _) = RootAuthority::create("north", log.group.days()).unwrap();
+    let root = other.certificate().to_vec().into();
+    assert!(unsound(empty.apply(&second(Fact::Founded(Founded { root, ..founded.clone() })))));
+    let another = Fact::Founded(Founded { group: vec![4; 16].into(), ..founded });
+    assert!(unsound(empty.apply(&second(another))));
+    let mut log = Log::new();
+    assert!(unsound(log.add(log.founded())));
+}
+
+#[test]
+fn a_token_lets_in_whom_it_is_for_as_often_as_it_says() {
+    let key = public();
+    let attempt = |change: &dyn Fn(&mut trust::Token), role, called: &str, later: u64| {
+        let mut log = Log::new();
+        let mut token = log.token(Role::Agent, "web*", 1);
+        change(&mut token);
+        log.add(Fact::Token(token)).unwrap();
+        log.now += later;
+        log.add(member(called, role, &key, &[], &TOKEN))
+    };
+    assert!(attempt(&|_| (), Role::Agent, "web1.test", 1000).is_ok());
+    assert!(unsound(attempt(&|_| (), Role::Agent, "web1.test", 1001)));
+    assert!(unsound(attempt(&|_| (), Role::Agent, "db1.test", 0)));
+    assert!(unsound(attempt(&|_| (), Role::Gateway, "web1.test", 0)));
+    assert!(unsound(attempt(&|token| token.uses = 0, Role::Agent, "web1.test", 0)));
+    assert!(attempt(&|token| token.name = "*.test".into(), Role::Agent, "web1.test", 0).is_ok());
+    assert!(unsound(attempt(&|token| token.name = "web1".into(), Role::Agent, "web1.test", 0)));
+    let mut log = Log::new();
+    log.add(Fact::Token(log.token(Role::Agent, "*", 1))).unwrap();
+    assert!(unsound(log.add(Fact::Token(log.token(Role::Agent, "*", 1)))), "an id is given once");
+    log.add(member("a.test", Role::Agent, &key, &[], &TOKEN)).unwrap();
+    assert!(unsound(log.add(member("b.test", Role::Agent, &key, &[], &TOKEN))));
+    assert!(unsound(log.add(member("c.test", Role::Agent, &key, &[], &[8; 16]))));
+}
+
+#[test]
+fn a_name_belongs_to_one_key_until_it_is_removed_and_inherits_nothing() {
+    let mut log = Log::new();
+    let (first, second) = (public(), public());
+    log.add(member("web1.test", Role::Agent, &first, &["gw.test"], &[])).unwrap();
+    let issued = Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX };
+    log.add(Fact::Issued(issued)).unwrap();
+    assert!(unsound(log.add(member("web1.test", Role::Agent, &second, &[], &[]))));
+    assert!(unsound(log.add(member("web1.test", Role::Gateway, &first, &[], &[]))));
+    assert!(unsound(log.add(member("web2.test", Role::Agent, &first, &["web2.test"], &[]))));
+    let remove =
+        |key: &VerifyingKey| Fact::Removed(Removed { name: "web1.test".into(), identity: key.id().0.to_vec().into() });
+    assert!(unsound(log.add(remove(&second))));
+    log.add(remove(&first)).unwrap();
+    log.add(member("web1.test", Role::Agent, &second, &[], &[])).unwrap();
+    let member = log.view.member_named(&name("web1.test")).unwrap();
+    assert!(member.certificates.is_empty() && member.parents.is_empty());
+}
+
+#[test]
+fn a_way_leads_by_parents_that_are_members_and_in_their_order() {
+    let mut log = Log::new();
+    for (called, role, parents) in [
+        ("gw1.test", Role::Gateway, &["gw2.test"][..]),
+        ("gw2.test", Role::Gateway, &[]),
+        ("web1.test", Role::Agent, &["gw1.test", "gw2.test"]),
+        ("web2.test", Role::Agent, &[]),
+    ] {
+        log.add(member(called, role, &public(), parents, &[])).unwrap();
+    }
+    let by = |log: &Log, agent: &str, via: &[&str]| {
+        let via: Vec<_> = via.iter().map(|gateway| name(gateway)).collect();
+        log.view.by_way(&name(agent), Role::Agent, &via).is_some()
+    };
+    assert!(by(&log, "web1.test", &["gw1.test", "gw2.test"]) && by(&log, "web1.test", &["gw2.test"]));
+    assert!(by(&log, "web2.test", &[]));
+    for (agent, via) in [
+        ("web1.test", &[][..]),
+        ("web1.test", &["gw1.test"]),
+        ("web1.test", &["gw2.test", "gw1.test"]),
+        ("web1.test", &["web2.test"]),
+        ("web2.test", &["gw2.test"]),
+        ("gw2.test", &[]),
+        ("none.test", &[]),
+    ] {
+        assert!(!by(&log, agent, via), "{agent} {via:?}");
+    }
+    let gateway = log.view.member_named(&name("gw2.test")).unwrap().key();
+    log.add(Fact::Removed(Removed { name: "gw2.test".into(), identity: gateway.0.to_vec().into() })).unwrap();
+    assert!(!by(&log, "web1.test", &["gw1.test", "gw2.test"]) && !by(&log, "web1.test", &["gw2.test"]));
+}
+
+#[test]
+fn certificates_that_ended_long_ago_are_forgotten_and_there_are_never_too_many() {
+    let mut log = Log::new();
+    log.add(member("web1.test", Role::Agent, &public(), &[], &[])).unwrap();
+    let now = log.now / 1000;
+    let mut issue = |byte: u8, not_after| {
+        let certificate = sha256(&[&[byte]]).to_wire();
+        log.add(Fact::Issued(Issued { name: "web1.test".into(), certificate, not_after })).unwrap();
+    };
+    issue(0, now - REMEMBERED - 1);
+    issue(1, now - 1);
+    (2..200).for_each(|byte| issue(byte, now + 60));
+    let member = log.view.member_named(&name("web1.test")).unwrap();
+    assert_eq!(member.certificates.len(), CERTIFICATES);
+    assert!(member.holds(&sha256(&[&[199]])) && !member.holds(&sha256(&[&[0]])));
+}
+
+#[test]
+fn a_head_is_no_entry_and_an_entry_no_head() {
+    let mut log = Log::new();
+    let (head, public) = (log.view.tree().head(), log.duty.public().unwrap());
+    let signed = signed_head(&log.duty, &head, log.now);
+    assert_eq!(open_head(&public, GROUP, &signed), Some(head));
+    assert_eq!(log.view.apply(&signed), Err(Unsound::Encoding));
+    assert_eq!(open_head(&public, GROUP, &log.entries[0]), None);
+    assert_eq!(open_head(&crate::authority::tests::public(), GROUP, &signed), None);
+    assert!(log.group.trusted().duty(&[], at(log.group.from)).is_err());
+}

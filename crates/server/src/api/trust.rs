@@ -1,0 +1,184 @@
+//! Answers about trust: what the trust log says, and what operators add to it.
+
+use std::collections::HashSet;
+
+use wardline_proto::event::Event;
+use wardline_proto::message::encode;
+use wardline_proto::trust::Fact;
+use wardline_proto::{Name, Role};
+use wardline_sdk::{
+    Assignment, Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Problem, RecoveryOrder, Time, Token,
+    TokenFilter, TokenOrder, TokenState, hex, page,
+};
+use wardline_secrets::view::{self, View, pin_of};
+
+use super::service::{Service, now_ms, problem};
+use crate::operating::{self, Decision, Refusal};
+
+/// Has something decided, in the name of whoever asks.
+async fn decide(
+    service: &Service,
+    decide: impl Fn(&View, u64) -> Decision + Send + Sync + 'static,
+) -> Result<Vec<Fact>, Problem> {
+    let decided = service.store.act(service.act(), decide).await.map_err(problem)?;
+    decided.map_err(|Refusal(problem)| problem)
+}
+
+/// The log took it, and yet it is not there: somebody else was quicker.
+fn gone(what: &str) -> Problem {
+    Problem::new(Kind::Conflict, format!("{what} has changed in the meantime"), "look at it again")
+}
+
+pub(super) async fn create_token(service: &Service, order: TokenOrder) -> Result<Token, Problem> {
+    let id = order.id.clone();
+    decide(service, move |view, now| operating::create_token(&order, view, now)).await?;
+    one_token(service, &id)
+}
+
+pub(super) async fn revoke_token(service: &Service, id: &str) -> Result<Token, Problem> {
+    let id = id.to_lowercase();
+    let facts = decide(service, move |view, _| operating::revoke_token(&id, view)).await?;
+    let revoked = facts.iter().find_map(|fact| match fact {
+        Fact::TokenRevoked(revoked) => Some(hex::encode(&revoked.id)),
+        _ => None,
+    });
+    one_token(service, &revoked.unwrap_or_default())
+}
+
+fn one_token(service: &Service, id: &str) -> Result<Token, Problem> {
+    let view = service.store.view();
+    let view = view.borrow();
+    let known = hex::decode(id).and_then(|id| id.try_into().ok()).and_then(|id| Some((id, view.token(&id)?)));
+    let (id, known) = known.ok_or_else(|| gone("the token"))?;
+    Ok(token(&id, known, now_ms()))
+}
+
+fn token(id: &[u8; 16], token: &view::Token, now: u64) -> Token {
+    let state = match token {
+        token if token.revoked => TokenState::Revoked,
+        token if token.used >= token.uses => TokenState::Used,
+        token if now > token.expires => TokenState::Expired,
+        _ => TokenState::Good,
+    };
+    Token {
+        id: hex::encode(id),
+        role: token.role,
+        name: token.name.clone(),
+        uses: token.uses,
+        used: token.used,
+        expires: Time(token.expires),
+        via: token.parents.clone(),
+        state,
+    }
+}
+
+/// A page of what comes behind a cursor, in the order of the cursors.
+fn page_of<T>(
+    items: impl Iterator<Item = T>,
+    limit: Option<u32>,
+    after: Option<&str>,
+    key: fn(&T) -> String,
+) -> Page<T> {
+    let limit = page::limit(limit);
+    let mut rows: Vec<_> = items.map(|item| (key(&item), item)).collect();
+    rows.retain(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Page::of(rows.into_iter().map(|(_, item)| item).take(limit as usize + 1).collect(), limit, key)
+}
+
+pub(super) fn tokens(view: &View, filter: &TokenFilter, now: u64) -> Page<Token> {
+    let tokens = view.tokens().map(|(id, known)| token(id, known, now));
+    let shown = tokens.filter(|token| filter.all || token.state == TokenState::Good);
+    page_of(shown, filter.limit, filter.cursor.as_deref(), |token| token.id.clone())
+}
+
+pub(super) fn members(service: &Service, filter: &MemberFilter) -> Page<Member> {
+    let connected = connected(service);
+    let view = service.store.view();
+    let view = view.borrow();
+    let shown = view.members().filter(|member| filter.role.is_none_or(|role| member.role == role));
+    let shown = shown.map(|known| member(known, &connected));
+    page_of(shown, filter.limit, filter.cursor.as_deref(), |member| member.name.to_string())
+}
+
+fn connected(service: &Service) -> HashSet<Name> {
+    let services = service.live.topology().services.into_iter();
+    services.filter(|service| service.connected).map(|service| service.name).collect()
+}
+
+fn member(member: &view::Member, connected: &HashSet<Name>) -> Member {
+    Member {
+        name: member.name.clone(),
+        role: member.role,
+        key: member.key().to_string(),
+        via: member.parents.clone(),
+        joined_at: Time(member.joined_at),
+        token: member.token.map(|id| hex::encode(&id)),
+        certificate_ends: member.certificates.last().map(|(_, end)| Time(end.saturating_mul(1000))),
+        connected: connected.contains(&member.name),
+    }
+}
+
+fn one_member(service: &Service, role: Role, name: &Name) -> Option<Member> {
+    let connected = connected(service);
+    service.store.view().borrow().find(name, role).map(|known| member(known, &connected))
+}
+
+pub(super) async fn remove(service: &Service, role: Role, name: &Name) -> Result<Member, Problem> {
+    let before = one_member(service, role, name);
+    let removed = name.clone();
+    decide(service, move |view, _| operating::remove(role, &removed, view)).await?;
+    let service_name = format!("{role} {name}");
+    wardline_connector::journal::emit(Event::MemberRemoved { service: service_name, act: service.act() });
+    before.map(|member| Member { connected: false, ..member }).ok_or_else(|| gone("the member"))
+}
+
+pub(super) async fn assign(
+    service: &Service,
+    role: Role,
+    name: &Name,
+    assignment: Assignment,
+) -> Result<Member, Problem> {
+    let assigned = name.clone();
+    decide(service, move |view, _| operating::assign(role, &assigned, &assignment.via, view)).await?;
+    one_member(service, role, name).ok_or_else(|| gone("the member"))
+}
+
+pub(super) async fn log(service: &Service, filter: &LogFilter) -> Result<Page<LogEntry>, Problem> {
+    let from = match &filter.cursor {
+        None => 0,
+        Some(cursor) => {
+            let wrong = || problem(crate::store::Error::Cursor(cursor.clone()));
+            cursor.parse::<u64>().ok().and_then(|last| last.checked_add(1)).ok_or_else(wrong)?
+        }
+    };
+    let limit = page::limit(filter.limit);
+    let entries = service.store.log(from, limit + 1).await.map_err(problem)?;
+    let entries = entries.into_iter().map(|(number, entry)| LogEntry { number, entry: hex::encode(&entry) });
+    Ok(Page::of(entries.collect(), limit, |entry| entry.number.to_string()))
+}
+
+pub(super) fn group(service: &Service) -> Result<Group, Problem> {
+    let keeper = service.store.keeper();
+    let view = service.store.view();
+    let view = view.borrow();
+    let failed = |what: &str| {
+        let next = "look at the server's log: `journalctl -u wardline-server`";
+        Problem::new(Kind::Failed, format!("{what} is not known"), next)
+    };
+    let root = keeper.root.certificate();
+    Ok(Group {
+        name: view.name().cloned().ok_or_else(|| failed("the group's name"))?,
+        id: hex::encode(&view.group().0),
+        pin: pin_of(root).ok_or_else(|| failed("the group's pin"))?.to_string(),
+        root: hex::encode(root),
+        server: keeper.server.clone(),
+        head: hex::encode(&encode(&view::signed_head(&keeper.duty, &view.tree().head(), now_ms()))),
+        recovery: view.recovery().map(|key| key.id().to_string()),
+    })
+}
+
+pub(super) async fn escrow(service: &Service, order: RecoveryOrder) -> Result<Group, Problem> {
+    decide(service, move |view, _| operating::escrow(&order, view)).await?;
+    group(service)
+}

@@ -1,0 +1,104 @@
+//! Who may connect, and by which gateways.
+
+use wardline_proto::trust::{self, Fact};
+use wardline_secrets::signature::sha256;
+
+use super::*;
+use crate::founding::tests::{Running, Scratch};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// A group of gateways gw1, gw2 behind gw1, agent web1 behind gw2 and agent web2 behind none. Each holds the certificate
+/// whose hash is that of its name.
+async fn group(scratch: &Scratch) -> Running {
+    let running = Running::new(&scratch.0).await;
+    for (called, role, parents) in [
+        ("gw1.test", "gateway", &[][..]),
+        ("gw2.test", "gateway", &["gw1.test"]),
+        ("web1.test", "agent", &["gw2.test"]),
+        ("web2.test", "agent", &[]),
+    ] {
+        let key = SigningKey::generate(running.view().group()).unwrap().0.public().unwrap();
+        let member = trust::Member {
+            name: called.into(),
+            role: role.into(),
+            identity: key.spki().into(),
+            parents: parents.iter().map(ToString::to_string).collect(),
+            token: Bytes::new(),
+        };
+        let certificate = sha256(&[called.as_bytes()]).to_wire();
+        let issued = trust::Issued { name: called.into(), certificate, not_after: u64::MAX };
+        running.act(vec![Fact::Member(member), Fact::Issued(issued)]).await;
+    }
+    running
+}
+
+#[tokio::test]
+async fn only_a_member_that_may_come_directly_with_its_own_certificate_is_served() {
+    let scratch = Scratch::new();
+    let view = group(&scratch).await.view();
+    let come = |called: &str, role, certificate: &str| {
+        direct(&view, &Identity { name: name(called), role }, &sha256(&[certificate.as_bytes()])).map(|_| ())
+    };
+    assert_eq!(come("web2.test", Role::Agent, "web2.test"), Ok(()));
+    assert_eq!(come("gw1.test", Role::Gateway, "gw1.test"), Ok(()));
+    for (called, role, certificate, reason) in [
+        ("web2.test", Role::Agent, "web1.test", "not issued to this member"),
+        ("web1.test", Role::Agent, "web1.test", "it is to come by gw2.test"),
+        ("gw2.test", Role::Gateway, "gw2.test", "it is to come by gw1.test"),
+        ("web2.test", Role::Gateway, "web2.test", "not a member"),
+        ("web3.test", Role::Agent, "web3.test", "not a member"),
+        ("srv1.test", Role::Server, "srv1.test", "servers do not"),
+    ] {
+        assert!(come(called, role, certificate).unwrap_err().contains(reason), "{called}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_removed_replaced_or_assigned_elsewhere_does_not_stand_any_more() {
+    let scratch = Scratch::new();
+    let running = group(&scratch).await;
+    let before = running.view();
+    let (web1, way) = (before.member_named(&name("web1.test")).unwrap(), [name("gw2.test"), name("gw1.test")]);
+    assert!(stands(&before, web1, &way));
+    assert!(!stands(&before, web1, &way[..1]) && !stands(&before, web1, &[]));
+    let mut changes = running.store.view();
+    changes.mark_unchanged();
+    running.act(crate::operating::assign(Role::Agent, &name("web1.test"), &[way[1].clone()], &before).unwrap()).await;
+    let assigned = changed(&mut changes).await;
+    assert!(!stands(&assigned, web1, &way) && stands(&assigned, web1, &way[1..]));
+    running.act(crate::operating::remove(Role::Gateway, &way[1], &assigned).unwrap()).await;
+    assert!(!stands(&running.view(), web1, &way[1..]));
+    let web2 = before.member_named(&name("web2.test")).unwrap();
+    running.act(crate::operating::remove(Role::Agent, &name("web2.test"), &before).unwrap()).await;
+    let key = SigningKey::generate(before.group()).unwrap().0.public().unwrap();
+    let again = trust::Member {
+        name: "web2.test".into(),
+        role: "agent".into(),
+        identity: key.spki().into(),
+        parents: vec![],
+        token: Bytes::new(),
+    };
+    running.act(vec![Fact::Member(again)]).await;
+    assert!(!stands(&running.view(), web2, &[]), "another host of this name");
+}
+
+#[tokio::test]
+async fn a_way_ends_with_the_gateway_that_speaks_and_has_a_limit() {
+    let scratch = Scratch::new();
+    let view = group(&scratch).await.view();
+    let open = |via: &[&str]| {
+        way(
+            &RouteOpen { agent: "web1.test".into(), via: via.iter().map(ToString::to_string).collect() },
+            &name("gw1.test"),
+        )
+    };
+    assert_eq!(open(&[]).unwrap(), [name("gw1.test")]);
+    assert_eq!(open(&["gw2.test"]).unwrap(), [name("gw2.test"), name("gw1.test")]);
+    assert!(open(&["../gw"]).is_err() && open(&["a"; WAY]).is_err() && open(&["a"; WAY - 1]).is_ok());
+    assert!(is_behind(&view, &name("gw2.test"), &name("gw1.test"), WAY));
+    assert!(!is_behind(&view, &name("gw1.test"), &name("gw2.test"), WAY));
+    assert!(!is_behind(&view, &name("web1.test"), &name("gw1.test"), WAY), "an agent carries nobody");
+}

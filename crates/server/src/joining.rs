@@ -1,0 +1,331 @@
+//! The desk at which hosts join, renew and come home: proof by a token or by a member's identity key, one decision in
+//! the trust log, a channel certificate. Decisions are made twice by the same rules: before anything is signed or issued,
+//! and in the transaction that uses the token up.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use wardline_connector::join::{self, Desk, Knock, Knocking};
+use wardline_connector::{journal, now_ms};
+use wardline_proto::event::Event;
+use wardline_proto::join::{Challenge, Hello, Proof, Welcome, Why};
+use wardline_proto::message::{Context, Digest, Signed, encode};
+use wardline_proto::trust::{self, Fact};
+use wardline_proto::{GroupId, Name, Role};
+use wardline_secrets::authority::IssuingAuthority;
+use wardline_secrets::request::Request;
+use wardline_secrets::signature::{VerifyingKey, sha256};
+use wardline_secrets::token;
+use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
+
+use crate::founding::{moment, validity};
+use crate::store::Store;
+
+/// The most decisions in a second.
+const DECISIONS: u32 = 200;
+/// The most refusals in a second that are told of one address.
+const TOLD: u32 = 10;
+/// The most addresses of which refusals are told in a second.
+const ADDRESSES: usize = 256;
+/// The most members of a group.
+const MEMBERS: usize = 100_000;
+/// How long the database may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The desk.
+pub struct JoinDesk {
+    store: Store,
+    issuing: Arc<IssuingAuthority>,
+    /// The duty certificate, DER.
+    duty: Bytes,
+    lifetime: Duration,
+    gate: Mutex<Gate>,
+}
+
+/// Why somebody is not let in: what they are told, and what the operator is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// For the host.
+    pub why: Why,
+    /// For the log.
+    pub reason: String,
+}
+
+impl Refused {
+    fn new(why: Why, reason: impl Into<String>) -> Self {
+        Self { why, reason: reason.into() }
+    }
+}
+
+impl From<Unsound> for Refused {
+    fn from(unsound: Unsound) -> Self {
+        Self::new(Why::Unavailable, format!("the trust log does not take it: {unsound}"))
+    }
+}
+
+impl JoinDesk {
+    /// A desk of this server.
+    pub fn new(store: Store, issuing: Arc<IssuingAuthority>, duty: Bytes, lifetime: Duration) -> Arc<Self> {
+        Arc::new(Self { store, issuing, duty, lifetime, gate: Mutex::default() })
+    }
+
+    fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
+        // Nothing panics while it is held, and nothing waits.
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn decide(&self, asking: &Knock) -> Result<Signed, Refused> {
+        let ask = Ask::read(&asking.hello)?;
+        let view = Arc::clone(&self.store.view().borrow());
+        let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
+        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), self.issuing.not_after());
+        let leaf = self.issuing.channel(&ask.name, ask.role, &key, valid);
+        let leaf = leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?;
+        let issued =
+            trust::Issued { name: ask.name.to_string(), certificate: sha256(&[&leaf]).to_wire(), not_after: valid.to };
+        let service = format!("{} {}", ask.role, ask.name);
+        let act = ask.act();
+        let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
+        let unavailable = |reason: &str| Refused::new(Why::Unavailable, reason);
+        let decided = tokio::time::timeout(PATIENCE, deciding).await;
+        let facts = decided.map_err(|_| unavailable("the database takes no data now"))?;
+        let facts = facts.map_err(|error| unavailable(&error.to_string()))??;
+        journal::emit(match facts.iter().any(|fact| matches!(fact, Fact::Member(_))) {
+            true => Event::Joined { service, act },
+            false => Event::CertificateIssued { service, to: moment(valid.to) },
+        });
+        let keeper = self.store.keeper();
+        let view = Arc::clone(&self.store.view().borrow());
+        let welcome = Welcome {
+            transcript: asking.transcript.to_wire(),
+            chain: [&leaf, self.issuing.certificate()].map(|der| Bytes::copy_from_slice(der)).to_vec(),
+            recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
+            head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
+        };
+        Ok(keeper.duty.signed(Context::Join, encode(&welcome)))
+    }
+}
+
+impl Desk for JoinDesk {
+    fn challenge(&self, hello: &[u8], nonce: [u8; 16]) -> Signed {
+        let keeper = self.store.keeper();
+        let name = self.store.view().borrow().name().map(ToString::to_string).unwrap_or_default();
+        let challenge = Challenge {
+            hello: sha256(&[hello]).to_wire(),
+            nonce: Bytes::copy_from_slice(&nonce),
+            group: Bytes::copy_from_slice(&keeper.root.group().0),
+            name,
+            chain: vec![self.duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
+        };
+        keeper.duty.signed(Context::Join, encode(&challenge))
+    }
+
+    async fn admit(&self, asking: Knock) -> Result<Signed, Why> {
+        let address = asking.address;
+        let decided = if self.gate().passes() {
+            self.decide(&asking).await
+        } else {
+            Err(Refused::new(Why::Busy, format!("more than {DECISIONS} ask within a second")))
+        };
+        decided.map_err(|Refused { why, reason }| {
+            if self.gate().tells(address.ip()) {
+                let name = format!("{} {}", word(&asking.hello.role), word(&asking.hello.name));
+                journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
+            }
+            why
+        })
+    }
+}
+
+/// Serves one who knocks at this server.
+pub async fn serve(desk: Arc<JoinDesk>, knocking: Knocking) {
+    join::serve(knocking.stream, knocking.address, desk.as_ref()).await;
+}
+
+/// As much of what somebody says as an event shows.
+fn word(text: &str) -> String {
+    text.chars().take(253).collect()
+}
+
+/// What somebody asks for, read.
+struct Ask {
+    name: Name,
+    role: Role,
+    /// The token's id; none from who is a member.
+    token: Option<[u8; 16]>,
+    identity: VerifyingKey,
+    request: Bytes,
+}
+
+impl Ask {
+    fn read(hello: &Hello) -> Result<Self, Refused> {
+        let protocol = |reason: String| Refused::new(Why::Protocol, reason);
+        let name = hello.name.parse().map_err(|error| protocol(format!("{error}")))?;
+        let role = match hello.role.parse() {
+            Ok(role @ (Role::Agent | Role::Gateway)) => role,
+            _ => return Err(protocol("only agents and gateways join".into())),
+        };
+        let identity = VerifyingKey::from_spki(&hello.identity);
+        let identity = identity.map_err(|error| protocol(format!("its identity key: {error}")))?;
+        let token = match hello.token.as_ref() {
+            [] => None,
+            id => Some(id.try_into().map_err(|_| Refused::new(Why::TokenUnknown, "a token's id has 16 bytes"))?),
+        };
+        Ok(Self { name, role, token, identity, request: hello.request.clone() })
+    }
+
+    /// Whose act it would be.
+    fn act(&self) -> String {
+        match self.token {
+            Some(id) => format!("token {}", hex(&id)),
+            None => format!("{} {}", self.role, self.name),
+        }
+    }
+
+    /// The key that a certificate may be issued for. The first rule that is broken counts, in this order always.
+    fn admissible(&self, view: &View, now: u64, transcript: &Digest, proof: &Proof) -> Result<VerifyingKey, Refused> {
+        match self.token {
+            Some(id) => {
+                let token = self.good_token(view, now, &id)?;
+                if !token::verify(&token.key, &transcript.0, &proof.token) {
+                    return Err(Refused::new(Why::Signature, format!("it does not hold token {}", hex(&id))));
+                }
+            }
+            None => {
+                self.member(view)?;
+            }
+        }
+        self.proved(view.group(), transcript, proof)?;
+        let refused = |reason: String| Refused::new(Why::Request, reason);
+        let request = Request::parse(&self.request).map_err(|error| refused(format!("its request: {error}")))?;
+        if request.name != self.name || request.role != self.role {
+            return Err(refused(format!("its request is for {} {}", request.role, request.name)));
+        }
+        if let Some(id) = self.token {
+            self.free(view, &id)?;
+        }
+        Ok(request.key)
+    }
+
+    fn proved(&self, group: GroupId, transcript: &Digest, proof: &Proof) -> Result<(), Refused> {
+        let proved = self.identity.verify(Context::Join, group, &transcript.0, &proof.identity);
+        proved.map_err(|_| Refused::new(Why::Signature, "it does not hold the identity key that it names"))
+    }
+
+    /// What is so from now on.
+    fn facts(&self, view: &View, now: u64, issued: &trust::Issued) -> Result<Vec<Fact>, Refused> {
+        let issued = Fact::Issued(issued.clone());
+        let Some(id) = self.token else { return self.member(view).map(|_| vec![issued]) };
+        let token = self.good_token(view, now, &id)?;
+        if self.free(view, &id)?.is_some() {
+            return Ok(vec![issued]);
+        }
+        let member = trust::Member {
+            name: self.name.to_string(),
+            role: self.role.to_string(),
+            identity: self.identity.spki().into(),
+            parents: token.parents.iter().map(ToString::to_string).collect(),
+            token: Bytes::copy_from_slice(&id),
+        };
+        Ok(vec![Fact::Member(member), issued])
+    }
+
+    /// The token, if it is good for this host now.
+    fn good_token<'a>(&self, view: &'a View, now: u64, id: &[u8; 16]) -> Result<&'a Token, Refused> {
+        let shown = hex(id);
+        let refuse = |why, reason: String| Err(Refused::new(why, reason));
+        let Some(token) = view.token(id) else {
+            return refuse(Why::TokenUnknown, format!("token {shown} is not known"));
+        };
+        if token.revoked {
+            return refuse(Why::TokenUnknown, format!("token {shown} was revoked"));
+        }
+        if now > token.expires {
+            return refuse(Why::TokenExpired, format!("token {shown} expired at {}", moment(token.expires / 1000)));
+        }
+        // Who comes again, because the answer was lost, has used it already.
+        let again = view.member_named(&self.name).is_some_and(|member| self.is_again(member, id));
+        if token.used >= token.uses && !again {
+            return refuse(Why::TokenUsed, format!("token {shown} was used {} times, as often as it may", token.used));
+        }
+        if token.role != self.role {
+            return refuse(Why::TokenRole, format!("token {shown} is for a new {}", token.role));
+        }
+        if !token.is_for(&self.name) {
+            return refuse(Why::TokenName, format!("token {shown} is for {}", token.name));
+        }
+        Ok(token)
+    }
+
+    /// Whether this member joined by what is asked for now.
+    fn is_again(&self, member: &Member, id: &[u8; 16]) -> bool {
+        member.identity == self.identity && member.role == self.role && member.token.as_ref() == Some(id)
+    }
+
+    /// Nobody has the name, or the same host has it by the same token.
+    fn free<'a>(&self, view: &'a View, id: &[u8; 16]) -> Result<Option<&'a Arc<Member>>, Refused> {
+        match view.member_named(&self.name) {
+            Some(member) if !self.is_again(member, id) => {
+                let reason =
+                    format!("{} {} has this name, with identity key {}", member.role, member.name, member.key());
+                Err(Refused::new(Why::NameTaken, reason))
+            }
+            None if view.members().count() >= MEMBERS => {
+                Err(Refused::new(Why::Unavailable, format!("the group has {MEMBERS} members, the most there may be")))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// The member that asks.
+    fn member<'a>(&self, view: &'a View) -> Result<&'a Arc<Member>, Refused> {
+        let known = view.find(&self.name, self.role).filter(|member| member.identity == self.identity);
+        let reason = || format!("no {} has this name and identity key {}", self.role, self.identity.id());
+        known.ok_or_else(|| Refused::new(Why::NotMember, reason()))
+    }
+}
+
+/// Bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    wardline_sdk::hex::encode(bytes)
+}
+
+/// How much was decided and told in the present second.
+#[derive(Debug, Default)]
+struct Gate {
+    began: Option<Instant>,
+    decisions: u32,
+    told: HashMap<IpAddr, u32>,
+}
+
+impl Gate {
+    fn turn(&mut self) {
+        if self.began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
+            *self = Self { began: Some(Instant::now()), ..Self::default() };
+        }
+    }
+
+    /// Whether one more decision may be made.
+    fn passes(&mut self) -> bool {
+        self.turn();
+        self.decisions += u32::from(self.decisions < DECISIONS + 1);
+        self.decisions <= DECISIONS
+    }
+
+    /// Whether one more refusal of this address is told.
+    fn tells(&mut self, address: IpAddr) -> bool {
+        self.turn();
+        if self.told.len() >= ADDRESSES && !self.told.contains_key(&address) {
+            return false;
+        }
+        let told = self.told.entry(address).or_default();
+        *told = told.saturating_add(1);
+        *told <= TOLD
+    }
+}
+
+#[cfg(test)]
+mod tests;

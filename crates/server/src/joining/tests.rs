@@ -1,0 +1,280 @@
+//! Who is let in, who is not, and that nobody is let in twice for once.
+
+use wardline_proto::message::decode;
+use wardline_secrets::request::request;
+use wardline_secrets::signature::SigningKey;
+use wardline_secrets::token::Token as Bearer;
+use wardline_secrets::view::open_head;
+
+use super::*;
+use crate::founding::default_lifetime;
+use crate::founding::tests::{Running, Scratch};
+
+/// A server with a desk.
+struct Served {
+    running: Running,
+    desk: Arc<JoinDesk>,
+    _scratch: Scratch,
+}
+
+/// A host that wants in, and may do everything wrong.
+struct Host {
+    name: String,
+    role: String,
+    identity: SigningKey,
+    channel: String,
+    /// What it asks a certificate for.
+    request: Vec<u8>,
+}
+
+impl Served {
+    async fn new() -> Self {
+        let scratch = Scratch::new();
+        let running = Running::new(&scratch.0).await;
+        let desk = JoinDesk::new(
+            running.store.clone(),
+            Arc::clone(&running.issuing),
+            running.presence.duty.clone(),
+            default_lifetime(),
+        );
+        Self { running, desk, _scratch: scratch }
+    }
+
+    fn group(&self) -> GroupId {
+        self.running.store.keeper().root.group()
+    }
+
+    fn host(&self, name: &str, role: Role) -> Host {
+        let (_, channel) = SigningKey::generate(self.group()).unwrap();
+        let identity = SigningKey::generate(self.group()).unwrap().0;
+        let request = request(channel.as_bytes(), &name.parse().unwrap(), role).unwrap();
+        Host { name: name.into(), role: role.to_string(), identity, channel: channel.to_string(), request }
+    }
+
+    async fn token(&self, role: Role, name: &str, uses: u32, lasts: i64) -> Bearer {
+        let (bearer, key) = Bearer::create(self.group(), self.running.presence.pin).unwrap();
+        self.running
+            .act(vec![Fact::Token(trust::Token {
+                id: bearer.id.to_vec().into(),
+                key: key.to_vec().into(),
+                role: role.to_string(),
+                name: name.into(),
+                uses,
+                expires: now_ms().saturating_add_signed(lasts),
+                parents: vec!["gw1.test".into()],
+            })])
+            .await;
+        bearer
+    }
+
+    fn used(&self, token: &Bearer) -> u32 {
+        self.running.view().token(&token.id).unwrap().used
+    }
+
+    /// What comes of it when a host asks, after `change` was made to what it says.
+    async fn ask(&self, host: &Host, token: Option<&Bearer>, change: impl Fn(&mut Knock)) -> Result<Welcome, Why> {
+        let mut hello = Hello {
+            token: token.map(|token| token.id.to_vec().into()).unwrap_or_default(),
+            name: host.name.clone(),
+            role: host.role.clone(),
+            identity: host.identity.public().unwrap().spki().into(),
+            request: host.request.clone().into(),
+            nonce: vec![1; 16].into(),
+        };
+        let bytes = encode(&hello);
+        let challenge = self.desk.challenge(&bytes, [2; 16]);
+        let transcript = sha256(&[&bytes, &challenge.payload]);
+        let proof = Proof {
+            token: token.map(|token| token.sign(&transcript.0).to_vec().into()).unwrap_or_default(),
+            identity: host.identity.sign(Context::Join, &transcript.0),
+        };
+        hello.nonce = Bytes::new();
+        let mut knock = Knock { hello, transcript, proof, address: "192.0.2.1:5723".parse().unwrap() };
+        change(&mut knock);
+        let signed = self.desk.admit(knock).await?;
+        let duty = self.running.store.keeper().duty.public().unwrap();
+        let welcome: Welcome = decode(duty.open(Context::Join, self.group(), &signed).unwrap()).unwrap();
+        assert_eq!(welcome.transcript, transcript.to_wire());
+        assert_eq!(open_head(&duty, self.group(), &welcome.head), Some(self.running.view().tree().head()));
+        Ok(welcome)
+    }
+}
+
+fn nothing(_: &mut Knock) {}
+
+#[tokio::test]
+async fn a_challenge_leads_to_the_root_and_a_welcome_holds_a_certificate_that_the_log_knows() {
+    let served = Served::new().await;
+    let challenge = served.desk.challenge(b"hello", [5; 16]);
+    let keeper = served.running.store.keeper();
+    let said: Challenge = decode(&challenge.payload).unwrap();
+    let [duty, root] = said.chain.as_slice() else { panic!() };
+    assert_eq!(root, keeper.root.certificate().as_ref());
+    let now = rustls_pki_types::UnixTime::now();
+    let (server, key) = keeper.root.duty(&[duty.as_ref().into()], now).unwrap();
+    assert_eq!(server, keeper.server);
+    key.open(Context::Join, served.group(), &challenge).unwrap();
+    assert_eq!((said.name.as_str(), said.nonce.as_ref()), ("north", [5; 16].as_slice()));
+    assert_eq!(said.hello, sha256(&[b"hello"]).to_wire());
+
+    let (web1, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "web*", 1, 60_000).await);
+    let welcome = served.ask(&web1, Some(&token), nothing).await.unwrap();
+    let chain: Vec<_> = welcome.chain.iter().map(|der| rustls_pki_types::CertificateDer::from(der.as_ref())).collect();
+    let identity = keeper.root.channel(&chain[0], &chain[1..], now).unwrap();
+    assert_eq!(identity.to_string(), "agent web1.test");
+    let view = served.running.view();
+    let member = view.find(&identity.name, Role::Agent).unwrap();
+    assert!(member.holds(&sha256(&[&chain[0]])));
+    assert_eq!((member.parents[0].as_str(), member.token), ("gw1.test", Some(token.id)));
+}
+
+#[tokio::test]
+async fn every_wrong_kind_of_knock_is_refused_and_no_token_is_used_up() {
+    let served = Served::new().await;
+    let good = served.token(Role::Agent, "web*", 1, 60_000).await;
+    let web1 = served.host("web1.test", Role::Agent);
+    let head = || served.running.view().tree().size();
+    macro_rules! refused {
+        ($host:expr, $token:expr, $why:ident, $change:expr) => {
+            match ($host, $token) {
+                (host, token) => {
+                    let before = head();
+                    assert_eq!(served.ask(host, token, $change).await.err(), Some(Why::$why), "{}", line!());
+                    assert_eq!(head(), before);
+                }
+            }
+        };
+        ($host:expr, $token:expr, $why:ident) => {
+            refused!($host, $token, $why, nothing)
+        };
+    }
+    // Tokens.
+    let (stranger, _) = Bearer::create(served.group(), served.running.presence.pin).unwrap();
+    refused!(&web1, Some(&stranger), TokenUnknown);
+    refused!(&web1, Some(&good), TokenUnknown, |knock| knock.hello.token = vec![1; 15].into());
+    let revoked = served.token(Role::Agent, "*", 1, 60_000).await;
+    let fact = Fact::TokenRevoked(trust::TokenRevoked { id: revoked.id.to_vec().into() });
+    served.running.act(vec![fact]).await;
+    refused!(&web1, Some(&revoked), TokenUnknown);
+    refused!(&web1, Some(&served.token(Role::Agent, "*", 1, -1000).await), TokenExpired);
+    refused!(&web1, Some(&served.token(Role::Agent, "*", 0, 60_000).await), TokenUsed);
+    refused!(&web1, Some(&served.token(Role::Gateway, "*", 1, 60_000).await), TokenRole);
+    refused!(&served.host("gw1.test", Role::Gateway), Some(&good), TokenRole);
+    refused!(&served.host("db1.test", Role::Agent), Some(&good), TokenName);
+    // The first rule that is broken counts.
+    refused!(&web1, Some(&served.token(Role::Gateway, "db1.test", 0, -1000).await), TokenExpired);
+    refused!(&web1, Some(&served.token(Role::Gateway, "db1.test", 0, 60_000).await), TokenUsed);
+    refused!(&web1, Some(&served.token(Role::Gateway, "db1.test", 1, 60_000).await), TokenRole);
+    refused!(&web1, Some(&served.token(Role::Agent, "db1.test", 1, 60_000).await), TokenName, |knock| {
+        knock.proof.token = Bytes::new();
+    });
+    // Proofs.
+    let other = served.host("web1.test", Role::Agent);
+    refused!(&web1, Some(&good), Signature, |knock| knock.proof.token = vec![0; 64].into());
+    refused!(&web1, Some(&good), Signature, |knock| knock.proof.token =
+        stranger.sign(&knock.transcript.0).to_vec().into());
+    refused!(&web1, Some(&good), Signature, |knock| knock.proof.token = good.sign(b"another").to_vec().into());
+    refused!(&web1, Some(&good), Signature, |knock| {
+        knock.proof.identity = other.identity.sign(Context::Join, &knock.transcript.0);
+    });
+    refused!(&web1, Some(&good), Signature, |knock| {
+        knock.proof.identity = web1.identity.sign(Context::Log, &knock.transcript.0);
+    });
+    refused!(&web1, Some(&good), Signature, |knock| knock.transcript = Digest([0; 32]));
+    // Requests.
+    for (name, role) in [("web2.test", Role::Agent), ("web1.test", Role::Gateway), ("web1.test", Role::Server)] {
+        let bent = request(web1.channel.as_bytes(), &name.parse().unwrap(), role).unwrap();
+        refused!(&web1, Some(&good), Request, |knock| knock.hello.request = bent.clone().into());
+    }
+    refused!(&web1, Some(&good), Request, |knock| knock.hello.request = vec![0; 100].into());
+    // Who is no member, and what makes no sense.
+    refused!(&web1, None, NotMember);
+    refused!(&served.host("srv1.test", Role::Agent), None, NotMember);
+    refused!(&web1, Some(&good), Protocol, |knock| knock.hello.role = "server".into());
+    refused!(&web1, Some(&good), Protocol, |knock| knock.hello.name = "../web1".into());
+    refused!(&web1, Some(&good), Protocol, |knock| knock.hello.identity = vec![4; 91].into());
+    // Names that others have.
+    let any = served.token(Role::Agent, "*", 1, 60_000).await;
+    refused!(&served.host("srv1.test", Role::Agent), Some(&any), NameTaken);
+    assert_eq!((served.used(&good), served.used(&any)), (0, 0));
+    served.ask(&web1, Some(&good), nothing).await.unwrap();
+    refused!(&other, Some(&any), NameTaken);
+    refused!(&web1, Some(&any), NameTaken);
+    refused!(&served.host("web2.test", Role::Agent), Some(&good), TokenUsed);
+    assert_eq!((served.used(&good), served.used(&any)), (1, 0));
+}
+
+#[tokio::test]
+async fn of_two_that_join_at_once_with_a_token_for_one_only_one_is_let_in() {
+    let served = Served::new().await;
+    for round in 0..10 {
+        let token = served.token(Role::Agent, "*", 1, 60_000).await;
+        let hosts = [0, 1].map(|i| served.host(&format!("host{round}-{i}.test"), Role::Agent));
+        let [first, second] = &hosts;
+        let (first, second) =
+            tokio::join!(served.ask(first, Some(&token), nothing), served.ask(second, Some(&token), nothing));
+        let mut outcomes = [first.err(), second.err()];
+        outcomes.sort();
+        assert_eq!(outcomes, [None, Some(Why::TokenUsed)]);
+        assert_eq!(served.used(&token), 1);
+    }
+}
+
+#[tokio::test]
+async fn of_two_hosts_of_one_name_only_one_is_let_in() {
+    let served = Served::new().await;
+    let token = served.token(Role::Agent, "*", 2, 60_000).await;
+    let hosts = [served.host("web1.test", Role::Agent), served.host("web1.test", Role::Agent)];
+    let [first, second] = &hosts;
+    let (first, second) =
+        tokio::join!(served.ask(first, Some(&token), nothing), served.ask(second, Some(&token), nothing));
+    let mut outcomes = [first.err(), second.err()];
+    outcomes.sort();
+    assert_eq!(outcomes, [None, Some(Why::NameTaken)]);
+    assert_eq!(served.used(&token), 1);
+}
+
+#[tokio::test]
+async fn a_repeat_is_answered_and_uses_nothing() {
+    let served = Served::new().await;
+    let (web1, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "*", 1, 60_000).await);
+    let first = served.ask(&web1, Some(&token), nothing).await.unwrap();
+    let again = served.ask(&web1, Some(&token), nothing).await.unwrap();
+    assert_ne!(first.chain[0], again.chain[0]);
+    assert_eq!(served.used(&token), 1);
+    let view = served.running.view();
+    let member = view.member_named(&"web1.test".parse().unwrap()).unwrap();
+    assert!(member.holds(&sha256(&[&first.chain[0]])) && member.holds(&sha256(&[&again.chain[0]])));
+}
+
+#[tokio::test]
+async fn a_member_renews_by_its_identity_key_until_it_is_removed() {
+    let served = Served::new().await;
+    let (web1, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "*", 1, 60_000).await);
+    served.ask(&web1, Some(&token), nothing).await.unwrap();
+    let size = served.running.view().tree().size();
+    served.ask(&web1, None, nothing).await.unwrap();
+    assert_eq!(served.running.view().tree().size(), size + 1);
+    let forged = served.ask(&web1, None, |knock| knock.proof.identity = vec![0; 64].into()).await;
+    assert_eq!(forged.err(), Some(Why::Signature));
+    let other = served.host("web1.test", Role::Agent);
+    assert_eq!(served.ask(&other, None, nothing).await.err(), Some(Why::NotMember));
+    let name = "web1.test".parse().unwrap();
+    let removed = crate::operating::remove(Role::Agent, &name, &served.running.view()).unwrap();
+    served.running.act(removed).await;
+    assert_eq!(served.ask(&web1, None, nothing).await.err(), Some(Why::NotMember));
+    assert_eq!(served.ask(&web1, Some(&token), nothing).await.err(), Some(Why::TokenUsed));
+}
+
+#[test]
+fn decisions_and_what_is_told_of_refusals_have_a_limit_in_a_second() {
+    let mut gate = Gate::default();
+    assert_eq!((0..1000).filter(|_| gate.passes()).count(), DECISIONS as usize);
+    let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+    assert_eq!((0..100).filter(|_| gate.tells(address(1))).count(), TOLD as usize);
+    assert!(gate.tells(address(2)));
+    let many = (0..=u16::MAX).filter(|i| gate.tells(IpAddr::from([10, 0, (i >> 8) as u8, *i as u8]))).count();
+    assert_eq!(many, ADDRESSES - 2);
+    gate.began = gate.began.map(|began| began - Duration::from_secs(1));
+    assert!(gate.passes() && gate.tells(address(1)));
+}

@@ -1,0 +1,197 @@
+//! What operators decide about trust: rules over what the trust log says, without effects of their own.
+
+use bytes::Bytes;
+use wardline_proto::trust::{self, Fact};
+use wardline_proto::{Name, Role};
+use wardline_sdk::{Kind, Problem, RecoveryOrder, TokenOrder, hex};
+use wardline_secrets::signature::VerifyingKey;
+use wardline_secrets::view::{Member, PARENTS, Unsound, View};
+
+/// The most tokens that are good at one time.
+const TOKENS: usize = 10_000;
+/// The most hosts that may join with one token.
+const USES: u32 = 10_000;
+/// The longest that a token may be good, milliseconds.
+const LONGEST: u64 = 365 * 24 * 3600 * 1000;
+
+/// Why it is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(pub Problem);
+
+impl From<Unsound> for Refusal {
+    fn from(unsound: Unsound) -> Self {
+        let next = "look at the server's log: `journalctl -u wardline-server`";
+        Self(Problem::new(Kind::Failed, format!("the trust log does not take it: {unsound}"), next))
+    }
+}
+
+/// What is so from now on.
+pub type Decision = Result<Vec<Fact>, Refusal>;
+
+fn refuse<T>(kind: Kind, detail: impl Into<String>, next: &str) -> Result<T, Refusal> {
+    Err(Refusal(Problem::new(kind, detail, next)))
+}
+
+/// Hosts may join with a new token.
+///
+/// # Errors
+/// The order makes no sense, or there are too many.
+pub fn create_token(order: &TokenOrder, view: &View, now: u64) -> Decision {
+    let next = "see `wardline token create --help`";
+    let (Some(id), Some(key)) = (array::<16>(&order.id), array::<32>(&order.key)) else {
+        return refuse(Kind::Invalid, "the token's id or key is none", next);
+    };
+    if order.role == Role::Server {
+        return refuse(Kind::Invalid, "a token is for agents or for gateways", next);
+    }
+    if !is_pattern(&order.name) {
+        let detail = format!("{:?} is neither a host name nor one with one `*` at its beginning or end", order.name);
+        return refuse(Kind::Invalid, detail, next);
+    }
+    if !(1..=USES).contains(&order.uses) {
+        return refuse(Kind::Invalid, format!("a token can be used 1 to {USES} times"), next);
+    }
+    if order.expires.0 <= now || order.expires.0 > now.saturating_add(LONGEST) {
+        return refuse(Kind::Invalid, "a token is good for at most 365 days from now on", next);
+    }
+    gateways(&order.via, view)?;
+    let good = view.tokens().filter(|(_, token)| !token.revoked && token.used < token.uses && token.expires >= now);
+    if good.count() >= TOKENS {
+        let next = "revoke some: `wardline token list`, `wardline token revoke ID`";
+        return refuse(Kind::Conflict, format!("{TOKENS} tokens are good now, the most there may be"), next);
+    }
+    Ok(vec![Fact::Token(trust::Token {
+        id: Bytes::copy_from_slice(&id),
+        key: Bytes::copy_from_slice(&key),
+        role: order.role.to_string(),
+        name: order.name.clone(),
+        uses: order.uses,
+        expires: order.expires.0,
+        parents: order.via.iter().map(ToString::to_string).collect(),
+    })])
+}
+
+/// Nobody may join with a token any more.
+///
+/// # Errors
+/// There is no such token, or it was revoked before.
+pub fn revoke_token(id: &str, view: &View) -> Decision {
+    let next = "`wardline token list` shows them";
+    let mut found = view.tokens().filter(|(known, _)| hex::encode(&known[..]).starts_with(id));
+    match (found.next(), found.next()) {
+        (Some((_, token)), None) if token.revoked => {
+            refuse(Kind::Conflict, format!("token {id} was revoked before"), next)
+        }
+        (Some((id, _)), None) => Ok(vec![Fact::TokenRevoked(trust::TokenRevoked { id: Bytes::copy_from_slice(id) })]),
+        (None, _) => refuse(Kind::NotFound, format!("there is no token {id}"), next),
+        (Some(_), Some(_)) => refuse(Kind::Conflict, format!("more than one token's id begins with {id}"), next),
+    }
+}
+
+/// A member is not part of the group any more.
+///
+/// # Errors
+/// There is no such member.
+pub fn remove(role: Role, name: &Name, view: &View) -> Decision {
+    let member = member(role, name, view)?;
+    let identity = Bytes::copy_from_slice(&member.key().0);
+    Ok(vec![Fact::Removed(trust::Removed { name: name.to_string(), identity })])
+}
+
+/// Other gateways speak for a member from now on; none: it reports to servers itself.
+///
+/// # Errors
+/// There is no such member, or the gateways cannot be.
+pub fn assign(role: Role, name: &Name, via: &[Name], view: &View) -> Decision {
+    let member = member(role, name, view)?;
+    gateways(via, view)?;
+    let next = "`wardline gateway list` shows them";
+    if via.iter().any(|gateway| gateway == name || is_behind(gateway, name, view)) {
+        return refuse(Kind::Conflict, format!("{name} would be behind itself"), next);
+    }
+    Ok(vec![Fact::Member(trust::Member {
+        name: name.to_string(),
+        role: role.to_string(),
+        identity: member.identity.spki().into(),
+        parents: via.iter().map(ToString::to_string).collect(),
+        token: member.token.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+    })])
+}
+
+/// The group has a recovery key.
+///
+/// # Errors
+/// It is none, or there is one already that is not to be replaced.
+pub fn escrow(order: &RecoveryOrder, view: &View) -> Decision {
+    let Ok(key) = VerifyingKey::from_base64(&order.key) else {
+        return refuse(Kind::Invalid, "it is no public key on P-256", "run `wardline keys escrow` again");
+    };
+    if view.recovery().is_some() && !order.replace {
+        let next = "if the one on paper is lost: `wardline keys escrow --replace`";
+        return refuse(Kind::Conflict, "the group has a recovery key", next);
+    }
+    Ok(vec![Fact::Recovery(trust::Recovery { key: key.spki().into() })])
+}
+
+fn member<'a>(role: Role, name: &Name, view: &'a View) -> Result<&'a Member, Refusal> {
+    if role == Role::Server {
+        return refuse(Kind::Invalid, "servers cannot be removed or assigned", "see `wardline --help`");
+    }
+    match view.find(name, role) {
+        Some(member) => Ok(member),
+        None => {
+            let next = format!("`wardline {role} list` shows them; `wardline topology` shows who is in the group");
+            refuse(Kind::NotFound, format!("there is no {role} {name} in the group"), &next)
+        }
+    }
+}
+
+/// Whether each of them is a gateway of the group.
+fn gateways(via: &[Name], view: &View) -> Result<(), Refusal> {
+    let next = "`wardline gateway list` shows them; a gateway joins before those behind it";
+    if via.len() > PARENTS {
+        return refuse(Kind::Invalid, format!("at most {PARENTS} gateways may speak for one member"), next);
+    }
+    for (index, gateway) in via.iter().enumerate() {
+        if view.find(gateway, Role::Gateway).is_none() {
+            return refuse(Kind::NotFound, format!("there is no gateway {gateway} in the group"), next);
+        }
+        if via.iter().take(index).any(|before| before == gateway) {
+            return refuse(Kind::Invalid, format!("gateway {gateway} is named twice"), next);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a gateway's ways lead by another.
+fn is_behind(gateway: &Name, other: &Name, view: &View) -> bool {
+    let (mut seen, mut left) = (Vec::new(), vec![gateway.clone()]);
+    while let Some(name) = left.pop() {
+        if name == *other {
+            return true;
+        }
+        if let (Some(member), false) = (view.member_named(&name), seen.contains(&name)) {
+            left.extend(member.parents.iter().cloned());
+            seen.push(name);
+        }
+    }
+    false
+}
+
+/// A host name, or one that begins or ends with a `*`.
+fn is_pattern(text: &str) -> bool {
+    match (text.strip_prefix('*'), text.strip_suffix('*')) {
+        (Some(rest), _) | (None, Some(rest)) => {
+            let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+            rest.len() <= 253 && rest.bytes().all(allowed)
+        }
+        (None, None) => text.parse::<Name>().is_ok(),
+    }
+}
+
+fn array<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
+    hex::decode(text)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! The newest head of the trust log that this server has seen, in a file of its own: a database that was put back to an
+//! earlier state is noticed by it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use wardline_proto::message::Digest;
+use wardline_secrets::merkle::Head;
+use wardline_secrets::private;
+
+/// Reads the head; nothing when there is no file.
+pub(super) fn read(path: &Path) -> io::Result<Option<Head>> {
+    let bytes = match private::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    };
+    let head = std::str::from_utf8(&bytes).ok().and_then(parse);
+    head.map(Some).ok_or_else(|| io::Error::other("it is no head of a log: a number and 64 hex digits"))
+}
+
+/// Writes the head in place of the one before: after a power cut either is there.
+pub(super) fn write(path: &Path, head: &Head) -> io::Result<()> {
+    let mut text = String::with_capacity(96);
+    let _ = writeln!(text, "{} {}", head.size, head.root);
+    private::write(path, text.as_bytes())
+}
+
+fn parse(text: &str) -> Option<Head> {
+    let (size, root) = text.strip_suffix('\n')?.split_once(' ')?;
+    let mut hash = [0; 32];
+    if root.len() != 64 || !root.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, digits) in hash.iter_mut().zip(root.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(Head { size: size.parse().ok()?, root: Digest(hash) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::Folder;
+
+    #[test]
+    fn a_head_comes_back_as_it_was_written_and_nothing_else_is_taken_for_one() {
+        let folder = Folder::new();
+        let path = folder.path().join("head");
+        assert_eq!(read(&path).unwrap(), None);
+        let head = Head { size: 7, root: Digest([0xab; 32]) };
+        write(&path, &head).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(head));
+        for bad in ["", "7\n", "7 ab\n", &format!("x {}\n", "ab".repeat(32)), &format!("7 {}", "ab".repeat(32))] {
+            private::write(&path, bad.as_bytes()).unwrap();
+            assert!(read(&path).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The tables that show what the trust log says: kept up with every entry, compared with the log again and again, and put
+//! right. Nothing decides by them.
+
+use std::collections::BTreeMap;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+use wardline_proto::Name;
+use wardline_proto::event::Event;
+use wardline_proto::trust::Fact;
+use wardline_secrets::view::{Member, Token, View};
+
+use super::to_sql;
+use super::writer::{Effects, Write};
+
+/// A table: its name, and its columns, of which the first is the key.
+struct Table {
+    name: &'static str,
+    key: &'static str,
+    columns: &'static str,
+    width: usize,
+}
+
+const MEMBER: Table = Table {
+    name: "member",
+    key: "name",
+    columns: "name, role, identity, parents, token, joined_at, certificate, not_after",
+    width: 8,
+};
+
+const TOKEN: Table =
+    Table { name: "token", key: "id", columns: "id, key, role, name, uses, used, expires, parents, revoked", width: 9 };
+
+/// A row by its key's bytes.
+type Rows = BTreeMap<Vec<u8>, Vec<Value>>;
+
+fn joined(names: &[Name]) -> Value {
+    Value::Text(names.iter().map(Name::as_str).collect::<Vec<_>>().join(" "))
+}
+
+fn member(member: &Member) -> Vec<Value> {
+    let newest = member.certificates.last();
+    vec![
+        Value::Text(member.name.to_string()),
+        Value::Text(member.role.to_string()),
+        Value::Blob(member.identity.spki()),
+        joined(&member.parents),
+        member.token.map_or(Value::Null, |id| Value::Blob(id.to_vec())),
+        Value::Integer(to_sql(member.joined_at)),
+        newest.map_or(Value::Null, |(hash, _)| Value::Blob(hash.0.to_vec())),
+        newest.map_or(Value::Null, |(_, end)| Value::Integer(to_sql(*end))),
+    ]
+}
+
+fn token(id: &[u8; 16], token: &Token) -> Vec<Value> {
+    vec![
+        Value::Blob(id.to_vec()),
+        Value::Blob(token.key.to_vec()),
+        Value::Text(token.role.to_string()),
+        Value::Text(token.name.clone()),
+        Value::Integer(token.uses.into()),
+        Value::Integer(token.used.into()),
+        Value::Integer(to_sql(token.expires)),
+        joined(&token.parents),
+        Value::Integer(token.revoked.into()),
+    ]
+}
+
+fn members(view: &View) -> Rows {
+    view.members().map(|m| (m.name.as_str().as_bytes().to_vec(), member(m))).collect()
+}
+
+fn tokens(view: &View) -> Rows {
+    view.tokens().map(|(id, t)| (id.to_vec(), token(id, t))).collect()
+}
+
+impl Table {
+    /// What is in it.
+    fn rows(&self, connection: &Connection) -> rusqlite::Result<Rows> {
+        let mut select = connection.prepare_cached(&format!("SELECT {} FROM {}", self.columns, self.name))?;
+        let rows = select.query_map([], |row| {
+            let values = (0..self.width).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()?;
+            let key = match values.first() {
+                Some(Value::Text(text)) => text.clone().into_bytes(),
+                Some(Value::Blob(bytes)) => bytes.clone(),
+                _ => Vec::new(),
+            };
+            Ok((key, values))
+        })?;
+        rows.collect()
+    }
+
+    fn put(&self, connection: &Connection, row: &[Value]) -> rusqlite::Result<()> {
+        let places = vec!["?"; self.width].join(", ");
+        let sql = format!("INSERT OR REPLACE INTO {} ({}) VALUES ({places})", self.name, self.columns);
+        connection.prepare_cached(&sql)?.execute(params_from_iter(row)).map(drop)
+    }
+
+    fn delete(&self, connection: &Connection, key: &Value) -> rusqlite::Result<()> {
+        let sql = format!("DELETE FROM {} WHERE {} IS ?", self.name, self.key);
+        connection.prepare_cached(&sql)?.execute([key]).map(drop)
+    }
+
+    /// Puts right what does not say what it should; how many rows that were.
+    fn rebuild(&self, connection: &Connection, expected: &Rows) -> rusqlite::Result<usize> {
+        let found = self.rows(connection)?;
+        let mut wrong = 0;
+        for (key, row) in &found {
+            if !expected.contains_key(key) {
+                row.first().map_or(Ok(()), |key| self.delete(connection, key))?;
+                wrong += 1;
+            }
+        }
+        for (key, row) in expected {
+            if found.get(key) != Some(row) {
+                self.put(connection, row)?;
+                wrong += 1;
+            }
+        }
+        Ok(wrong)
+    }
+}
+
+/// Puts the tables right: an event for each that was wrong.
+pub(super) fn rebuild(connection: &Connection, view: &View) -> rusqlite::Result<Vec<Event>> {
+    let mut events = Vec::new();
+    for (table, expected) in [(MEMBER, members(view)), (TOKEN, tokens(view))] {
+        let wrong = table.rebuild(connection, &expected)?;
+        if wrong > 0 {
+            let rows = if wrong == 1 { "1 row".to_owned() } else { format!("{wrong} rows") };
+            events.push(Event::RowsRebuilt { table: table.name.into(), rows });
+        }
+    }
+    Ok(events)
+}
+
+/// Brings up to date what these facts, which the view knows already, are about.
+pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> rusqlite::Result<()> {
+    let id = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok();
+    for fact in facts {
+        let (name, id) = match fact {
+            Fact::Member(member) => (Some(&member.name), id(&member.token)),
+            Fact::Removed(removed) => (Some(&removed.name), None),
+            Fact::Issued(issued) => (Some(&issued.name), None),
+            Fact::Token(token) => (None, id(&token.id)),
+            Fact::TokenRevoked(revoked) => (None, id(&revoked.id)),
+            Fact::Founded(_) | Fact::Issuer(_) | Fact::Duty(_) | Fact::Recovery(_) => (None, None),
+        };
+        if let Some(name) = name {
+            match name.parse().ok().and_then(|name| view.member_named(&name)) {
+                Some(known) => MEMBER.put(connection, &member(known))?,
+                None => MEMBER.delete(connection, &Value::Text(name.clone()))?,
+            }
+        }
+        if let Some((id, known)) = id.and_then(|id| Some((id, view.token(&id)?))) {
+            TOKEN.put(connection, &token(&id, known))?;
+        }
+    }
+    Ok(())
+}
+
+/// The wish that the tables say what the log says.
+pub(super) struct Compare;
+
+impl Write for Compare {
+    type Answer = ();
+
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
+        effects.events.extend(rebuild(connection, &effects.view)?);
+        Ok(())
+    }
+}
