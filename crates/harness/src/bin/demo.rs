@@ -168,6 +168,8 @@ impl Tour {
         if !up {
             return;
         }
+        self.step("everybody joined with a token of its own, and the trust log leads to the pinned root", Self::joined);
+        self.step("a host that comes with a used token is refused", Self::stranger);
         self.step("check_http runs, and the web service sees its requests", Self::plugin);
         self.step("the web service breaks, and one alert is raised", Self::raised);
         self.step("`wardline alert show` has what the plugin said", Self::shown);
@@ -266,6 +268,34 @@ impl Tour {
             let agents: Vec<_> = rows(&list).map(row).collect();
             same("the list of agents", agents.join(", "), "agent1.test via gw1.test, agent2.test via gw1.test")
         })
+    }
+
+    fn joined(&mut self) -> Seen {
+        let log = self.ask(&["keys", "log", "show"])?;
+        let joins = |entry: &&Value| word(&entry["what"]) == "member" && word(&entry["act"]).starts_with("token ");
+        let mut members: Vec<_> = rows(&log).filter(joins).map(|entry| word(&entry["about"]).to_owned()).collect();
+        members.sort();
+        let names = ["agent1.test", "agent2.test", "gw1.test"];
+        let all = members.len() == names.len() && members.iter().zip(names).all(|(about, name)| about.contains(name));
+        if !all {
+            return Err(format!("by token joined {members:?}"));
+        }
+        let pin = self.group.authority().pin();
+        let output = self.group.wardline(&["keys", "log", "verify", "--pin", &pin]);
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    fn stranger(&mut self) -> Seen {
+        let token = self.group.token(&["--role", "agent", "--name", "*", "--via", "gw1.test"]);
+        let gateway = self.group.gateway(0).listening().ok_or("the gateway listens nowhere")?;
+        let parent = format!("gw1.test={gateway}");
+        let mut said = Vec::new();
+        for name in ["guest1.test", "guest2.test"] {
+            let output = self.group.newcomer(name).join(&parent, &token);
+            said.push((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()));
+        }
+        let refused = said.last().is_some_and(|(joined, why)| !joined && why.contains("used as often as it may be"));
+        if said.first().is_some_and(|(joined, _)| *joined) && refused { Ok(()) } else { Err(format!("{said:?}")) }
     }
 
     fn plugin(&mut self) -> Seen {
