@@ -1,7 +1,7 @@
 //! Watches a host and reports to its parent.
 //!
 //! ```text
-//!   packs (TOML)
+//!   packs (TOML), of this host and of the server: configured
 //!      |
 //!      v
 //!   workflow            one task for each check and each log; owns them, and stops them all when one ends
@@ -30,6 +30,7 @@
 pub mod builtin;
 pub mod check;
 pub mod clock;
+pub mod configured;
 pub mod log_file;
 pub mod monitor;
 pub mod outcome;
@@ -37,4 +38,4 @@ pub mod perfdata;
 pub mod plugin;
 pub mod workflow;
 
-pub use workflow::run;
+pub use configured::run;

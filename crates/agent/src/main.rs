@@ -11,13 +11,16 @@ use serde::de::Error as _;
 use tokio_util::sync::CancellationToken;
 use wardline_agent::clock::Measure;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
+use wardline_connector::configuration::Configured;
 use wardline_connector::queue::Queue;
 use wardline_connector::uplink::Uplink;
 use wardline_connector::{enroll, home, journal, signals};
 use wardline_packs::{Pack, quantity};
+use wardline_proto::configuration::Content;
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
 use wardline_secrets::certificate::Identity;
+use wardline_secrets::trust::Pin;
 
 /// As it is called.
 const PROGRAM: &str = "wardline-agent";
@@ -41,8 +44,8 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/agent.toml")]
         config: PathBuf,
     },
-    /// Makes this host part of a management group: makes its keys, asks a parent with a join token, and keeps what it is
-    /// given.
+    /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
+    /// approves, and keeps what it is given.
     Join(Join),
     /// Says whether the configuration file and its packs are right.
     CheckConfig {
@@ -60,9 +63,14 @@ struct Join {
     /// Whom to ask, in order, and to report to: NAME, NAME:PORT or NAME=HOST:PORT. Repeatable.
     #[arg(long, required = true)]
     parent: Vec<Parent>,
-    /// The file with the join token; `-` is standard input. Without it, the token is asked for.
+    /// The file with the join token; `-` is standard input. Without it, this host shows a code and waits until an operator
+    /// has approved it.
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// The pin of the group's root, `sha256:...`, as `wardline keys log verify` shows it: without a token, nobody has to
+    /// confirm at this host then who has answered.
+    #[arg(long, conflicts_with = "token_file")]
+    pin: Option<Pin>,
     /// This host's name: the configuration's, when there is that file.
     #[arg(long)]
     name: Option<Name>,
@@ -147,10 +155,10 @@ fn read(path: &Path) -> Result<(Config, Vec<Pack>), Event> {
     Ok((config, packs))
 }
 
-fn join(Join { config: file, parent, token_file, name }: Join) -> ExitCode {
+fn join(Join { config: file, parent, token_file, pin, name }: Join) -> ExitCode {
     let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
     let place = enroll::place(PROGRAM, &file, name, read, state_dir());
-    enroll::main(PROGRAM, Role::Agent, place, parent, token_file)
+    enroll::main(PROGRAM, Role::Agent, place, parent, token_file, pin)
 }
 
 fn run(path: &Path) -> Result<(), Event> {
@@ -179,9 +187,17 @@ fn run(path: &Path) -> Result<(), Event> {
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
         }
-        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat: config.heartbeat };
+        let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
+        let check = move |content: &Content| {
+            wardline_agent::configured::packs(names.iter().map(String::as_str), content).map(drop)
+        };
+        let group = membership.name.clone();
+        let configured = Configured::open(own.clone(), group, root.clone(), folder, Box::new(check));
+        let active = configured.active();
+        let heartbeat = config.heartbeat;
+        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         let uplink = tokio::spawn(uplink.run(stop.clone()));
-        let mut workflows = tokio::spawn(wardline_agent::run(packs, measure, outbox, stop.clone()));
+        let mut workflows = tokio::spawn(wardline_agent::run(packs, active, measure, outbox, stop.clone()));
         let mut uplink = uplink;
         // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {

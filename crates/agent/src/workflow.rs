@@ -48,11 +48,10 @@ pub struct Ended {
 /// were stopped. The agent must not go on watching less than it was asked to.
 pub async fn run(
     packs: Vec<Pack>,
-    measure: Option<Measure>,
+    measure: Arc<Option<Measure>>,
     outbox: Outbox,
     stop: CancellationToken,
 ) -> Result<(), Ended> {
-    let measure = Arc::new(measure);
     let mut workflows = Workflows::default();
     for pack in packs {
         for check in pack.checks {

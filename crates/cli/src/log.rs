@@ -82,6 +82,8 @@ fn about(fact: &Fact) -> (&'static str, String) {
             ("member", format!("{} {}, key {key}{}", member.role, member.name, via(&member.parents)))
         }
         Fact::Removed(removed) => ("removed", format!("{}, key {}", removed.name, hex::encode(&removed.identity))),
+        Fact::Pack(pack) => ("pack", format!("{} for {}, text {}", pack.name, pack.agents, hex::encode(&pack.text))),
+        Fact::PackRemoved(removed) => ("pack removed", removed.name.clone()),
         Fact::Issued(issued) => ("issued", format!("{}, {}", issued.name, hex::encode(&issued.certificate))),
     }
 }

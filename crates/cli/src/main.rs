@@ -8,9 +8,11 @@ mod explain;
 mod gap;
 mod keys;
 mod list;
+mod load;
 mod log;
 mod member;
 mod output;
+mod pack;
 mod status;
 mod token;
 mod topology;
@@ -56,6 +58,9 @@ enum Noun {
     /// The keys of the management group, and the log of who is trusted.
     #[command(subcommand)]
     Keys(keys::Verb),
+    /// What agents run by the server's word.
+    #[command(subcommand)]
+    Pack(pack::Verb),
     /// What is missing.
     #[command(subcommand)]
     Gap(gap::Verb),
@@ -63,6 +68,8 @@ enum Noun {
     Topology,
     /// How the server is.
     Status,
+    /// Makes many agents, to see what gateways and servers carry. For figures, not for a group that is in use.
+    Load(load::Load),
     /// What an event means, what causes it and what cures it. Asks no server.
     Explain {
         /// The event's number, as the log has it.
@@ -101,9 +108,11 @@ async fn run(arguments: Arguments) -> Result<(), Problem> {
         Noun::Gateway(verb) => member::run(Role::Gateway, verb, &client, &output).await,
         Noun::Token(verb) => token::run(verb, &client, &output).await,
         Noun::Keys(verb) => keys::run(verb, &client, &output).await,
+        Noun::Pack(verb) => pack::run(verb, &client, &output).await,
         Noun::Gap(verb) => gap::run(verb, &client, &output).await,
         Noun::Topology => topology::run(&client, &output).await,
         Noun::Status => status::run(&client, &output).await,
+        Noun::Load(load) => load::run(load).await,
         Noun::Explain { number } => explain::run(number, &output),
     }
 }

@@ -2,7 +2,10 @@
 
 use clap::Subcommand;
 use wardline_proto::{Name, Role};
-use wardline_sdk::{Assignment, Client, DataAccess as _, Member, MemberFilter, Problem};
+use wardline_sdk::{
+    Approval, Approved, Assignment, Client, DataAccess as _, Member, MemberFilter, Pending, PendingFilter, Problem,
+};
+use wardline_secrets::token::Code;
 
 use crate::list::Limit;
 use crate::output::{Cell, Column, Output};
@@ -22,6 +25,26 @@ pub(crate) enum Verb {
 /// What can be done with a member.
 #[derive(Subcommand)]
 pub(crate) enum Change {
+    /// Lists those that ask to join without a token and wait for an operator, by name.
+    Pending {
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Lets one in that asks, when the code is the one that it shows. There is one try: a wrong code rejects it.
+    Approve {
+        /// Its name.
+        name: Name,
+        /// The code that it shows.
+        code: Code,
+        /// A gateway that may speak for it, may be given more than once; without, it reports to servers itself.
+        #[arg(long, value_name = "GATEWAY")]
+        via: Vec<Name>,
+    },
+    /// Turns one away that asks.
+    Reject {
+        /// Its name.
+        name: Name,
+    },
     /// Removes one from the group: its sessions end, and its keys and certificates are worth nothing any more.
     Remove {
         /// Its name.
@@ -48,6 +71,22 @@ const COLUMNS: &[Column<Member>] = &[
     Column::wide("TOKEN", |member| Cell::maybe(member.token.as_ref())),
 ];
 
+const PENDING: &[Column<Pending>] = &[
+    Column::new("NAME", |pending| Cell::text(&pending.name)),
+    Column::new("ROLE", |pending| Cell::text(pending.role)),
+    Column::new("IDENTITY KEY", |pending| Cell::text(&pending.key)),
+    Column::new("SINCE", |pending| Cell::Time(pending.since)),
+    Column::new("FROM", |pending| Cell::text(&pending.from)),
+];
+
+const APPROVED: &[Column<Approved>] = &[
+    Column::new("NAME", |approved| Cell::text(&approved.name)),
+    Column::new("ROLE", |approved| Cell::text(approved.role)),
+    Column::new("IDENTITY KEY", |approved| Cell::text(&approved.key)),
+    Column::new("VIA", |approved| names(&approved.via)),
+    Column::new("CONFIRMATION", |approved| Cell::text(&approved.confirmation)),
+];
+
 /// Names in one column.
 pub(crate) fn names(names: &[Name]) -> Cell {
     let names: Vec<_> = names.iter().map(Name::as_str).collect();
@@ -70,10 +109,28 @@ pub(crate) async fn run(role: Role, verb: Verb, client: &Client, output: &Output
 /// Changes a member.
 pub(crate) async fn change(role: Role, verb: Change, client: &Client, output: &Output) -> Result<(), Problem> {
     let member = match verb {
+        Change::Pending { limit } => {
+            let ask = async |limit, cursor| {
+                client.pending(PendingFilter { role: Some(role), limit: Some(limit), cursor }).await
+            };
+            return output.list(&limit.gather(ask).await?, PENDING, waiting);
+        }
+        Change::Approve { name, code, via } => {
+            let approved = client.approve(role, &name, Approval { code: code.to_string(), via }).await?;
+            output.one(&approved, APPROVED, |approved| approved.name.to_string())?;
+            let code = &approved.confirmation;
+            crate::note(&format!("now have this typed at the host, which believes nobody before that: {code}"));
+            return Ok(());
+        }
+        Change::Reject { name } => return output.one(&client.reject(role, &name).await?, PENDING, waiting),
         Change::Remove { name } => client.remove(role, &name).await?,
         Change::Assign { name, via } => client.assign(role, &name, Assignment { via }).await?,
     };
     output.one(&member, COLUMNS, name)
+}
+
+fn waiting(pending: &Pending) -> String {
+    pending.name.to_string()
 }
 
 fn name(member: &Member) -> String {

@@ -1,5 +1,5 @@
-//! The command that makes a host part of a group: it makes the keys, asks with a token, checks what comes, and writes the
-//! group's folder. All of it or nothing; each step is shown.
+//! The command that makes a host part of a group: it makes the keys, asks with a token or waits for an operator, checks
+//! what comes, and writes the group's folder. All of it or nothing; each step is shown.
 
 use std::fs;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write};
@@ -15,6 +15,7 @@ use wardline_secrets::private;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::token::Token;
+use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
 
 use crate::config::{Membership, Parent, StateFolder};
@@ -23,6 +24,8 @@ use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
 
 /// The most bytes of a token's text that are read.
 const TOKEN_LIMIT: u64 = 4096;
+/// The most bytes of a line that somebody types.
+const TYPED_LIMIT: u64 = 256;
 
 /// What a configuration file says that matters here: the name, the state folder, the group.
 pub type Configured = (Name, PathBuf, Option<Membership>);
@@ -62,10 +65,11 @@ pub fn main(
     place: Result<(Name, PathBuf), String>,
     parents: Vec<Parent>,
     token: Option<PathBuf>,
+    pin: Option<Pin>,
 ) -> ExitCode {
     let mut out = io::stdout().lock();
     let joined = match place {
-        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token }, &mut out),
+        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token, pin }, &mut out),
         Err(cause) => {
             let next = format!("correct it, then {program} join again");
             let _ = writeln!(out, "\u{2717} the configuration: {cause}\n  next: {next}");
@@ -88,8 +92,10 @@ pub struct Enrolment {
     pub state: PathBuf,
     /// Whom to ask, in order, and to report to later.
     pub parents: Vec<Parent>,
-    /// Where the token is: a file, or `-` for standard input. Without it, it is asked for.
+    /// Where the token is: a file, or `-` for standard input. Without it, an operator has to approve.
     pub token: Option<PathBuf>,
+    /// The pin of the group's root, where it is known. Then nothing needs to be confirmed here without a token.
+    pub pin: Option<Pin>,
 }
 
 /// Why a step failed, and what to do next.
@@ -102,7 +108,10 @@ struct Failed {
 
 /// Joins, and shows each step. Whether it succeeded.
 pub fn enroll(enrolment: &Enrolment, out: &mut impl Write) -> bool {
-    let outcome = run(enrolment, out);
+    let outcome = match &enrolment.token {
+        Some(file) => run(enrolment, file, out),
+        None => approval::run(enrolment, typed, out),
+    };
     // Where nothing can be shown, the exit code says it.
     let shown = match &outcome {
         Ok(folder) => writeln!(out, "joined; the keys are in {}. Next: {} run", folder.display(), enrolment.program),
@@ -115,15 +124,19 @@ fn tick(out: &mut impl Write, step: &str) {
     let _ = writeln!(out, "\u{2713} {step}");
 }
 
-fn run(enrolment: &Enrolment, out: &mut impl Write) -> Result<PathBuf, Failed> {
+/// A line that somebody typed; empty at the end.
+fn typed() -> io::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().take(TYPED_LIMIT).read_line(&mut line).map(|_| line)
+}
+
+fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<PathBuf, Failed> {
     let again = format!("{} join, again with the same arguments", enrolment.program);
     let failed = |step: &str, cause: String| Failed { step: step.to_owned(), cause, next: again.clone() };
 
-    let token = read_token(enrolment.token.as_deref())
-        .and_then(|text| Token::parse(&text).map_err(|error| error.to_string()))
-        .map_err(|cause| Failed {
-            next: "`wardline token create` on the server".into(),
-            ..failed("the join token", cause)
+    let token =
+        read_token(token).and_then(|text| Token::parse(&text).map_err(|error| error.to_string())).map_err(|cause| {
+            Failed { next: "`wardline token create` on the server".into(), ..failed("the join token", cause) }
         })?;
     tick(out, &format!("the join token is of group {}", uuid::Uuid::from_bytes(token.group.0)));
 
@@ -182,16 +195,20 @@ fn folder(state: &Path, group: GroupId) -> Result<(PathBuf, bool), String> {
         return Ok((joined.swap_remove(at).0, false));
     }
     if let Some((folder, membership)) = joined.first() {
-        return Err(format!(
-            "this host is part of group {} already, and can be part of one only; remove {} to leave it",
-            membership.name,
-            folder.display()
-        ));
+        return Err(part_of(folder, membership));
     }
     let pending = home::pending(state, group);
     let fresh = !pending.exists();
     private::create_folder(&pending).map_err(|error| format!("{}: {error}", pending.display()))?;
     Ok((pending, fresh))
+}
+
+fn part_of(folder: &Path, membership: &Membership) -> String {
+    format!(
+        "this host is part of group {} already, and can be part of one only; remove {} to leave it",
+        membership.name,
+        folder.display()
+    )
 }
 
 /// Gives the finished folder its name.
@@ -260,16 +277,16 @@ fn key(path: &Path, group: GroupId) -> Result<(SigningKey, Zeroizing<Vec<u8>>), 
     Ok((key, pem))
 }
 
-/// The text of the token: from a file, from standard input, or asked for.
-fn read_token(from: Option<&Path>) -> Result<Zeroizing<String>, String> {
+/// The text of the token: from a file, or from standard input, where a terminal does not show it.
+fn read_token(from: &Path) -> Result<Zeroizing<String>, String> {
     let stdin = io::stdin();
     let mut text = Zeroizing::new(String::with_capacity(TOKEN_LIMIT as usize));
     let read = match from {
-        Some(path) if path != Path::new("-") => {
+        path if path != Path::new("-") => {
             let file = fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
             file.take(TOKEN_LIMIT).read_to_string(&mut text)
         }
-        None if stdin.is_terminal() => {
+        _ if stdin.is_terminal() => {
             let _ = write!(io::stderr().lock(), "join token: ");
             let _quiet = Quiet::new(&stdin);
             let read = stdin.lock().take(TOKEN_LIMIT).read_line(&mut text);
@@ -306,6 +323,8 @@ impl Drop for Quiet<'_> {
     }
 }
 
+mod approval;
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -317,15 +336,15 @@ mod tests {
     use super::*;
     use crate::testing::{Group, Scratch, TestDesk, Twist, name, parent, server};
 
-    struct Site {
-        group: Arc<Group>,
-        desk: Arc<TestDesk>,
+    pub(super) struct Site {
+        pub(super) group: Arc<Group>,
+        pub(super) desk: Arc<TestDesk>,
         scratch: Scratch,
-        enrolment: Enrolment,
+        pub(super) enrolment: Enrolment,
         _stops: DropGuard,
     }
 
-    async fn site() -> Site {
+    pub(super) async fn site() -> Site {
         let (group, scratch, stop) = (Group::new(), Scratch::new(), CancellationToken::new());
         let (desk, token) = TestDesk::new(&group);
         let parents = vec![parent("srv.test", server(&desk, &stop).await)];
@@ -338,6 +357,7 @@ mod tests {
             state: scratch.0.join("state"),
             parents,
             token: Some(file),
+            pin: None,
         };
         Site { group, desk, scratch, enrolment, _stops: stop.drop_guard() }
     }
@@ -353,7 +373,7 @@ mod tests {
             joined.await.unwrap()
         }
 
-        fn files(&self, folder: &str) -> Vec<String> {
+        pub(super) fn files(&self, folder: &str) -> Vec<String> {
             let folder = fs::read_dir(self.enrolment.state.join(folder));
             let mut names: Vec<_> = folder
                 .into_iter()
@@ -365,13 +385,13 @@ mod tests {
             names
         }
 
-        fn open(&self) -> Result<home::Member, Event> {
+        pub(super) fn open(&self) -> Result<home::Member, Event> {
             let state = StateFolder::open(&self.enrolment.state).unwrap();
             let own = Identity { name: self.enrolment.name.clone(), role: self.enrolment.role };
             home::open("wardline-agent", Path::new("agent.toml"), None, &state, &own)
         }
 
-        fn twist(&self, twist: Twist) {
+        pub(super) fn twist(&self, twist: Twist) {
             *self.desk.twist.lock().unwrap() = twist;
         }
 

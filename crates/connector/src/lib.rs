@@ -12,6 +12,7 @@
 //! - `config`: what the daemons' files say about names, groups and parents
 //! - `credential`: the channel certificate, which may change; `renewal`: that it does, in time
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
+//! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
@@ -23,6 +24,7 @@
 //! - `signals`, `journal`: when a daemon stops, and where its events go
 
 pub mod config;
+pub mod configuration;
 pub mod credential;
 pub mod enroll;
 pub mod handshake;

@@ -11,16 +11,20 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsStream;
 use wardline_proto::authority::{Behalf, Direction};
-use wardline_proto::frame::{Assembler, Frame, FrameError, Message, UNFINISHED_LIMIT};
+use wardline_proto::frame::{Assembler, BODY_LIMIT, Frame, FrameError, Message, UNFINISHED_LIMIT};
 use wardline_proto::{Kind, Role};
 
 use crate::handshake::Session;
 
 /// Bytes that are read or written at once.
 const CHUNK: usize = 256 * 1024;
+/// Bytes that an idle session has for what comes next.
+const IDLE: usize = 1024;
 /// Frames that wait to be written, per lane.
 const LANE: usize = 64;
-/// The same towards a gateway below, which carries what many agents are told: none of it is longer than 8 KiB.
+/// The same towards an agent below: a relay, which cannot wait, must have room for a whole configuration.
+const AGENT_LANE: usize = LANE + Kind::Configuration.limit() / BODY_LIMIT + 1;
+/// The same towards a gateway below, which carries what many agents are told: only a configuration is longer than 8 KiB.
 const WIDE_LANE: usize = 8 * 1024;
 
 /// Why nothing more comes in.
@@ -60,6 +64,8 @@ impl Broken {
 pub struct Incoming {
     read: ReadHalf<TlsStream<TcpStream>>,
     buffer: BytesMut,
+    /// Whether the last read filled all the room that there was.
+    flows: bool,
     assembler: Assembler,
     /// Routes that are not listened to until they are closed.
     deaf: HashSet<u32>,
@@ -117,11 +123,21 @@ pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>
         Direction::Down => Direction::Up,
     };
     let (read, write) = tokio::io::split(stream);
-    let wide = direction == Direction::Down && peer.role == Role::Gateway;
-    let (outgoing, lanes) = Lanes::new(if wide { WIDE_LANE } else { LANE });
+    let (outgoing, lanes) = Lanes::new(match (direction, peer.role) {
+        (Direction::Down, Role::Gateway) => WIDE_LANE,
+        (Direction::Down, _) => AGENT_LANE,
+        (Direction::Up, _) => LANE,
+    });
     let writer = tokio::spawn(write_all(write, lanes));
-    let incoming =
-        Incoming { read, buffer, assembler: Assembler::default(), deaf: HashSet::new(), sender: peer.role, travels };
+    let incoming = Incoming {
+        read,
+        buffer,
+        flows: false,
+        assembler: Assembler::default(),
+        deaf: HashSet::new(),
+        sender: peer.role,
+        travels,
+    };
     (incoming, outgoing, writer)
 }
 
@@ -140,15 +156,27 @@ impl Incoming {
                 }
                 return Ok(frame);
             }
-            if self.buffer.capacity() - self.buffer.len() < CHUNK / 4 {
-                self.buffer.reserve(if self.buffer.is_empty() { CHUNK / 16 } else { CHUNK });
-            }
+            let room = self.make_room();
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err(Broken::Closed(io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => {}
+                Ok(read) => self.flows = read >= room,
                 Err(error) => return Err(Broken::Closed(error)),
             }
         }
+    }
+
+    /// A session that waits for its next message holds little; one on which much comes in reads much at once. Gives how
+    /// much can be read.
+    fn make_room(&mut self) -> usize {
+        if self.buffer.is_empty() && !self.flows {
+            if self.buffer.capacity() > IDLE {
+                self.buffer = BytesMut::new();
+            }
+            self.buffer.reserve(IDLE);
+        } else if self.buffer.capacity() - self.buffer.len() < CHUNK / 4 {
+            self.buffer.reserve(CHUNK);
+        }
+        self.buffer.capacity() - self.buffer.len()
     }
 
     /// The next whole message. Safe to cancel.
@@ -179,7 +207,7 @@ impl Incoming {
 
 /// Only what is large goes by the bulk lane, and what must not overtake it: positions, and the end of a route.
 const fn is_bulk(kind: Kind) -> bool {
-    matches!(kind, Kind::Batch | Kind::Position | Kind::RouteClose)
+    matches!(kind, Kind::Batch | Kind::Position | Kind::Configuration | Kind::RouteClose)
 }
 
 impl Outgoing {

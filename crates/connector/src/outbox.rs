@@ -1,7 +1,7 @@
 //! The one door by which what an agent finds enters its queue.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,8 +29,11 @@ pub struct Stopped;
 pub struct Outbox {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) load: watch::Receiver<Load>,
-    pub(crate) memory: Arc<HashMap<String, Bytes>>,
+    pub(crate) memory: Memory,
 }
+
+/// What workflows remember, by key: what is durable of it.
+pub(crate) type Memory = Arc<Mutex<HashMap<String, Bytes>>>;
 
 impl Outbox {
     /// Returns when what was put is durable.
@@ -51,8 +54,16 @@ impl Outbox {
         let _ = load.wait_for(|load| !load.crowded).await;
     }
 
-    /// What a workflow remembered under a key when the program started.
+    /// Returns when everything that was put before this call is durable, also what nobody waits for any more.
+    ///
+    /// # Errors
+    /// The program is stopping.
+    pub async fn settled(&self) -> Result<(), Stopped> {
+        self.put(Put::default()).await
+    }
+
+    /// What a workflow remembers under a key.
     pub fn remembered(&self, key: &str) -> Option<Bytes> {
-        self.memory.get(key).cloned()
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }

@@ -10,8 +10,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wardline_proto::join::{Challenge, Welcome, Why};
-use wardline_proto::message::{Context, Signed, encode};
+use wardline_proto::join::{Challenge, Hello, Refusal, Welcome, Why};
+use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::authority::{
     ISSUING_LIFETIME, IssuingAuthority, ROOT_LIFETIME, RootAuthority, Validity, certificates_pem,
@@ -26,7 +26,7 @@ use wardline_secrets::trust::Root;
 use crate::config::{Mechanism, Membership, Parent};
 use crate::credential::Credential;
 use crate::handshake::Session;
-use crate::join::{self, Desk, Knock, Knocking};
+use crate::join::{self, Asked, Desk, Knock, Knocking};
 use crate::{listener, now_ms};
 
 pub(crate) struct Scratch(pub(crate) PathBuf);
@@ -153,6 +153,10 @@ pub(crate) struct TestDesk {
     pub(crate) life: Mutex<Validity>,
     /// Who was let in: identity key and request.
     pub(crate) members: Mutex<Vec<(Bytes, Bytes)>>,
+    /// Who asks without a token.
+    pub(crate) requests: Mutex<Vec<join::Request>>,
+    /// What an operator says to all of them.
+    pub(crate) says: Mutex<Option<Result<(), Why>>>,
 }
 
 impl TestDesk {
@@ -160,7 +164,8 @@ impl TestDesk {
         let (token, public) = Token::create(group.id, group.root.pin()).unwrap();
         let (twist, life) = (Mutex::new(Twist::None), Mutex::new(group.hour()));
         let (group, shows) = (Arc::clone(group), group.root.certificate().clone());
-        (Arc::new(Self { group, token: Some(public), shows, twist, life, members: Mutex::default() }), token)
+        let (members, requests, says) = Default::default();
+        (Arc::new(Self { group, token: Some(public), shows, twist, life, members, requests, says }), token)
     }
 
     fn decide(&self, knock: &Knock) -> Result<Signed, Why> {
@@ -177,6 +182,10 @@ impl TestDesk {
         if request.name.as_str() != hello.name || request.role.as_str() != hello.role {
             return Err(Why::Request);
         }
+        self.welcome(hello, request, transcript)
+    }
+
+    fn welcome(&self, hello: &Hello, request: Request, transcript: &Digest) -> Result<Signed, Why> {
         self.members.lock().unwrap().push((hello.identity.clone(), hello.request.clone()));
         let twist = *self.twist.lock().unwrap();
         let (mut key, mut host) = (request.key, request.name);
@@ -197,15 +206,19 @@ impl TestDesk {
 }
 
 impl Desk for TestDesk {
-    fn challenge(&self, hello: &[u8], nonce: [u8; 16]) -> Signed {
+    fn challenge(&self, hello: &[u8], nonce: &[u8]) -> Signed {
         let challenge = Challenge {
             hello: sha256(&[hello]).to_wire(),
-            nonce: Bytes::copy_from_slice(&nonce),
+            nonce: Bytes::copy_from_slice(nonce),
             group: Bytes::copy_from_slice(&self.group.id.0),
             name: "north".into(),
             chain: [&self.group.duty_certificate, &self.shows].map(|der| Bytes::copy_from_slice(der)).to_vec(),
         };
         self.group.duty.signed(Context::Join, encode(&challenge))
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Signed {
+        self.group.duty.signed(Context::Join, encode(refusal))
     }
 
     async fn admit(&self, knock: Knock) -> Result<Signed, Why> {
@@ -214,6 +227,29 @@ impl Desk for TestDesk {
             return std::future::pending().await;
         }
         decided
+    }
+
+    async fn keep(&self, request: join::Request) -> Result<(), Why> {
+        if let Twist::Refuses(why) = *self.twist.lock().unwrap() {
+            return Err(why);
+        }
+        let identity = VerifyingKey::from_spki(&request.hello.identity).map_err(|_| Why::Protocol)?;
+        let signed = identity.verify(Context::Join, self.group.id, &request.transcript.0, &request.signature);
+        signed.map_err(|_| Why::Signature)?;
+        self.requests.lock().unwrap().push(request);
+        Ok(())
+    }
+
+    async fn look(&self, asked: Asked) -> Result<Option<Signed>, Why> {
+        let known = self.requests.lock().unwrap().iter().find(|known| known.transcript == asked.request).cloned();
+        let known = known.ok_or(Why::NoRequest)?;
+        let identity = VerifyingKey::from_spki(&known.hello.identity).map_err(|_| Why::Protocol)?;
+        let signed = identity.verify(Context::Join, self.group.id, &asked.transcript.0, &asked.signature);
+        signed.map_err(|_| Why::Signature)?;
+        let Some(says) = *self.says.lock().unwrap() else { return Ok(None) };
+        says?;
+        let request = Request::parse(&known.hello.request).map_err(|_| Why::Request)?;
+        self.welcome(&known.hello, request, &asked.transcript).map(Some)
     }
 }
 

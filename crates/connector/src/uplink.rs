@@ -9,13 +9,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
-use wardline_proto::message::{Ack, Answer, Context, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode};
+use wardline_proto::message::{
+    self, Ack, Answer, Context, Digest, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode,
+};
 use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::{KeyId, SigningKey, VerifyingKey, random};
 use wardline_secrets::trust::Root;
 
 use crate::config::{Membership, Parent};
+use crate::configuration::{Configured, Duty};
 use crate::credential::Credential;
 use crate::handshake::{Facts, Session};
 use crate::journal;
@@ -49,6 +52,8 @@ pub struct Uplink {
     pub queue: Queue,
     /// Between heartbeats.
     pub heartbeat: Duration,
+    /// What the server wants this host to do.
+    pub configured: Arc<Configured>,
 }
 
 /// The signed facts of a session, as its dialling or listening end reports them.
@@ -120,7 +125,7 @@ impl Uplink {
         let facts = hop(&self.own, &self.identity, &session.peer, &session.facts, true);
         let (mut incoming, outgoing, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
-        let mut talk = Talk { link: self, parent, facts, outgoing, state: State::Closed, sent: 0 };
+        let mut talk = Talk { link: self, parent, facts, outgoing, state: State::Closed, sent: 0, duty: None };
         let mut heartbeat = tokio::time::interval(talk.link.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut queue = talk.link.queue.clone();
@@ -192,6 +197,8 @@ struct Talk<'a> {
     outgoing: Outgoing,
     state: State,
     sent: u64,
+    /// The duty key of the newest answer.
+    duty: Option<Duty>,
 }
 
 impl Talk<'_> {
@@ -210,6 +217,7 @@ impl Talk<'_> {
                 }
             }
             Kind::Answer => self.answer(&decode(&message.body).ok_or_else(garbled)?).await,
+            Kind::Configuration => self.configuration(decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Ack => self.acknowledge(&decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Refusal => {
                 let refusal: Refusal = decode(&message.body).ok_or_else(garbled)?;
@@ -258,13 +266,28 @@ impl Talk<'_> {
             Verdict::Reopen(_) => self.ask().await,
             Verdict::Continue(_) | Verdict::Bridge { .. } => {
                 let id = key.id();
+                let cookie = Digest::from_wire(&answer.cookie);
+                self.duty = Some(Duty { key: key.clone(), chain: answer.chain, cookie });
                 self.state = State::Delivering { key, id, due: None };
                 self.sent = answered.watermark.number;
                 let group = self.link.membership.name.to_string();
                 journal::emit(Event::Delivering { group, upto: answered.watermark.number.to_string() });
+                self.send(Message::own(Kind::ConfigurationAsk, self.link.configured.ask(cookie))).await?;
                 self.deliver().await
             }
         }
+    }
+
+    async fn configuration(&mut self, message: message::Configuration) -> Result<(), End> {
+        // Before a server has answered in this session nothing was asked for.
+        let Some(duty) = self.duty.clone() else { return Ok(()) };
+        if let (None, Some(answered)) = (&message.signed, &mut self.duty) {
+            // One question, one answer: nobody says later again that nothing has changed.
+            answered.cookie = None;
+        }
+        let taken = self.link.configured.take(message, duty, &self.parent.name).await;
+        // Whoever forges is not talked to any longer.
+        taken.map_err(|_| End::Refused("a configuration that is not to be believed".into()))
     }
 
     fn check_answer(&self, signed: &Signed, nonce: &Bytes) -> Result<(Answer, VerifyingKey), String> {
@@ -393,7 +416,11 @@ mod tests {
         let queue = Queue::open(&file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
         let (queue, _outbox, _thread) = queue.unwrap();
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
-        let uplink = Uplink { own, membership, credential: channel.into(), root, identity, queue, heartbeat };
+        let group_name = membership.name.clone();
+        let folder = scratch.0.clone();
+        let configured = Configured::open(own.clone(), group_name, root.clone(), folder, Box::new(|_| Ok(())));
+        let credential = channel.into();
+        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         tokio::spawn(uplink.run(stop.clone()));
 
         let session = at_second.recv().await.unwrap();

@@ -16,6 +16,7 @@ use wardline_connector::{enroll, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::certificate::Identity;
+use wardline_secrets::trust::Pin;
 
 #[derive(Parser)]
 #[command(version, about = "Carries what agents say across a network boundary, unread.")]
@@ -32,8 +33,8 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/gateway.toml")]
         config: PathBuf,
     },
-    /// Makes this host part of a management group: makes its keys, asks a parent with a join token, and keeps what it is
-    /// given.
+    /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
+    /// approves, and keeps what it is given.
     Join(Join),
     /// Says whether the configuration file is right.
     CheckConfig {
@@ -51,9 +52,14 @@ struct Join {
     /// Whom to ask, in order, and to report to: NAME, NAME:PORT or NAME=HOST:PORT. Repeatable.
     #[arg(long, required = true)]
     parent: Vec<Parent>,
-    /// The file with the join token; `-` is standard input. Without it, the token is asked for.
+    /// The file with the join token; `-` is standard input. Without it, this host shows a code and waits until an operator
+    /// has approved it.
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// The pin of the group's root, `sha256:...`, as `wardline keys log verify` shows it: without a token, nobody has to
+    /// confirm at this host then who has answered.
+    #[arg(long, conflicts_with = "token_file")]
+    pin: Option<Pin>,
     /// This host's name: the configuration's, when there is that file.
     #[arg(long)]
     name: Option<Name>,
@@ -103,10 +109,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn join(Join { config: file, parent, token_file, name }: Join) -> ExitCode {
+fn join(Join { config: file, parent, token_file, pin, name }: Join) -> ExitCode {
     let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
     let place = enroll::place(PROGRAM, &file, name, read, state_dir());
-    enroll::main(PROGRAM, Role::Gateway, place, parent, token_file)
+    enroll::main(PROGRAM, Role::Gateway, place, parent, token_file, pin)
 }
 
 fn run(path: &Path) -> Result<(), Event> {

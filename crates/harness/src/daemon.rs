@@ -97,13 +97,14 @@ impl Daemon {
         self.folder.join("measure")
     }
 
-    /// Joins its group by this parent (`NAME=ADDRESS`), with the token in a file.
+    /// Joins its group by this parent (`NAME=ADDRESS`; several have spaces between them), with the token in a file.
     ///
     /// # Panics
     /// The program cannot be run.
     pub fn join(&self, parent: &str, token: &Path) -> Output {
         let mut command = Command::new(program::find(&format!("wardline-{}", self.role)));
-        command.arg("join").arg("--config").arg(self.config()).args(["--parent", parent, "--token-file"]).arg(token);
+        command.arg("join").arg("--config").arg(self.config());
+        command.args(parent.split(' ').flat_map(|parent| ["--parent", parent])).arg("--token-file").arg(token);
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(&self.folder).stdin(Stdio::null());
         command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }

@@ -62,6 +62,7 @@ pub struct Builder {
     states: HashMap<String, PathBuf>,
     written: bool,
     chained: bool,
+    any_gateway: bool,
     channel_lifetime: Option<String>,
 }
 
@@ -132,6 +133,12 @@ impl Builder {
         self
     }
 
+    /// Agents behind gateways may go by each of them: all are their parents, their own the first.
+    pub const fn any_gateway(mut self) -> Self {
+        self.any_gateway = true;
+        self
+    }
+
     /// How long channel certificates are valid.
     pub fn channel_lifetime(mut self, lifetime: &str) -> Self {
         self.channel_lifetime = Some(lifetime.into());
@@ -183,11 +190,11 @@ impl Builder {
             Parent { name: parent.name.clone(), address }
         };
         let pin = authority.pin();
-        let membership = |parent: &Parent| Membership {
+        let membership = |parents: &[Parent]| Membership {
             name: NAME,
             id,
             pin: pin.clone(),
-            parents: vec![parent.clone()],
+            parents: parents.to_vec(),
             mechanism: "certificate",
         };
         let mut joins = Vec::new();
@@ -201,16 +208,20 @@ impl Builder {
                 heartbeat: &self.heartbeat,
                 queue_budget: &self.queue_budget,
             });
-            let via = behind.map(|(gateway, _)| gateway.name.clone());
-            joins.push(Join { name: agent.name.clone(), role: Role::Agent, parent, via });
+            let others = gateways.iter().filter(|(site, _)| self.any_gateway && site.name != parent.name);
+            let others = others.map(|(site, address)| Parent { name: site.name.clone(), address: *address });
+            let others: Vec<_> = others.filter(|_| behind.is_some()).collect();
+            let parents = [vec![parent], others].concat();
+            let via = parents.iter().filter(|_| behind.is_some()).map(|parent| parent.name.clone()).collect();
+            joins.push(Join { name: agent.name.clone(), role: Role::Agent, parents, via });
         }
         for (i, (gateway, address)) in gateways.iter().enumerate() {
             let above = i.checked_sub(1).filter(|_| self.chained).map(|above| &gateways[above]);
             let (parent_site, parent_address) = above.map_or((&server, listen), |(site, address)| (site, *address));
             let parent = parent(gateway, parent_site, parent_address);
             gateway.write(&GatewayFile { common: gateway.common(&self), listen: *address });
-            let via = above.map(|(above, _)| above.name.clone());
-            joins.push(Join { name: gateway.name.clone(), role: Role::Gateway, parent, via });
+            let via = above.map(|(above, _)| above.name.clone()).into_iter().collect();
+            joins.push(Join { name: gateway.name.clone(), role: Role::Gateway, parents: vec![parent], via });
         }
         authority.write(&server.group);
         pki::write(&server.group.join("group.toml"), &format!("id = \"{id}\"\n"), 0o644);
@@ -253,7 +264,7 @@ impl Builder {
         }
         if self.written {
             for join in &joins {
-                let text = toml::to_string(&Written { group: [membership(&join.parent)] });
+                let text = toml::to_string(&Written { group: [membership(&join.parents)] });
                 group.member(&join.name).configure(&text.expect("a configuration can be written"));
             }
         }
@@ -276,6 +287,7 @@ impl Group {
             states: HashMap::new(),
             written: false,
             chained: false,
+            any_gateway: false,
             channel_lifetime: None,
         }
     }
@@ -286,7 +298,8 @@ impl Group {
         arguments.extend(join.via.iter().flat_map(|via| ["--via", via]));
         let token = self.token(&arguments);
         let daemon = self.member(&join.name);
-        let output = daemon.join(&format!("{}={}", join.parent.name, join.parent.address), &token);
+        let parents: Vec<_> = join.parents.iter().map(|parent| format!("{}={}", parent.name, parent.address)).collect();
+        let output = daemon.join(&parents.join(" "), &token);
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} joins: {said}", join.name);
         if join.role == Role::Gateway {
@@ -538,12 +551,12 @@ struct Written {
     group: [Membership; 1],
 }
 
-/// Who joins, and by which parent.
+/// Who joins, and by which parents.
 struct Join {
     name: String,
     role: Role,
-    parent: Parent,
-    via: Option<String>,
+    parents: Vec<Parent>,
+    via: Vec<String>,
 }
 
 #[cfg(test)]

@@ -276,6 +276,33 @@ impl Peer {
         }
     }
 
+    /// Sends a message of a session in which a host joins, where each is its length and its bytes. Whether the other end
+    /// still listens is not asked here.
+    pub fn tell(&mut self, message: &[u8]) {
+        let length = u32::try_from(message.len()).expect("a short message");
+        let _ = self.write(&[&length.to_be_bytes(), message].concat());
+    }
+
+    /// The next message of such a session; `None` when the other end has closed.
+    ///
+    /// # Panics
+    /// Neither comes.
+    #[track_caller]
+    pub fn told(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some((length, rest)) = self.buffer.split_first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if rest.len() >= length {
+                    let mut message = self.buffer.split_to(4 + length);
+                    return Some(message.split_off(4).freeze());
+                }
+            }
+            if self.fill() == 0 {
+                return None;
+            }
+        }
+    }
+
     /// The next frame of this kind on this route; what comes before it is passed over.
     ///
     /// # Panics

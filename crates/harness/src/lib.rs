@@ -9,10 +9,12 @@
 //!
 //!  hostile   peers that do what they like, behind real TLS
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
+//!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
 //!  random    numbers from a seed                          port  a port that stays ours
 //! ```
 
+pub mod asking;
 pub mod daemon;
 pub mod group;
 pub mod hostile;

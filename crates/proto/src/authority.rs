@@ -46,11 +46,15 @@ pub enum Kind {
     Heartbeat = 10,
     /// Signed measured facts of one hop. [`crate::message::Signed`]
     Hop = 11,
+    /// An agent's cookie, asking for what it has not. [`crate::message::ConfigurationAsk`]
+    ConfigurationAsk = 12,
+    /// An agent's configuration, signed by the server. [`crate::message::Configuration`]
+    Configuration = 13,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Bound,
         Self::Refusal,
         Self::RouteOpen,
@@ -62,6 +66,8 @@ impl Kind {
         Self::Ack,
         Self::Heartbeat,
         Self::Hop,
+        Self::ConfigurationAsk,
+        Self::Configuration,
     ];
 
     /// The kind that a number on the wire stands for.
@@ -80,6 +86,9 @@ impl Kind {
             Self::Position | Self::Heartbeat => 16 * 1024,
             Self::Answer => 8 * 1024,
             Self::Ack => 1024,
+            Self::ConfigurationAsk => 128,
+            // With its signature.
+            Self::Configuration => crate::configuration::LIMIT + 4 * 1024,
             // What does not compress grows a little.
             Self::Batch => crate::entry::RAW_LIMIT + 16 * 1024,
         }
@@ -104,11 +113,13 @@ impl Kind {
             }
             Self::Way => matches!((sender, direction, behalf), (Gateway | Server, Down, _)),
             // What an agent says: by itself, or through the gateway it was given to.
-            Self::Position | Self::Batch | Self::Heartbeat => {
+            Self::Position | Self::Batch | Self::Heartbeat | Self::ConfigurationAsk => {
                 matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, Relayed))
             }
             // What a server answers: to the agent itself, or passed on by gateways; between two of them, on a route.
-            Self::Answer | Self::Ack => matches!((sender, direction, behalf), (Gateway | Server, Down, _)),
+            Self::Answer | Self::Ack | Self::Configuration => {
+                matches!((sender, direction, behalf), (Gateway | Server, Down, _))
+            }
             // Facts of a hop: everybody who dials reports, a gateway also for its agents' sessions.
             Self::Hop => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
         }

@@ -63,6 +63,12 @@ macro_rules! catalogue {
 }
 
 catalogue! {
+    1210 Information ConfigurationActive { group, cookie }
+        "new configuration is active: group {group}, cookie {cookie}"
+        meaning "The workflows run by this configuration from now on, beside those of the configuration file on this host."
+        cause "The program was started with what it had kept, or the server sent another."
+        cure "Nothing to do."
+
     2023 Warning QueueFull { group, dropped, budget }
         "the queue of group {group} is full ({budget}): {dropped} entries were dropped and counted in a gap record"
         meaning "More was found than could be delivered and kept. What was dropped is counted in its place in the stream."
@@ -71,9 +77,9 @@ catalogue! {
 
     20000 Warning UnknownHealthService { peer, address, reason }
         "{peer} at {address} is not part of this management group and was refused: {reason}"
-        meaning "Somebody proved a name that this management group does not know, or that belongs behind another gateway."
-        cause "The health service was not approved or was removed, or a gateway speaks for agents it was not given."
-        cure "If it belongs here, add it to the list of health services with its identity key and gateway; otherwise find out who it is."
+        meaning "Somebody has a certificate of this group, but by the trust log is no member, may not come this way, or was not issued that certificate."
+        cause "It was removed or assigned elsewhere, dials another parent than it was given, the server was restored, or a gateway speaks for agents that it was not given."
+        cure "`wardline topology` and `wardline keys log show` say who may come how. Assign it, correct its parents, or let it join anew; otherwise find out who it is."
 
     20002 Warning NotAuthenticated { address, reason }
         "a device at {address} could not be authenticated and was rejected: {reason}"
@@ -90,8 +96,8 @@ catalogue! {
     20051 Critical CertificateNotValidNow { path, from, to }
         "the certificate in {path} is not valid now: it is valid from {from} to {to}"
         meaning "The channel certificate has expired or is not valid yet."
-        cause "It was not renewed, or this host's clock is wrong."
-        cure "Check the clock first, then renew the certificate."
+        cause "It ended while the program was off, or a clock is wrong."
+        cure "Check the clock. A host that has joined renews by itself; see event 40051."
 
     20052 Critical CertificateName { path, name, reason }
         "the certificate in {path} does not fit the name {name}: {reason}"
@@ -102,14 +108,14 @@ catalogue! {
     20053 Information CertificateLoaded { path, key, to }
         "loaded the channel certificate in {path}, key id {key}, valid until {to}"
         meaning "The channel certificate passed its checks."
-        cause "The program started."
+        cause "The program started, or the certificate was renewed."
         cure "Nothing to do."
 
     20066 Critical CertificateMissing { path, reason }
         "the file {path} is needed for mutual authentication and cannot be read: {reason}"
         meaning "A key or certificate of the channel is missing or unreadable, or others may read it."
         cause "The host has not joined, the file was removed, or its permissions were changed."
-        cure "Restore the file, owned by the service's user, private keys with mode 0600."
+        cure "Restore the file, private keys with mode 0600, certificates not writable by others; an agent or gateway can also join anew."
 
     20067 Warning PeerCertificateInvalid { address, reason }
         "the device at {address} presented an invalid certificate and was rejected: {reason}"
@@ -126,8 +132,8 @@ catalogue! {
     20070 Warning ClosedAfterAuthentication { parent, reason }
         "connected to {parent}, but it closed the connection after authentication: {reason}"
         meaning "The parent knows who this is and does not want to talk to it."
-        cause "This health service is not in its list, another session took its place, or it is stopping."
-        cure "Look for event 20000 or 40002 on the parent."
+        cause "The trust log does not have it or its way, another session took its place, the parent is stopping, or the network failed."
+        cure "If it lasts, look for event 20000 on the server and 40002 on the parent."
 
     20071 Warning ClosedBeforeAuthentication { parent, reason }
         "connected to {parent}, but the connection ended before authentication: {reason}"
@@ -158,6 +164,30 @@ catalogue! {
         meaning "All configured parents were tried in turn."
         cause "See the events before this one, one per parent."
         cure "Bring one parent back; the connection resumes by itself."
+
+    21023 Information ConfigurationMissing { group }
+        "there is no configuration for group {group}; the server is asked for one"
+        meaning "Only the packs of the configuration file on this host run until it comes."
+        cause "The host joined just now, or what it had kept was lost or refused."
+        cure "Nothing to do. If it does not come, look for event 40085 on the server."
+
+    21024 Information ConfigurationOutOfDate { group, cookie }
+        "the configuration of group {group} is out of date, its cookie is {cookie}; the server is asked for the newer one"
+        meaning "The server has said that there is another. The one that is here stays in use until it comes."
+        cause "Something was changed while this host was not connected."
+        cure "Nothing to do. If it comes again and again without event 21025, something on the way withholds it."
+
+    21025 Information ConfigurationReceived { group, cookie }
+        "received a new configuration for group {group}, cookie {cookie}"
+        meaning "It is signed by the server for this host, newer than the one before, and kept."
+        cause "An operator applied or removed a pack, or assigned this host to other gateways."
+        cure "Nothing to do."
+
+    21026 Information ConfigurationValid { group, cookie }
+        "the configuration of group {group}, cookie {cookie}, is still valid"
+        meaning "The server was asked and has no other."
+        cause "The connection was made or made again."
+        cure "Nothing to do."
 
     40000 Information Started { program, version, name }
         "{program} {version} started as {name}"
@@ -204,8 +234,8 @@ catalogue! {
     40011 Critical ForgedData { agent, address, reason }
         "data in the name of {agent} that came from {address} was refused: {reason}"
         meaning "A batch or position is not signed by the agent it names, or was altered. Nothing of it was stored."
-        cause "A gateway alters or forges data, or the agent has a new identity key that nobody approved."
-        cure "Compare the agent's identity key with the list; if it fits, treat the gateway as taken over."
+        cause "A gateway changed or invented something, or the agent has another identity key than the one that it joined with."
+        cure "Compare the key with `wardline keys log show`. If it fits, remove the gateway."
 
     40012 Warning StreamBroken { agent, reason }
         "the stream of {agent} does not continue what is here: {reason}; positions are compared anew"
@@ -229,7 +259,7 @@ catalogue! {
         "two queues of {agent} displace each other in turn; both are held until an operator releases them"
         meaning "The same identity key is in use on two hosts. Nothing of either is stored while they are held; both keep what they find."
         cause "The host was copied together with its state folder."
-        cure "Give one of the two a name and keys of its own, then `wardline agent release NAME`."
+        cure "Stop the copy, remove its group's folder and let it join under a name of its own, then run `wardline agent release NAME`."
 
     40016 Warning WatermarkBehind { group, from, to }
         "the server has {from} of group {group}, but had acknowledged {to}: it was restored to an earlier state"
@@ -349,13 +379,13 @@ catalogue! {
         "the trust log is not the one that this server knows: {place} has kept {kept}, the database has {found}"
         meaning "The log in the database is shorter than it was, or another. Decisions about trust would be taken by it: the server does not start."
         cause "A database restored from a backup, or somebody who wrote into it."
-        cure "Find out who restored or changed the database. If a backup was restored on purpose, that must be entered by an operator."
+        cure "Find out who changed the database. If it was restored on purpose, put the file `head` of the same backup beside it, then remove and revoke again what was."
 
     40066 Critical LogDamaged { number, reason }
         "entry {number} of the trust log cannot be believed: {reason}"
         meaning "An entry is not what a server of this group signed. What is behind it is not looked at: the server does not start."
         cause "Somebody wrote into the database, or the disk damaged it."
-        cure "Restore the database from a backup that is newer than what was kept, and find out who wrote."
+        cure "Restore the database and the file `head` from one backup, and find out who wrote into it."
 
     40067 Critical RowsRebuilt { table, rows }
         "{rows} in table {table} were not what the trust log says, and were rebuilt from it"
@@ -368,6 +398,66 @@ catalogue! {
         meaning "If all servers are lost, every host must join anew."
         cause "`wardline keys escrow` was not run yet."
         cure "Run `wardline keys escrow`, and keep what it shows away from the servers."
+
+    40070 Information JoinWaits { service, address, key }
+        "{service} at {address} asks to join without a token, with identity key {key}; an operator has to approve it"
+        meaning "Nothing is decided and nothing is written. The host shows a code, and waits for half an hour."
+        cause "Somebody ran `join` on the host, without a token."
+        cure "Have the code told by somebody at the host: `wardline agent approve NAME CODE`. If nobody is there: `wardline agent reject NAME`."
+
+    40071 Information JoinApproved { service, act }
+        "{service} was approved by {act}"
+        meaning "The code that was typed is the one of the host; it is part of the management group once it has its certificate."
+        cause "An operator approved it."
+        cure "Tell whoever stands at the host the confirmation code: the host believes the server only when that is typed."
+
+    40072 Information JoinRejected { service, act }
+        "the request of {service} to join was rejected by {act}"
+        meaning "The host is told so. Nothing was written."
+        cause "An operator rejected it, or approved another request in the same name."
+        cure "Nothing to do. The host may ask again."
+
+    40073 Warning JoinCodeWrong { service, act }
+        "a wrong code was typed for {service} by {act}; its requests were rejected"
+        meaning "A code can be tried once. The host is not part of the management group."
+        cause "A typing mistake; or somebody stands between the host and the server, so that the host shows another code."
+        cure "Have the host ask again, and compare with care. If the codes differ once more, find out who is on the way."
+
+    40080 Critical ConfigurationForged { parent, reason }
+        "a configuration that came by {parent} was refused: {reason}; the one before stays in use"
+        meaning "It is not what the server signed, or not signed by it. Nothing of it was applied."
+        cause "A gateway, or whoever controls it, forges or alters configurations."
+        cure "Treat the gateway as taken over."
+
+    40081 Critical ConfigurationOlder { parent, version, kept }
+        "a configuration of version {version} that came by {parent} was refused: version {kept} was here already; it stays in use"
+        meaning "The server signed it, but a newer one has taken its place since. Nothing of it was applied."
+        cause "A gateway, or whoever controls it, sends what it has kept."
+        cure "Treat the gateway as taken over."
+
+    40082 Critical ConfigurationForAnother { parent, name }
+        "a configuration for {name} that came by {parent} was refused; the one before stays in use"
+        meaning "The server signed it for another health service. Nothing of it was applied."
+        cause "A gateway, or whoever controls it, hands out what is not meant for this host."
+        cure "Treat the gateway as taken over."
+
+    40083 Critical ConfigurationDamaged { path, reason }
+        "the configuration that was kept in {path} is refused: {reason}; it is not used"
+        meaning "It is not what the server signed. Only the packs of the configuration file on this host run until the server has sent it again."
+        cause "Somebody changed the file, or the disk damaged it."
+        cure "Nothing to do if the disk did it. Otherwise find out who can write into the state folder."
+
+    40084 Critical ConfigurationUnusable { group, reason }
+        "the configuration that the server sent for group {group} cannot be used here: {reason}; the one before stays in use"
+        meaning "A pack of it cannot be run on this host. Nothing of it was applied."
+        cause "A pack for a newer version of the agent, or with the name of one that the configuration file on this host names."
+        cure "Correct the pack and apply it again: `wardline pack apply FILE`; or upgrade the agent."
+
+    40085 Critical PackUnusable { pack, reason }
+        "pack {pack} is not sent to any agent: {reason}"
+        meaning "Agents that are to run it keep the configuration that they have until this is cured."
+        cause "Somebody wrote into the database by hand, or a backup of one table was put back."
+        cure "Apply the pack again: `wardline pack apply FILE`. Find out who can write into the database."
 }
 
 /// The catalogue's entry of a number.

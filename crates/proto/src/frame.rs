@@ -20,7 +20,7 @@ use crate::Kind;
 /// The most bytes of a frame behind its length: one message of the Kerberos channel holds it.
 pub const FRAME_LIMIT: usize = 65_460;
 /// The most bytes of a body that travels in one frame.
-const BODY_LIMIT: usize = FRAME_LIMIT - 32;
+pub const BODY_LIMIT: usize = FRAME_LIMIT - 32;
 /// The most bytes that all unfinished messages of one session may hold together: what a hundred agents who finish
 /// nothing could hold, and a thousand honest ones in one moment do.
 pub const UNFINISHED_LIMIT: usize = 64 * 1024 * 1024;

@@ -10,6 +10,22 @@
 //!    |<------------- Outcome: the certificate, signed over all three, or a refusal
 //! ```
 //!
+//! A host without a token commits itself first, so that nobody who sees what one end contributes can choose what the
+//! other end is shown: two people compare a code of 40 bits, made of all of it ([`crate::join::Commitment`]).
+//!
+//! ```text
+//!   host                                              server
+//!    | Commitment: hash of nonce and Hello, name, role ->|
+//!    |<------------- Challenge: nonce, chain of its duty key, signed over the commitment
+//!    | Open: nonce, Hello, signature by the identity key ->|
+//!    |<------------- Pending: an operator has to approve, or a refusal
+//!
+//!    | Poll: which request, every two seconds, on a session of its own ->|
+//!    |<------------- Challenge
+//!    | Proof: signature by the identity key ------------>|
+//!    |<------------- Pending, Welcome or a refusal
+//! ```
+//!
 //! On the wire each is its length (4 bytes, big endian, at most [`LIMIT`]) and the protobuf of an [`Up`] or a [`Down`].
 
 use bytes::Bytes;
@@ -19,11 +35,14 @@ use crate::message::Signed;
 /// The most bytes of one message.
 pub const LIMIT: usize = 16 * 1024;
 
+/// What the transcript of a Poll begins with.
+pub const POLLED: &[u8] = b"wardline/join/poll/1\0";
+
 /// What a host says.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Up {
     /// One of them.
-    #[prost(oneof = "Said", tags = "1, 2")]
+    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5")]
     pub said: Option<Said>,
 }
 
@@ -36,6 +55,56 @@ pub enum Said {
     /// That it is who it says.
     #[prost(message, tag = "2")]
     Proof(Proof),
+    /// The bytes of a [`Commitment`]: the transcript begins with them as they are.
+    #[prost(bytes = "bytes", tag = "3")]
+    Commitment(Bytes),
+    /// What the host had committed itself to.
+    #[prost(message, tag = "4")]
+    Open(Open),
+    /// The bytes of a [`Poll`].
+    #[prost(bytes = "bytes", tag = "5")]
+    Poll(Bytes),
+}
+
+/// What a host without a token will say, before it has heard anything.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Commitment {
+    /// SHA-256 over the nonce and the bytes of Hello that it will open, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: Bytes,
+    /// The name that it wants.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// `agent` or `gateway`.
+    #[prost(string, tag = "3")]
+    pub role: String,
+}
+
+/// What a host had committed itself to. The transcript is SHA-256 over the bytes of the Commitment, the Challenge's
+/// payload, the nonce and the bytes of Hello: what two people compare is made of it. No signature is part of it, because
+/// who signs can choose among many.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Open {
+    /// 32 fresh random bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: Bytes,
+    /// The bytes of a [`Hello`] without a token.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hello: Bytes,
+    /// By the identity key over the transcript ([`crate::message::Context::Join`], 64 bytes).
+    #[prost(bytes = "bytes", tag = "3")]
+    pub identity: Bytes,
+}
+
+/// A host asks what became of its request.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Poll {
+    /// The request: its transcript, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub request: Bytes,
+    /// 16 fresh random bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub nonce: Bytes,
 }
 
 /// Who wants to be let in.
@@ -62,7 +131,7 @@ pub struct Hello {
 }
 
 /// That a host is who it says: signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
-/// Challenge's payload.
+/// Challenge's payload. Of a Poll, the transcript begins with [`POLLED`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Proof {
     /// By the token's key (Ed25519, 64 bytes); empty without a token.
@@ -77,7 +146,7 @@ pub struct Proof {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Down {
     /// One of them.
-    #[prost(oneof = "Answered", tags = "1, 2, 3")]
+    #[prost(oneof = "Answered", tags = "1, 2, 3, 4, 5")]
     pub answered: Option<Answered>,
 }
 
@@ -90,18 +159,28 @@ pub enum Answered {
     /// A [`Welcome`], by the same key.
     #[prost(message, tag = "2")]
     Welcome(Signed),
-    /// No.
+    /// No, said by whoever it is.
     #[prost(message, tag = "3")]
     Refusal(Refusal),
+    /// Not yet: an operator decides.
+    #[prost(message, tag = "4")]
+    Pending(Pending),
+    /// No: a [`Refusal`], by the same key as the challenge.
+    #[prost(message, tag = "5")]
+    Refused(Signed),
 }
+
+/// An operator has to decide. The host asks again.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Pending {}
 
 /// What the host has to sign, and who asks.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Challenge {
-    /// SHA-256 of the bytes of Hello, 32 bytes.
+    /// SHA-256 of the bytes of the Hello, Commitment or Poll that it answers, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub hello: Bytes,
-    /// 16 fresh random bytes, good once.
+    /// Fresh random bytes, good once: 16, or 32 when a Commitment is answered.
     #[prost(bytes = "bytes", tag = "2")]
     pub nonce: Bytes,
     /// The group's id, 16 bytes.
@@ -138,6 +217,9 @@ pub struct Refusal {
     /// Why.
     #[prost(enumeration = "Why", tag = "1")]
     pub why: i32,
+    /// The transcript, 32 bytes, when it is signed.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub transcript: Bytes,
 }
 
 /// Why a host is not let in.
@@ -170,6 +252,16 @@ pub enum Why {
     Busy = 11,
     /// The server cannot decide now: its database takes no data.
     Unavailable = 12,
+    /// Hosts join with a token only.
+    TokenNeeded = 13,
+    /// An operator has rejected the request.
+    Rejected = 14,
+    /// There is no such request, or not any more.
+    NoRequest = 15,
+    /// Too many requests wait for an operator already.
+    TooMany = 16,
+    /// The identity key was removed from the group.
+    KeyRemoved = 17,
 }
 
 impl Why {
@@ -191,6 +283,21 @@ impl Why {
             Self::NotMember => "no member of the group has this name and identity key; join anew, with a token",
             Self::Busy => "too many hosts join at once; try again in a minute",
             Self::Unavailable => "the server's database takes no data now; try again later",
+            Self::TokenNeeded => {
+                "hosts join with a token only; make one: `wardline token create`, then join with `--token-file`"
+            }
+            Self::Rejected => "an operator has rejected the request; ask why, then join again",
+            Self::NoRequest => {
+                "the request is not known there any more: it waited too long, or the server was restarted; join again"
+            }
+            Self::KeyRemoved => {
+                "this host was removed, and its identity key is worth nothing any more; move the group's folder in its \
+                 state folder away, then join again"
+            }
+            Self::TooMany => {
+                "too many hosts wait for an operator already, here or from this address; `wardline agent pending` shows \
+                 them, and `wardline gateway pending`"
+            }
         }
     }
 }

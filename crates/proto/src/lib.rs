@@ -9,10 +9,12 @@
 //!  trust     what the trust log holds
 //!  entry     what a batch carries: events, alerts, state, performance, gaps
 //!  health    words both ends share about health and alerts
+//!  configuration  what a health service is to do, as XML
 //!  event     the catalogue of everything a program tells its operator
 //! ```
 
 pub mod authority;
+pub mod configuration;
 pub mod entry;
 pub mod event;
 pub mod frame;

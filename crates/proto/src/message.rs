@@ -73,6 +73,8 @@ pub enum Context {
     Join,
     /// An entry of the trust log, or its head.
     Log,
+    /// A health service's configuration.
+    Config,
 }
 
 impl Context {
@@ -85,6 +87,7 @@ impl Context {
             Self::Hop => "wardline/hop/1",
             Self::Join => "wardline/join/1",
             Self::Log => "wardline/log/1",
+            Self::Config => "wardline/config/1",
         }
     }
 }
@@ -265,6 +268,10 @@ pub struct Answer {
     /// The agent's live epoch; empty when it has none.
     #[prost(bytes = "bytes", tag = "7")]
     pub live: Bytes,
+    /// The cookie of the configuration that the agent is to have, 32 bytes; empty when there is none. Who withholds it
+    /// cannot say that there is no other.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub cookie: Bytes,
 }
 
 /// How a server sees an epoch.
@@ -384,6 +391,49 @@ pub struct Hop {
     /// Whether the reporter dialled.
     #[prost(bool, tag = "13")]
     pub dialled: bool,
+}
+
+/// What a health service has of its configuration, and that it would like what it has not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ConfigurationAsk {
+    /// The cookie of the one it has, 32 bytes; empty when it has none.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cookie: Bytes,
+    /// The newest version that it has seen; 0 when it has seen none.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+}
+
+/// A configuration, or that there is no other: either `signed` and `document`, or `head`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Configuration {
+    /// An [`Issue`], by the server's duty key ([`Context::Config`]).
+    #[prost(message, optional, tag = "1")]
+    pub signed: Option<Signed>,
+    /// The bytes of the document ([`crate::configuration`]).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub document: Bytes,
+    /// What was asked about is still so: the head of the server's trust log, by its duty key ([`Context::Log`]), signed
+    /// once for everybody.
+    #[prost(message, optional, tag = "3")]
+    pub head: Option<Signed>,
+}
+
+/// What a server says of a configuration (payload of a [`Signed`], [`Context::Config`], by the server's duty key).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Issue {
+    /// The recipient.
+    #[prost(string, tag = "1")]
+    pub agent: String,
+    /// The configuration's cookie, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cookie: Bytes,
+    /// Its version: how many entries the trust log had with the last of those that decide what it says.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// SHA-256 of the document, 32 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub document: Bytes,
 }
 
 impl Point {

@@ -40,7 +40,7 @@ pub struct Entry {
     #[prost(string, tag = "4")]
     pub act: String,
     /// What is so from now on.
-    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 30, 31")]
     pub fact: Option<Fact>,
 }
 
@@ -88,6 +88,12 @@ pub enum Fact {
     /// A channel certificate was issued to a member.
     #[prost(message, tag = "18")]
     Issued(Issued),
+    /// Agents are to run a pack. A later entry of the same name replaces an earlier one.
+    #[prost(message, tag = "30")]
+    Pack(Pack),
+    /// They are not to any more.
+    #[prost(message, tag = "31")]
+    PackRemoved(PackRemoved),
 }
 
 /// The group begins.
@@ -208,4 +214,26 @@ pub struct Issued {
     /// When it ends, seconds since 1970.
     #[prost(uint64, tag = "3")]
     pub not_after: u64,
+}
+
+/// A pack, and who is to run it. Its text is not in the log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Pack {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// SHA-256 of its text, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub text: Bytes,
+    /// The name of the agent that is to run it, or a pattern with one `*` at its beginning or end; `*` is every agent.
+    #[prost(string, tag = "3")]
+    pub agents: String,
+}
+
+/// A pack that nobody is to run any more.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PackRemoved {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use bytes::BytesMut;
+use wardline_proto::configuration::Configuration;
 use wardline_proto::entry::entries;
 use wardline_proto::frame::{Assembler, Frame};
 
@@ -35,4 +36,16 @@ fn bodies_of_the_corpus_are_read_or_refused() {
             let _ = entries(body, u32::from_be_bytes([0, length[0], length[1], length[2]]));
         }
     }
+}
+
+#[test]
+fn configurations_of_the_corpus_are_read_or_refused() {
+    let mut read = 0;
+    for bytes in corpus("configuration") {
+        if let Ok(configuration) = Configuration::parse(&bytes) {
+            assert_eq!(Configuration::parse(configuration.to_xml().as_bytes()).as_ref(), Ok(&configuration));
+            read += 1;
+        }
+    }
+    assert!(read > 0, "none is whole");
 }

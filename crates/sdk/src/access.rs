@@ -5,8 +5,9 @@ use std::future::Future;
 use wardline_proto::{Name, Role};
 
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, Gap, GapFilter, Group, LogEntry, LogFilter,
-    Member, MemberFilter, Page, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group,
+    LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter,
+    Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
@@ -56,6 +57,21 @@ pub trait DataAccess: Send + Sync {
         assignment: Assignment,
     ) -> impl Future<Output = Result<Member, Problem>> + Send;
 
+    /// Lists those that ask to join without a token, by name.
+    fn pending(&self, filter: PendingFilter) -> impl Future<Output = Result<Page<Pending>, Problem>> + Send;
+
+    /// One that asks is part of the group from now on, when the code is the one that it shows. A wrong one rejects it: a
+    /// conflict.
+    fn approve(
+        &self,
+        role: Role,
+        name: &Name,
+        approval: Approval,
+    ) -> impl Future<Output = Result<Approved, Problem>> + Send;
+
+    /// One that asks is told no.
+    fn reject(&self, role: Role, name: &Name) -> impl Future<Output = Result<Pending, Problem>> + Send;
+
     /// Lists entries of the trust log, oldest first.
     fn log(&self, filter: LogFilter) -> impl Future<Output = Result<Page<LogEntry>, Problem>> + Send;
 
@@ -64,6 +80,18 @@ pub trait DataAccess: Send + Sync {
 
     /// The group has a recovery key from now on.
     fn escrow(&self, order: RecoveryOrder) -> impl Future<Output = Result<Group, Problem>> + Send;
+
+    /// Lists packs by name.
+    fn packs(&self, filter: PackFilter) -> impl Future<Output = Result<Page<Pack>, Problem>> + Send;
+
+    /// The pack of this name, with its text.
+    fn pack(&self, name: &str) -> impl Future<Output = Result<PackDetail, Problem>> + Send;
+
+    /// Agents run a pack from now on, in place of one of the same name.
+    fn apply_pack(&self, order: PackOrder) -> impl Future<Output = Result<Pack, Problem>> + Send;
+
+    /// Nobody runs a pack any more; gives how it was.
+    fn remove_pack(&self, name: &str) -> impl Future<Output = Result<Pack, Problem>> + Send;
 }
 
 /// Where each question is asked.
@@ -92,10 +120,22 @@ pub mod path {
     pub const REMOVE: &str = "/api/v1/members/{role}/{name}/remove";
     /// `POST`: give a member to gateways.
     pub const ASSIGN: &str = "/api/v1/members/{role}/{name}/assign";
+    /// `GET`: who asks to join without a token.
+    pub const PENDING: &str = "/api/v1/pending";
+    /// `POST`: let one in that asks.
+    pub const APPROVE: &str = "/api/v1/pending/{role}/{name}/approve";
+    /// `POST`: turn one away that asks.
+    pub const REJECT: &str = "/api/v1/pending/{role}/{name}/reject";
     /// `GET`: entries of the trust log.
     pub const LOG: &str = "/api/v1/log";
     /// `GET`: the management group.
     pub const GROUP: &str = "/api/v1/group";
     /// `POST`: the public half of a recovery key.
     pub const RECOVERY: &str = "/api/v1/group/recovery";
+    /// `GET`: list of packs. `POST`: have agents run one.
+    pub const PACKS: &str = "/api/v1/packs";
+    /// `GET`: one pack.
+    pub const PACK: &str = "/api/v1/packs/{name}";
+    /// `POST`: have nobody run a pack any more.
+    pub const PACK_REMOVE: &str = "/api/v1/packs/{name}/remove";
 }

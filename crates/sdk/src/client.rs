@@ -10,8 +10,9 @@ use wardline_proto::{Name, Role};
 
 use crate::access::{DataAccess, path};
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, Gap, GapFilter, Group, Kind, LogEntry, LogFilter,
-    Member, MemberFilter, Page, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group, Kind,
+    LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter,
+    Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 /// How long an answer may take.
@@ -169,6 +170,18 @@ impl DataAccess for Client {
         self.tell(&member(path::ASSIGN, role, name), &assignment).await
     }
 
+    async fn pending(&self, filter: PendingFilter) -> Result<Page<Pending>, Problem> {
+        self.ask(Method::GET, path::PENDING, &filter).await
+    }
+
+    async fn approve(&self, role: Role, name: &Name, approval: Approval) -> Result<Approved, Problem> {
+        self.tell(&member(path::APPROVE, role, name), &approval).await
+    }
+
+    async fn reject(&self, role: Role, name: &Name) -> Result<Pending, Problem> {
+        self.tell(&member(path::REJECT, role, name), &()).await
+    }
+
     async fn log(&self, filter: LogFilter) -> Result<Page<LogEntry>, Problem> {
         self.ask(Method::GET, path::LOG, &filter).await
     }
@@ -180,6 +193,33 @@ impl DataAccess for Client {
     async fn escrow(&self, order: RecoveryOrder) -> Result<Group, Problem> {
         self.tell(path::RECOVERY, &order).await
     }
+
+    async fn packs(&self, filter: PackFilter) -> Result<Page<Pack>, Problem> {
+        self.ask(Method::GET, path::PACKS, &filter).await
+    }
+
+    async fn pack(&self, name: &str) -> Result<PackDetail, Problem> {
+        self.ask(Method::GET, &pack(path::PACK, name)?, &()).await
+    }
+
+    async fn apply_pack(&self, order: PackOrder) -> Result<Pack, Problem> {
+        self.tell(path::PACKS, &order).await
+    }
+
+    async fn remove_pack(&self, name: &str) -> Result<Pack, Problem> {
+        self.tell(&pack(path::PACK_REMOVE, name)?, &()).await
+    }
+}
+
+fn pack(path: &str, name: &str) -> Result<String, Problem> {
+    // Anything else might become another path.
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+        let name: String = name.chars().take(70).collect();
+        let next = "`wardline pack list -o name` shows the names";
+        return Err(Problem::new(Kind::Invalid, format!("{name:?} is no name of a pack"), next));
+    }
+    Ok(path.replace("{name}", name))
 }
 
 fn member(path: &str, role: Role, name: &Name) -> String {

@@ -3,6 +3,7 @@
 //! ```text
 //!  alert, agent, gap, topology, status   what is asked for
 //!  trust                                 members, join tokens, the trust log
+//!  pack                                  what agents run by the server's word
 //!  page                                  how long lists are read
 //!  problem                               how a question is refused
 //!  hex                                   bytes as text
@@ -17,6 +18,7 @@ pub mod alert;
 pub mod client;
 pub mod gap;
 pub mod hex;
+pub mod pack;
 pub mod page;
 pub mod problem;
 pub mod status;
@@ -29,14 +31,15 @@ pub use agent::{Agent, AgentFilter, Session};
 pub use alert::{Alert, AlertChange, AlertDetail, AlertFilter, Change};
 pub use client::Client;
 pub use gap::{Gap, GapFilter, GapReason};
+pub use pack::{Pack, PackDetail, PackFilter, PackOrder};
 pub use page::Page;
 pub use problem::{Kind, Problem};
 pub use status::Status;
 pub use time::Time;
 pub use topology::{Hop, HopEnd, Service, Topology};
 pub use trust::{
-    Assignment, Group, LogEntry, LogFilter, Member, MemberFilter, RecoveryOrder, Token, TokenFilter, TokenOrder,
-    TokenState,
+    Approval, Approved, Assignment, Group, LogEntry, LogFilter, Member, MemberFilter, Pending, PendingFilter,
+    RecoveryOrder, Token, TokenFilter, TokenOrder, TokenState,
 };
 
 /// Where the service listens when nothing else is configured.

@@ -125,6 +125,61 @@ pub struct MemberFilter {
     pub cursor: Option<String>,
 }
 
+/// A host that asks to join without a token. Its code is not among it: whoever approves types what the host shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The name that it wants.
+    pub name: Name,
+    /// What it is.
+    pub role: Role,
+    /// The id of its identity key, hexadecimal.
+    pub key: String,
+    /// Since when it waits.
+    pub since: Time,
+    /// Where it comes from; behind a gateway, the gateway's.
+    pub from: String,
+}
+
+/// Which hosts to list that ask to join, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingFilter {
+    /// Only those of this role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// At most so many ([`crate::page`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Go on behind this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A host that asks to join is to be part of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// The code that it shows.
+    pub code: String,
+    /// The gateways that are to speak for it, in order; none: it reports to servers itself.
+    #[serde(default)]
+    pub via: Vec<Name>,
+}
+
+/// A host that was approved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approved {
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub role: Role,
+    /// The id of its identity key, hexadecimal.
+    pub key: String,
+    /// The gateways that may speak for it; none: it reports to servers itself.
+    pub via: Vec<Name>,
+    /// What has to be typed at the host, so that it believes that this server has answered.
+    pub confirmation: String,
+}
+
 /// The gateways that are to speak for a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

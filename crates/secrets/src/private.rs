@@ -15,13 +15,21 @@ const LIMIT: u64 = 256 * 1024;
 /// # Errors
 /// It cannot be read, or others could.
 pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_up_to(path, LIMIT)
+}
+
+/// Reads a private file that may have so many bytes.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_up_to(path: &Path, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path)?;
     let meta = file.metadata()?;
     if meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o7777;
         return Err(io::Error::other(format!("its mode is {mode:04o}, others may use it; `chmod 600` it")));
     }
-    contents(file, meta.len())
+    contents(file, meta.len(), limit)
 }
 
 /// Reads a file that is not secret, but decides whom to trust: nobody but our own user (or root) may write it.
@@ -35,7 +43,7 @@ pub fn read_public(path: &Path) -> io::Result<Vec<u8>> {
         let mode = meta.mode() & 0o7777;
         return Err(io::Error::other(format!("its mode is {mode:04o}, others may change it; `chmod go-w` it")));
     }
-    contents(file, meta.len()).map(|bytes| bytes.to_vec())
+    contents(file, meta.len(), LIMIT).map(|bytes| bytes.to_vec())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -52,13 +60,13 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn contents(file: File, length: u64) -> io::Result<Zeroizing<Vec<u8>>> {
-    if length > LIMIT {
-        return Err(io::Error::other(format!("it has {length} bytes, more than {LIMIT}")));
+fn contents(file: File, length: u64, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
+    if length > limit {
+        return Err(io::Error::other(format!("it has {length} bytes, more than {limit}")));
     }
     // Room for all of it at once: a growing buffer would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-    file.take(LIMIT).read_to_end(&mut bytes)?;
+    file.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -161,6 +161,14 @@ pub struct Code([u8; 8]);
 #[error("a code is 8 letters and digits, none of them I, O, 0 or 1")]
 pub struct NoCode;
 
+/// What the confirmation is derived for.
+const CONFIRMATION: &[u8] = b"wardline/confirmation/1\0";
+
+/// The other code of a transcript, for the way back: who knows the first one does not know this one by it.
+pub fn confirmation(transcript_hash: &Digest) -> Code {
+    code(&sha256(&[CONFIRMATION, &transcript_hash.0]))
+}
+
 /// The code of a transcript.
 pub fn code(transcript_hash: &Digest) -> Code {
     let (values, ..) = regroup(transcript_hash.0.into_iter().take(5), 8, 5, 8);
@@ -286,6 +294,14 @@ mod tests {
             let mut other = hash;
             other.0[bit / 8] ^= 0x80 >> (bit % 8);
             assert_eq!(code(&other) != code(&hash), bit < 40, "{bit}");
+        }
+        // The one for the way back depends on every bit.
+        let back = confirmation(&hash);
+        assert!(back != code(&hash));
+        for bit in 0..256 {
+            let mut other = hash;
+            other.0[bit / 8] ^= 0x80 >> (bit % 8);
+            assert!(confirmation(&other) != back, "{bit}");
         }
         for bad in ["", "ABCD-EFG", "ABCD-EFGHJ", "ABCD-EFG0", "ABCD-EFGI", "ABCD-EFGO", "ABCD-EFG1", "ABCD-EFGé"] {
             assert_eq!(bad.parse::<Code>(), Err(NoCode), "{bad}");

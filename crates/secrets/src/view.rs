@@ -5,7 +5,7 @@
 //!  entries (Signed) --apply, one by one--> View: members, tokens, duty keys, issuers, and the Merkle tree over all
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,13 +73,42 @@ pub struct Token {
 impl Token {
     /// Whether it is for this name.
     pub fn is_for(&self, name: &Name) -> bool {
-        let name = name.as_str();
-        match (self.name.strip_prefix('*'), self.name.strip_suffix('*')) {
-            (Some(end), _) => name.ends_with(end),
-            (None, Some(beginning)) => name.starts_with(beginning),
-            (None, None) => self.name == name,
-        }
+        fits(&self.name, name)
     }
+}
+
+/// Whether a name, or a pattern with one `*` at its beginning or end, is of this health service.
+pub fn fits(pattern: &str, name: &Name) -> bool {
+    let name = name.as_str();
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end),
+        (None, Some(beginning)) => name.starts_with(beginning),
+        (None, None) => pattern == name,
+    }
+}
+
+/// A pack that agents are to run. Its text is not in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pack {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its text.
+    pub text: Digest,
+    /// The name of the agent that is to run it, or a pattern with one `*` at its beginning or end.
+    pub agents: String,
+    /// When it was applied, milliseconds since 1970.
+    pub applied_at: u64,
+}
+
+/// How many entries the log had when what decides about configurations was said last.
+#[derive(Clone, Debug, Default)]
+struct Versions {
+    /// By member.
+    members: HashMap<Name, u64>,
+    /// By the names and patterns that packs were or are for.
+    agents: HashMap<String, u64>,
+    /// Of the recovery key, which is in each.
+    recovery: u64,
 }
 
 /// Why an entry is not what can stand at its place. Somebody has written into the log, or forged it.
@@ -112,6 +141,10 @@ pub struct View {
     recovery: Option<VerifyingKey>,
     tokens: HashMap<[u8; 16], Arc<Token>>,
     members: HashMap<Name, Arc<Member>>,
+    /// The identity keys of those who were removed: they never come back, by whatever name.
+    removed: HashSet<KeyId>,
+    packs: BTreeMap<String, Arc<Pack>>,
+    versions: Versions,
 }
 
 /// Signs an entry, to be the next one of a log of `number` entries.
@@ -133,6 +166,9 @@ impl View {
             recovery: None,
             tokens: HashMap::new(),
             members: HashMap::new(),
+            removed: HashSet::new(),
+            packs: BTreeMap::new(),
+            versions: Versions::default(),
         }
     }
 
@@ -198,6 +234,7 @@ impl View {
             Fact::Recovery(recovery) => {
                 let key = VerifyingKey::from_spki(&recovery.key).map_err(|_| wrong("the recovery key"))?;
                 self.recovery = Some(key);
+                self.versions.recovery = self.tree.size() + 1;
             }
             Fact::Token(token) => {
                 let id = <[u8; 16]>::try_from(token.id.as_ref()).map_err(|_| wrong("a token's id"))?;
@@ -224,8 +261,23 @@ impl View {
             Fact::Removed(removed) => {
                 let name: Name = removed.name.parse().map_err(|_| wrong("a member's name"))?;
                 let known = self.members.get(&name).filter(|member| member.identity.id().0 == *removed.identity);
-                known.ok_or(wrong("a member that is not there"))?;
+                let key = known.ok_or(wrong("a member that is not there"))?.key();
+                self.removed.insert(key);
                 self.members.remove(&name);
+            }
+            Fact::Pack(pack) => {
+                if pack.name.is_empty() || pack.agents.is_empty() {
+                    return Err(wrong("a pack without a name, or for nobody"));
+                }
+                let text = Digest::from_wire(&pack.text).ok_or(wrong("the hash of a pack's text"))?;
+                let trust::Pack { name, agents, .. } = pack;
+                let before = self.packs.get(&name).map(|before| before.agents.clone());
+                before.into_iter().chain([agents.clone()]).for_each(|agents| self.decided(agents));
+                self.packs.insert(name.clone(), Arc::new(Pack { name, text, agents, applied_at: at }));
+            }
+            Fact::PackRemoved(removed) => {
+                let pack = self.packs.remove(&removed.name).ok_or(wrong("a pack that is not there"))?;
+                self.decided(pack.agents.clone());
             }
             Fact::Issued(issued) => {
                 let name: Name = issued.name.parse().map_err(|_| wrong("a member's name"))?;
@@ -239,6 +291,11 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// The present entry decides what these agents run.
+    fn decided(&mut self, agents: String) {
+        self.versions.agents.insert(agents, self.tree.size() + 1);
     }
 
     /// A member that is new, or has new parents. Another identity key needs another life: a name inherits nothing.
@@ -256,7 +313,11 @@ impl View {
                 return Err(wrong("a name that another has"));
             }
             Arc::make_mut(known).parents = parents;
+            self.versions.members.insert(name, self.tree.size() + 1);
             return Ok(());
+        }
+        if self.removed.contains(&identity.id()) {
+            return Err(wrong("an identity key that was removed"));
         }
         let token = match member.token.as_ref() {
             [] => None,
@@ -272,6 +333,7 @@ impl View {
         };
         let certificates = Vec::new();
         let member = Member { name: name.clone(), role, identity, parents, token, joined_at: at, certificates };
+        self.versions.members.insert(name.clone(), self.tree.size() + 1);
         self.members.insert(name, Arc::new(member));
         Ok(())
     }
@@ -316,6 +378,29 @@ impl View {
         &self.issuers
     }
 
+    /// Every pack, by name.
+    pub fn packs(&self) -> impl Iterator<Item = &Arc<Pack>> {
+        self.packs.values()
+    }
+
+    /// The pack of this name.
+    pub fn pack(&self, name: &str) -> Option<&Arc<Pack>> {
+        self.packs.get(name)
+    }
+
+    /// The packs that an agent of this name is to run, by name.
+    pub fn packs_of<'a>(&'a self, agent: &'a Name) -> impl Iterator<Item = &'a Arc<Pack>> {
+        self.packs.values().filter(|pack| fits(&pack.agents, agent))
+    }
+
+    /// The version of a member's configuration: how many entries the log had with the last of those that decide what it
+    /// says. Whoever replays the log finds the same, and it only rises.
+    pub fn version(&self, member: &Name) -> u64 {
+        let Versions { members, agents, recovery } = &self.versions;
+        let packs = agents.iter().filter(|(agents, _)| fits(agents, member)).map(|(_, version)| *version);
+        packs.chain(members.get(member).copied()).fold(*recovery, u64::max)
+    }
+
     /// A token.
     pub fn token(&self, id: &[u8; 16]) -> Option<&Arc<Token>> {
         self.tokens.get(id)
@@ -334,6 +419,11 @@ impl View {
     /// The member of this name and role.
     pub fn find(&self, name: &Name, role: Role) -> Option<&Arc<Member>> {
         self.members.get(name).filter(|member| member.role == role)
+    }
+
+    /// Whether a member with this identity key was removed.
+    pub fn was_removed(&self, identity: &KeyId) -> bool {
+        self.removed.contains(identity)
     }
 
     /// Every member.

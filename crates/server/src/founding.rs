@@ -275,10 +275,23 @@ impl Folder<'_> {
         private::write(path, bytes).map_err(unusable)
     }
 
+    /// Nothing is made anew of which there is proof that it was there before: it would be another group's.
+    fn is_new(&self, path: &Path, later: &[&str]) -> Result<(), Event> {
+        for name in later {
+            if exists(&self.path.join(name))? {
+                let reason =
+                    format!("it is not there, but {name} is, which was made after it; restore it from a backup");
+                return Err(missing(path, &reason));
+            }
+        }
+        Ok(())
+    }
+
     /// The group's id: the one that is there, or else the configured one, or else a new one.
     fn id(&self, settings: &Settings) -> Result<GroupId, Event> {
         let path = self.path.join("group.toml");
         if !exists(&path)? {
+            self.is_new(&path, &["duty.pem"])?;
             let id = settings.id.unwrap_or_else(Uuid::now_v7);
             self.write(&path, format!("id = \"{id}\"\n").as_bytes())?;
         }
@@ -299,6 +312,7 @@ impl Folder<'_> {
             None
         } else {
             let (pem, key_pem) = self.pair("root", || {
+                self.is_new(&path, &["issuing.pem", "duty.pem"])?;
                 let made = RootAuthority::create(settings.name.as_str(), validity(self.now, ROOT_LIFETIME, u64::MAX));
                 let (authority, key) = made.map_err(|error| authority_event(&path, &error))?;
                 Ok((pem_of(&path, &[authority.certificate()])?, key))

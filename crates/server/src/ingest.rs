@@ -27,6 +27,7 @@ use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::view::{Member, View, WAY};
 
+use crate::configuration::Configurations;
 use crate::live::{Conversation, Registry};
 use crate::store::Store;
 use conversation::Talk;
@@ -46,6 +47,8 @@ pub struct Ingest {
     pub duty_chain: Vec<Bytes>,
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// What agents are to do.
+    pub configurations: Configurations,
     /// Where everything is kept.
     pub store: Store,
 }
@@ -261,7 +264,10 @@ impl Routes<'_> {
                 Ok(())
             }
             // A gateway's own facts; an agent's go to its conversation.
-            Kind::Hop if message.route == 0 && self.member.role == Role::Gateway => self.measured(&message).await,
+            Kind::Hop if message.route == 0 && self.member.role == Role::Gateway => {
+                self.measured(&message).await;
+                Ok(())
+            }
             _ => {
                 // Of a route that has ended something may still be under way.
                 if let Some(known) = self.routes.get(&message.route) {
@@ -282,7 +288,16 @@ impl Routes<'_> {
         if self.routes.contains_key(&message.route) {
             return Err(format!("route {} is open already", message.route));
         }
-        let via = way(&open, &self.member.name)?;
+        // What is wrong about the way may be a gateway's fault that is further away: it costs this route only.
+        let via = match way(&open, &self.member.name) {
+            Ok(via) => via,
+            Err(reason) => {
+                self.not_known(message.route, agent, reason).await;
+                let close = Message { kind: Kind::RouteClose, route: message.route, body: Bytes::new() };
+                let _ = self.outgoing.send(close).await;
+                return Ok(());
+            }
+        };
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let foreign = via.iter().chain([&agent]).find(|name| self.foreign.contains(*name));
         if let Some(foreign) = foreign {
@@ -338,13 +353,15 @@ impl Routes<'_> {
 
     /// What a gateway of this session has measured. Whoever it let in with a channel certificate that was not issued to
     /// them is cut off, with everybody behind them.
-    async fn measured(&mut self, message: &Message) -> Result<(), String> {
-        let signed: Signed = decode(&message.body).ok_or("facts of a hop that cannot be decoded")?;
-        let Some(hop) = self.ingest.measured(&self.member, &signed)? else { return Ok(()) };
-        let Some((peer, holds)) = self.ingest.holds(&hop) else { return Ok(()) };
+    async fn measured(&mut self, message: &Message) {
+        // A gateway passes on unread what those behind it have measured. What is wrong about it proves nothing, and must
+        // not cost the session of who passed it on.
+        let Some(signed) = decode::<Signed>(&message.body) else { return };
+        let Ok(Some(hop)) = self.ingest.measured(&self.member, &signed) else { return };
+        let Some((peer, holds)) = self.ingest.holds(&hop) else { return };
         if holds {
             self.foreign.remove(&peer);
-            return Ok(());
+            return;
         }
         self.foreign.insert(peer.clone());
         let behind = |route: &Route| route.agent == peer || route.via.contains(&peer);
@@ -354,7 +371,6 @@ impl Routes<'_> {
             self.not_known(route, agent, format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter)).await;
             let _ = self.outgoing.send(Message { kind: Kind::RouteClose, route, body: Bytes::new() }).await;
         }
-        Ok(())
     }
 }
 

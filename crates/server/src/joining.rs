@@ -1,17 +1,19 @@
 //! The desk at which hosts join, renew and come home: proof by a token or by a member's identity key, one decision in
 //! the trust log, a channel certificate. Decisions are made twice by the same rules: before anything is signed or issued,
 //! and in the transaction that uses the token up.
+//!
+//! - `approval`: hosts without a token, which wait for an operator
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wardline_connector::join::{self, Desk, Knock, Knocking};
+use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
 use wardline_connector::{journal, now_ms};
 use wardline_proto::event::Event;
-use wardline_proto::join::{Challenge, Hello, Proof, Welcome, Why};
+use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
@@ -42,7 +44,9 @@ pub struct JoinDesk {
     /// The duty certificate, DER.
     duty: Bytes,
     lifetime: Duration,
+    without_token: WithoutToken,
     gate: Mutex<Gate>,
+    requests: Mutex<Requests>,
 }
 
 /// Why somebody is not let in: what they are told, and what the operator is.
@@ -68,8 +72,15 @@ impl From<Unsound> for Refused {
 
 impl JoinDesk {
     /// A desk of this server.
-    pub fn new(store: Store, issuing: Arc<IssuingAuthority>, duty: Bytes, lifetime: Duration) -> Arc<Self> {
-        Arc::new(Self { store, issuing, duty, lifetime, gate: Mutex::default() })
+    pub fn new(
+        store: Store,
+        issuing: Arc<IssuingAuthority>,
+        duty: Bytes,
+        lifetime: Duration,
+        without_token: WithoutToken,
+    ) -> Arc<Self> {
+        let (gate, requests) = Default::default();
+        Arc::new(Self { store, issuing, duty, lifetime, without_token, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -81,12 +92,8 @@ impl JoinDesk {
         let ask = Ask::read(&asking.hello)?;
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
-        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), self.issuing.not_after());
-        let leaf = self.issuing.channel(&ask.name, ask.role, &key, valid);
-        let leaf = leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?;
-        let issued =
-            trust::Issued { name: ask.name.to_string(), certificate: sha256(&[&leaf]).to_wire(), not_after: valid.to };
-        let service = format!("{} {}", ask.role, ask.name);
+        let (leaf, issued) = self.issue(&ask.name, ask.role, &key)?;
+        let (service, to) = (format!("{} {}", ask.role, ask.name), issued.not_after);
         let act = ask.act();
         let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
         let unavailable = |reason: &str| Refused::new(Why::Unavailable, reason);
@@ -95,27 +102,50 @@ impl JoinDesk {
         let facts = facts.map_err(|error| unavailable(&error.to_string()))??;
         journal::emit(match facts.iter().any(|fact| matches!(fact, Fact::Member(_))) {
             true => Event::Joined { service, act },
-            false => Event::CertificateIssued { service, to: moment(valid.to) },
+            false => Event::CertificateIssued { service, to: moment(to) },
         });
+        Ok(self.welcome(&asking.transcript, &leaf))
+    }
+
+    /// A channel certificate, and what the log is to say of it.
+    fn issue(&self, name: &Name, role: Role, key: &VerifyingKey) -> Result<(Bytes, trust::Issued), Refused> {
+        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), self.issuing.not_after());
+        let leaf = self.issuing.channel(name, role, key, valid);
+        let leaf = leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?;
+        let certificate = sha256(&[&leaf]).to_wire();
+        let issued = trust::Issued { name: name.to_string(), certificate, not_after: valid.to };
+        Ok((Bytes::copy_from_slice(&leaf), issued))
+    }
+
+    fn welcome(&self, transcript: &Digest, leaf: &Bytes) -> Signed {
         let keeper = self.store.keeper();
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
-            transcript: asking.transcript.to_wire(),
-            chain: [&leaf, self.issuing.certificate()].map(|der| Bytes::copy_from_slice(der)).to_vec(),
+            transcript: transcript.to_wire(),
+            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuing.certificate())],
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
         };
-        Ok(keeper.duty.signed(Context::Join, encode(&welcome)))
+        keeper.duty.signed(Context::Join, encode(&welcome))
+    }
+
+    /// Tells the operator of a refusal, not too often; what the host is told.
+    fn told(&self, hello: &Hello, address: SocketAddr, Refused { why, reason }: Refused) -> Why {
+        if self.gate().tells(address.ip()) {
+            let name = format!("{} {}", word(&hello.role), word(&hello.name));
+            journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
+        }
+        why
     }
 }
 
 impl Desk for JoinDesk {
-    fn challenge(&self, hello: &[u8], nonce: [u8; 16]) -> Signed {
+    fn challenge(&self, begun: &[u8], nonce: &[u8]) -> Signed {
         let keeper = self.store.keeper();
         let name = self.store.view().borrow().name().map(ToString::to_string).unwrap_or_default();
         let challenge = Challenge {
-            hello: sha256(&[hello]).to_wire(),
-            nonce: Bytes::copy_from_slice(&nonce),
+            hello: sha256(&[begun]).to_wire(),
+            nonce: Bytes::copy_from_slice(nonce),
             group: Bytes::copy_from_slice(&keeper.root.group().0),
             name,
             chain: vec![self.duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
@@ -123,20 +153,25 @@ impl Desk for JoinDesk {
         keeper.duty.signed(Context::Join, encode(&challenge))
     }
 
+    fn refuse(&self, refusal: &Refusal) -> Signed {
+        self.store.keeper().duty.signed(Context::Join, encode(refusal))
+    }
+
     async fn admit(&self, asking: Knock) -> Result<Signed, Why> {
-        let address = asking.address;
         let decided = if self.gate().passes() {
             self.decide(&asking).await
         } else {
             Err(Refused::new(Why::Busy, format!("more than {DECISIONS} ask within a second")))
         };
-        decided.map_err(|Refused { why, reason }| {
-            if self.gate().tells(address.ip()) {
-                let name = format!("{} {}", word(&asking.hello.role), word(&asking.hello.name));
-                journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
-            }
-            why
-        })
+        decided.map_err(|refused| self.told(&asking.hello, asking.address, refused))
+    }
+
+    async fn keep(&self, request: join::Request) -> Result<(), Why> {
+        self.request(&request).map_err(|refused| self.told(&request.hello, request.address, refused))
+    }
+
+    async fn look(&self, asked: Asked) -> Result<Option<Signed>, Why> {
+        self.became(&asked)
     }
 }
 
@@ -198,20 +233,31 @@ impl Ask {
                 self.member(view)?;
             }
         }
-        self.proved(view.group(), transcript, proof)?;
+        self.proved(view.group(), transcript, &proof.identity)?;
+        let key = self.key()?;
+        if let Some(id) = self.token {
+            self.free(view, &id)?;
+        }
+        Ok(key)
+    }
+
+    /// The key that it wants a certificate for.
+    fn key(&self) -> Result<VerifyingKey, Refused> {
         let refused = |reason: String| Refused::new(Why::Request, reason);
         let request = Request::parse(&self.request).map_err(|error| refused(format!("its request: {error}")))?;
         if request.name != self.name || request.role != self.role {
             return Err(refused(format!("its request is for {} {}", request.role, request.name)));
         }
-        if let Some(id) = self.token {
-            self.free(view, &id)?;
-        }
         Ok(request.key)
     }
 
-    fn proved(&self, group: GroupId, transcript: &Digest, proof: &Proof) -> Result<(), Refused> {
-        let proved = self.identity.verify(Context::Join, group, &transcript.0, &proof.identity);
+    /// Nobody has the name.
+    fn unknown(&self, view: &View) -> Result<(), Refused> {
+        unknown(&self.name, &self.identity, view)
+    }
+
+    fn proved(&self, group: GroupId, transcript: &Digest, signature: &[u8]) -> Result<(), Refused> {
+        let proved = self.identity.verify(Context::Join, group, &transcript.0, signature);
         proved.map_err(|_| Refused::new(Why::Signature, "it does not hold the identity key that it names"))
     }
 
@@ -268,15 +314,8 @@ impl Ask {
     /// Nobody has the name, or the same host has it by the same token.
     fn free<'a>(&self, view: &'a View, id: &[u8; 16]) -> Result<Option<&'a Arc<Member>>, Refused> {
         match view.member_named(&self.name) {
-            Some(member) if !self.is_again(member, id) => {
-                let reason =
-                    format!("{} {} has this name, with identity key {}", member.role, member.name, member.key());
-                Err(Refused::new(Why::NameTaken, reason))
-            }
-            None if view.members().count() >= MEMBERS => {
-                Err(Refused::new(Why::Unavailable, format!("the group has {MEMBERS} members, the most there may be")))
-            }
-            known => Ok(known),
+            Some(member) if self.is_again(member, id) => Ok(Some(member)),
+            _ => unknown(&self.name, &self.identity, view).map(|()| None),
         }
     }
 
@@ -285,6 +324,24 @@ impl Ask {
         let known = view.find(&self.name, self.role).filter(|member| member.identity == self.identity);
         let reason = || format!("no {} has this name and identity key {}", self.role, self.identity.id());
         known.ok_or_else(|| Refused::new(Why::NotMember, reason()))
+    }
+}
+
+/// Nobody has this name, and there is place for one more.
+fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refused> {
+    if view.was_removed(&identity.id()) {
+        let reason = format!("identity key {} was removed from the group", identity.id());
+        return Err(Refused::new(Why::KeyRemoved, reason));
+    }
+    match view.member_named(name) {
+        Some(member) => {
+            let reason = format!("{} {} has this name, with identity key {}", member.role, member.name, member.key());
+            Err(Refused::new(Why::NameTaken, reason))
+        }
+        None if view.members().count() >= MEMBERS => {
+            Err(Refused::new(Why::Unavailable, format!("the group has {MEMBERS} members, the most there may be")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -326,6 +383,10 @@ impl Gate {
         *told <= TOLD
     }
 }
+
+mod approval;
+use approval::Requests;
+pub use approval::WithoutToken;
 
 #[cfg(test)]
 mod tests;

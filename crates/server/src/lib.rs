@@ -6,11 +6,13 @@
 //!   hosts that join --> joining --> store: trust log <-- operating <-- api
 //! ```
 //!
+//! - `configuration`: what each agent is to do
 //! - `founding`: what is in the group's folder, made at the first start
 //! - `joining`: who may join or come home, and with what
 //! - `operating`: what operators decide about trust
 
 pub mod api;
+pub mod configuration;
 pub mod founding;
 pub mod ingest;
 pub mod joining;

@@ -67,9 +67,12 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An agent's conversation begins; the one before is told to end.
+    /// An agent's conversation begins; the one before is told to end, and what was measured of its hop is forgotten.
     pub fn begin(&self, agent: &Name, conversation: &Arc<Conversation>) {
-        if let Some(older) = self.state().agents.insert(agent.clone(), Arc::clone(conversation)) {
+        let mut state = self.state();
+        let parent = conversation.via.as_ref().unwrap_or(&self.name);
+        state.hops.retain(|(from, to), _| from != agent || to == parent);
+        if let Some(older) = state.agents.insert(agent.clone(), Arc::clone(conversation)) {
             older.replaced.notify_one();
         }
     }

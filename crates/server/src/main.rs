@@ -17,9 +17,10 @@ use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT};
 use wardline_server::api::{Live, Service, Socket};
+use wardline_server::configuration::Configurations;
 use wardline_server::founding::{self, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
-use wardline_server::joining::{self, JoinDesk};
+use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
 use wardline_server::store::Store;
 
@@ -61,6 +62,8 @@ struct Config {
     measure: Option<PathBuf>,
     #[serde(default = "founding::default_lifetime", deserialize_with = "founding::lifetime")]
     channel_lifetime: Duration,
+    #[serde(default)]
+    join_without_token: WithoutToken,
     group: founding::Settings,
 }
 
@@ -136,17 +139,18 @@ fn run(path: &Path) -> Result<(), Event> {
         });
         founding::announce(&store, presence.clone()).await?;
         let stop = CancellationToken::new();
-        let service = Service::new(store.clone(), Arc::clone(&registry) as Arc<dyn Live>);
+        let (issues, lifetime) = (Arc::clone(&issuing), config.channel_lifetime);
+        let desk = JoinDesk::new(store.clone(), issues, duty.clone(), lifetime, config.join_without_token);
+        let service = Service::new(store.clone(), Arc::clone(&registry) as Arc<dyn Live>, Arc::clone(&desk));
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let own = channel.identity.clone();
         let (publisher, credential) = credential(Some(channel));
-        let lifetime = config.channel_lifetime;
-        let renewal = Renewal { folder, presence, issuing: Arc::clone(&issuing), lifetime, publisher };
+        let renewal = Renewal { folder, presence, issuing, lifetime, publisher };
         let renewing = tokio::spawn(renewal.run(store.clone(), stop.clone()));
-        let desk = JoinDesk::new(store.clone(), issuing, duty.clone(), config.channel_lifetime);
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
-        let ingest = Ingest { own, identity, duty: signs, duty_chain: vec![duty], registry, store };
+        let (configurations, duty_chain) = (Configurations::new(store.clone()), vec![duty]);
+        let ingest = Ingest { own, identity, duty: signs, duty_chain, registry, configurations, store };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);

@@ -1,5 +1,7 @@
 //! What operators decide about trust: rules over what the trust log says, without effects of their own.
 
+pub mod packs;
+
 use bytes::Bytes;
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{Name, Role};
@@ -147,7 +149,10 @@ fn member<'a>(role: Role, name: &Name, view: &'a View) -> Result<&'a Member, Ref
 }
 
 /// Whether each of them is a gateway of the group.
-fn gateways(via: &[Name], view: &View) -> Result<(), Refusal> {
+///
+/// # Errors
+/// One is not, or is named twice, or there are too many.
+pub fn gateways(via: &[Name], view: &View) -> Result<(), Refusal> {
     let next = "`wardline gateway list` shows them; a gateway joins before those behind it";
     if via.len() > PARENTS {
         return refuse(Kind::Invalid, format!("at most {PARENTS} gateways may speak for one member"), next);

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use wardline_proto::join::{Answered, Challenge, Down, Hello, Proof, Said, Up, Welcome, Why};
+use wardline_proto::join::{Answered, Challenge, Down, Hello, Proof, Refusal, Said, Up, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, decode, encode};
 use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{SigningKey, VerifyingKey, random, sha256};
 use wardline_secrets::tls;
 use wardline_secrets::token::Token;
-use wardline_secrets::trust::Root;
+use wardline_secrets::trust::{Root, RootError};
 
 use super::{DEADLINE, close, dial, read, say, transcript};
 use crate::config::Parent;
@@ -75,10 +75,12 @@ pub enum Step {
     Decision,
     /// Looking at what came.
     Certificate,
+    /// Without a token: the server's word that an operator is asked.
+    Request,
 }
 
 impl Step {
-    /// Every step, in order.
+    /// Every step of a host that has a token or is a member, in order.
     pub const ALL: [Self; 4] = [Self::Connect, Self::Challenge, Self::Decision, Self::Certificate];
 
     /// In words.
@@ -88,6 +90,7 @@ impl Step {
             Self::Challenge => "the server proves that it belongs to the group",
             Self::Decision => "the server lets this host in",
             Self::Certificate => "the certificate is what was asked for",
+            Self::Request => "the server asks an operator",
         }
     }
 }
@@ -119,6 +122,9 @@ pub enum Cause {
     /// Not let in.
     #[error("it does not: {}", .0.as_str())]
     Refused(Why),
+    /// Somebody says that it is not let in.
+    #[error("somebody on the way says no, and no server has signed it: {}", .0.as_str())]
+    Unsigned(Why),
 }
 
 impl From<io::Error> for Cause {
@@ -173,14 +179,15 @@ pub async fn ask(parents: &[Parent], applicant: Applicant) -> Result<Admitted, J
 }
 
 /// A server that has proved that it belongs to the group.
-struct Believed {
-    server: Name,
-    group: GroupId,
-    group_name: Name,
-    root: Root,
+pub(super) struct Believed {
+    pub(super) server: Name,
+    pub(super) group_name: Name,
+    pub(super) root: Root,
     duty: VerifyingKey,
-    transcript: Digest,
 }
+
+/// What is wrong with an answer that does not wait for a proof.
+pub(super) const EARLY: &str = "it answered before it knew who asks";
 
 async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Result<Admitted, Cause> {
     let mut stream = dial(parent).await.map_err(Cause::Unreachable)?;
@@ -200,12 +207,13 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     say(&mut stream, &Up { said: Some(Said::Hello(hello.clone())) }).await?;
     let challenge = match hear_answer(&mut stream).await? {
         Answered::Challenge(challenge) => challenge,
-        Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
-        Answered::Welcome(_) => return Err(Cause::Garbled("it answered before it knew who asks")),
+        Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
+        Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
     };
-    let believed = believe(&applicant.with, &hello, &challenge)?;
+    let believed = believe(|root, claimed| known(&applicant.with, root, claimed), &hello, 16, &challenge)?;
     *step = Step::Decision;
-    let Digest(digest) = believed.transcript;
+    let transcript = transcript(&[&hello, &challenge.payload]);
+    let Digest(digest) = transcript;
     let proof = Proof {
         token: match &applicant.with {
             With::Token(token) => Bytes::copy_from_slice(&token.sign(&digest)),
@@ -216,52 +224,87 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
     let welcome = match hear_answer(&mut stream).await? {
         Answered::Welcome(welcome) => welcome,
-        Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
-        Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
+        Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+        Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
+        Answered::Challenge(_) | Answered::Pending(_) => return Err(Cause::Garbled("it asked twice")),
     };
     *step = Step::Certificate;
-    let admitted = check(parent, applicant, believed, &welcome)?;
+    let admitted = check(parent, applicant, believed, &transcript, &welcome)?;
     close(&mut stream).await;
     Ok(admitted)
 }
 
-async fn hear_answer(stream: &mut super::Stream) -> Result<Answered, Cause> {
+/// Why a server that was believed does not let this host in; or that it has not said so.
+fn refused(believed: &Believed, transcript: &Digest, signed: &Signed) -> Cause {
+    let forged = || Cause::Forged("its refusal is not signed by the key that asked".into());
+    if believed.duty.open(Context::Join, believed.root.group(), signed).is_err() {
+        return forged();
+    }
+    match decode::<Refusal>(&signed.payload) {
+        Some(refusal) if refusal.transcript.as_ref() == transcript.0.as_slice() => Cause::Refused(refusal.why()),
+        _ => Cause::Forged("its refusal is of another session".into()),
+    }
+}
+
+pub(super) async fn hear_answer(stream: &mut super::Stream) -> Result<Answered, Cause> {
     let bytes = read(stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let down: Option<Down> = decode(&bytes);
     down.and_then(|down| down.answered).ok_or(Cause::Garbled("what came cannot be decoded"))
 }
 
-/// Checks that a challenge answers this hello and comes from a server of the group.
-fn believe(with: &With, hello: &Bytes, signed: &Signed) -> Result<Believed, Cause> {
+/// The root that a host believes. What is sent may be another certificate of the same key; what is known decides.
+fn known(with: &With, root: &[u8], _: GroupId) -> Result<Root, Cause> {
+    match with {
+        With::Root(known) => Ok(known.clone()),
+        With::Token(token) => Root::from_certificate(root, token.group, token.pin).map_err(not_the_root),
+    }
+}
+
+/// Somebody does not show the root that is pinned.
+pub(super) fn not_the_root(error: RootError) -> Cause {
+    Cause::Forged(format!("it does not show the group's root: {error}"))
+}
+
+/// Checks that a challenge answers what was said, with a nonce of this length, and comes from a server under the root
+/// that `rooted` gives of the one that was sent and the group's id.
+pub(super) fn believe(
+    rooted: impl FnOnce(&[u8], GroupId) -> Result<Root, Cause>,
+    begun: &[u8],
+    nonce: usize,
+    signed: &Signed,
+) -> Result<Believed, Cause> {
     let challenge: Challenge = decode(&signed.payload).ok_or(Cause::Garbled("its challenge cannot be decoded"))?;
     let [duty, root] = challenge.chain.as_slice() else {
         return Err(Cause::Garbled("its challenge has not two certificates"));
     };
-    let root = match with {
-        // What it sends may be another certificate of the same key; what is known decides.
-        With::Root(known) => known.clone(),
-        With::Token(token) => Root::from_certificate(root, token.group, token.pin)
-            .map_err(|error| Cause::Forged(format!("it does not show the group's root: {error}")))?,
-    };
+    let claimed = challenge.group.as_ref().try_into().map(GroupId);
+    let claimed = claimed.map_err(|_| Cause::Garbled("its challenge has no group id"))?;
+    let root = rooted(root, claimed)?;
     let duty = [CertificateDer::from(duty.as_ref())];
     let duty = root.duty(&duty, UnixTime::now());
     let (server, duty) = duty.map_err(|fault| Cause::Forged(format!("its duty certificate: {fault}")))?;
     duty.open(Context::Join, root.group(), signed)
         .map_err(|_| Cause::Forged("its challenge is not signed by the key in its certificate".into()))?;
-    if challenge.group.as_ref() != root.group().0.as_slice() {
+    if claimed != root.group() {
         return Err(Cause::Forged("its challenge is of another group".into()));
     }
-    if challenge.hello.as_ref() != sha256(&[hello]).0.as_slice() || challenge.nonce.len() != 16 {
+    if challenge.hello.as_ref() != sha256(&[begun]).0.as_slice() || challenge.nonce.len() != nonce {
         return Err(Cause::Forged("its challenge answers another question".into()));
     }
     let group_name = challenge.name.parse().map_err(|_| Cause::Garbled("the group's name is none"))?;
-    let transcript = transcript(hello, &signed.payload);
-    Ok(Believed { server, group: root.group(), group_name, root, duty, transcript })
+    Ok(Believed { server, group_name, root, duty })
 }
 
 /// Checks that a welcome is about this session, and that what is in it is what was asked for.
-fn check(parent: &Parent, applicant: &Applicant, believed: Believed, signed: &Signed) -> Result<Admitted, Cause> {
-    let Believed { server, group, group_name, root, duty, transcript } = believed;
+pub(super) fn check(
+    parent: &Parent,
+    applicant: &Applicant,
+    believed: Believed,
+    transcript: &Digest,
+    signed: &Signed,
+) -> Result<Admitted, Cause> {
+    let Believed { server, group_name, root, duty } = believed;
+    let group = root.group();
     duty.open(Context::Join, group, signed)
         .map_err(|_| Cause::Forged("its welcome is not signed by the key that asked".into()))?;
     let welcome: Welcome = decode(&signed.payload).ok_or(Cause::Garbled("its welcome cannot be decoded"))?;

@@ -3,23 +3,37 @@
 use std::future::Future;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use wardline_proto::join::{Answered, Down, Hello, Proof, Refusal, Said, Up, Why};
+use wardline_proto::join::{
+    Answered, Commitment, Down, Hello, Open, POLLED, Pending, Poll, Proof, Refusal, Said, Up, Why,
+};
 use wardline_proto::message::{Digest, Signed, decode};
 use wardline_proto::{Name, Role};
-use wardline_secrets::signature::{VerifyingKey, random};
+use wardline_secrets::signature::{VerifyingKey, random, sha256};
 
-use super::{DEADLINE, close, hear, say, transcript};
+use super::{DEADLINE, close, hear, random_32, say, transcript};
 
 /// Who decides who is let in.
 pub trait Desk {
-    /// A challenge to who said `hello` (its bytes as they came), with this nonce: a
+    /// A challenge to who said this (the bytes of a Hello, Commitment or Poll as they came), with this nonce: a
     /// [`wardline_proto::join::Challenge`], signed by the duty key.
-    fn challenge(&self, hello: &[u8], nonce: [u8; 16]) -> Signed;
+    fn challenge(&self, begun: &[u8], nonce: &[u8]) -> Signed;
 
     /// Decides: a [`wardline_proto::join::Welcome`], signed by the duty key, or why not. Whether the signatures of the
     /// proof fit is for it to check.
     fn admit(&self, knock: Knock) -> impl Future<Output = Result<Signed, Why>> + Send;
+
+    /// A refusal of who has proved something: signed by the duty key, so that nobody on the way can say no in its place
+    /// and make a host that was let in forget its keys.
+    fn refuse(&self, refusal: &Refusal) -> Signed;
+
+    /// Keeps a request until an operator has decided, or says why not. Whether its signature fits is for it to check.
+    fn keep(&self, request: Request) -> impl Future<Output = Result<(), Why>> + Send;
+
+    /// What became of a request: a Welcome as above, nothing yet, or why not. Whether the signature fits is for it to
+    /// check.
+    fn look(&self, asked: Asked) -> impl Future<Output = Result<Option<Signed>, Why>> + Send;
 }
 
 /// Who knocks, in the right shape, but with nothing checked yet.
@@ -35,17 +49,38 @@ pub struct Knock {
     pub address: SocketAddr,
 }
 
+/// Who asks to be let in without a token. They have opened what they had committed themselves to; nothing else is
+/// checked yet.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What they said they are.
+    pub hello: Hello,
+    /// What the codes are made of, and what the signature must be over.
+    pub transcript: Digest,
+    /// By the identity key.
+    pub signature: Bytes,
+    /// Where they come from; behind a gateway, the gateway's.
+    pub address: SocketAddr,
+}
+
+/// Who asks what became of their request, in the right shape, but with nothing checked yet.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The request's transcript.
+    pub request: Digest,
+    /// What the signature must be over.
+    pub transcript: Digest,
+    /// By the identity key.
+    pub signature: Bytes,
+}
+
 /// Serves one who knocks: hears them out within bounds of time and size, asks the desk, answers, closes.
 pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, address: SocketAddr, desk: &impl Desk) {
     let talk = async {
-        let outcome = match knock(&mut stream, address, desk).await {
-            Ok(knock) => desk.admit(knock).await,
-            Err(Some(why)) => Err(why),
+        let answered = match answer(&mut stream, address, desk).await {
+            Ok(answered) => answered,
+            Err(Some(why)) => Answered::Refusal(Refusal { why: why.into(), transcript: Bytes::new() }),
             Err(None) => return,
-        };
-        let answered = match outcome {
-            Ok(welcome) => Answered::Welcome(welcome),
-            Err(why) => Answered::Refusal(Refusal { why: why.into() }),
         };
         // Who has gone away asks again, and is given the same answer.
         let _ = say(&mut stream, &Down { answered: Some(answered) }).await;
@@ -55,27 +90,109 @@ pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, address: Soc
 }
 
 /// Hears who knocks; the error is what they are told, or nothing when they have gone.
+async fn answer(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    address: SocketAddr,
+    desk: &impl Desk,
+) -> Result<Answered, Option<Why>> {
+    match heard(stream).await? {
+        Said::Hello(bytes) => {
+            let knock = knock(stream, address, desk, &bytes).await?;
+            let transcript = knock.transcript.to_wire();
+            Ok(match desk.admit(knock).await {
+                Ok(welcome) => Answered::Welcome(welcome),
+                Err(why) => Answered::Refused(desk.refuse(&Refusal { why: why.into(), transcript })),
+            })
+        }
+        Said::Commitment(bytes) => {
+            let request = opened(stream, address, desk, &bytes).await?;
+            desk.keep(request).await?;
+            Ok(Answered::Pending(Pending {}))
+        }
+        Said::Poll(bytes) => {
+            let asked = asked(stream, desk, &bytes).await?;
+            let found = desk.look(asked).await?;
+            Ok(found.map_or(Answered::Pending(Pending {}), Answered::Welcome))
+        }
+        Said::Proof(_) | Said::Open(_) => Err(Some(Why::Protocol)),
+    }
+}
+
+async fn heard(stream: &mut (impl AsyncRead + Unpin)) -> Result<Said, Option<Why>> {
+    let up: Option<Up> = hear(stream).await.map_err(|_| None)?;
+    up.and_then(|up| up.said).ok_or(Some(Why::Protocol))
+}
+
+/// Sends the challenge to what was said first; its payload.
+async fn challenged(
+    stream: &mut (impl AsyncWrite + Unpin),
+    desk: &impl Desk,
+    begun: &[u8],
+    nonce: &[u8],
+) -> Result<Bytes, Option<Why>> {
+    let challenge = desk.challenge(begun, nonce);
+    let payload = challenge.payload.clone();
+    say(stream, &Down { answered: Some(Answered::Challenge(challenge)) }).await.map_err(|_| None)?;
+    Ok(payload)
+}
+
 async fn knock(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     address: SocketAddr,
     desk: &impl Desk,
+    bytes: &Bytes,
 ) -> Result<Knock, Option<Why>> {
-    let Some(Up { said: Some(Said::Hello(bytes)) }) = hear(stream).await.map_err(|_| None)? else {
-        return Err(Some(Why::Protocol));
-    };
-    let hello = decode(&bytes).filter(is_shaped).ok_or(Some(Why::Protocol))?;
-    let challenge = desk.challenge(&bytes, random());
-    let transcript = transcript(&bytes, &challenge.payload);
-    let down = Down { answered: Some(Answered::Challenge(challenge)) };
-    say(stream, &down).await.map_err(|_| None)?;
-    let Some(Up { said: Some(Said::Proof(proof)) }) = hear(stream).await.map_err(|_| None)? else {
-        return Err(Some(Why::Protocol));
-    };
+    let hello = decode(bytes).filter(is_shaped).ok_or(Some(Why::Protocol))?;
+    let payload = challenged(stream, desk, bytes, &random()).await?;
+    let transcript = transcript(&[bytes, &payload]);
+    let Said::Proof(proof) = heard(stream).await? else { return Err(Some(Why::Protocol)) };
     let signed = if hello.token.is_empty() { proof.token.is_empty() } else { proof.token.len() == 64 };
     if !signed || proof.identity.len() != 64 {
         return Err(Some(Why::Protocol));
     }
     Ok(Knock { hello, transcript, proof, address })
+}
+
+async fn opened(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    address: SocketAddr,
+    desk: &impl Desk,
+    bytes: &Bytes,
+) -> Result<Request, Option<Why>> {
+    let protocol = Some(Why::Protocol);
+    let commitment: Commitment = decode(bytes).ok_or(protocol)?;
+    let digest = Digest::from_wire(&commitment.digest).ok_or(protocol)?;
+    if commitment.name.parse::<Name>().is_err() || !joins(&commitment.role) {
+        return Err(protocol);
+    }
+    let payload = challenged(stream, desk, bytes, &random_32()).await?;
+    let Said::Open(Open { nonce, hello, identity }) = heard(stream).await? else { return Err(protocol) };
+    // The nonce has one length, so that what was committed to can be opened in one way only.
+    if nonce.len() != 32 || identity.len() != 64 || sha256(&[&nonce, &hello]) != digest {
+        return Err(protocol);
+    }
+    let transcript = transcript(&[bytes, &payload, &nonce, &hello]);
+    let hello = decode(&hello).filter(is_shaped).ok_or(protocol)?;
+    if !hello.token.is_empty() || hello.name != commitment.name || hello.role != commitment.role {
+        return Err(protocol);
+    }
+    Ok(Request { hello, transcript, signature: identity, address })
+}
+
+async fn asked(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    desk: &impl Desk,
+    bytes: &Bytes,
+) -> Result<Asked, Option<Why>> {
+    let protocol = Some(Why::Protocol);
+    let poll: Poll = decode(bytes).ok_or(protocol)?;
+    let request = Digest::from_wire(&poll.request).filter(|_| poll.nonce.len() == 16).ok_or(protocol)?;
+    let payload = challenged(stream, desk, bytes, &random()).await?;
+    let Said::Proof(Proof { token, identity }) = heard(stream).await? else { return Err(protocol) };
+    if !token.is_empty() || identity.len() != 64 {
+        return Err(protocol);
+    }
+    Ok(Asked { request, transcript: transcript(&[POLLED, bytes, &payload]), signature: identity })
 }
 
 /// Whether everything in a hello has the form that it must have.
@@ -84,6 +201,10 @@ fn is_shaped(hello: &Hello) -> bool {
         && hello.nonce.len() == 16
         && !hello.request.is_empty()
         && hello.name.parse::<Name>().is_ok()
-        && matches!(hello.role.parse(), Ok(Role::Agent | Role::Gateway))
+        && joins(&hello.role)
         && VerifyingKey::from_spki(&hello.identity).is_ok()
+}
+
+fn joins(role: &str) -> bool {
+    matches!(role.parse(), Ok(Role::Agent | Role::Gateway))
 }

@@ -7,12 +7,17 @@
 //!
 //! Who speaks is proved by signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
 //! Challenge's payload.
+//!
+//! - `ask`: by a token, or as a member that renews or comes home
+//! - `wait`: by a code that two people compare
+//! - `desk`: the server's side of all
 
 mod ask;
 mod desk;
 mod pass;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,12 +32,13 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use wardline_proto::ALPN_JOIN;
 use wardline_proto::join::LIMIT;
 use wardline_proto::message::Digest;
-use wardline_secrets::signature::sha256;
+use wardline_secrets::signature::{random, sha256};
 use wardline_secrets::tls;
 
 pub use self::ask::{Admitted, Applicant, Attempt, Cause, JoinError, Step, With, ask};
-pub use self::desk::{Desk, Knock, serve};
+pub use self::desk::{Asked, Desk, Knock, Request, serve};
 pub use self::pass::pass;
+pub use self::wait::{Applying, Waiting, request};
 use crate::config::Parent;
 use crate::handshake::{HandshakeError, connect, tls_error};
 
@@ -47,8 +53,15 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub type Stream = TlsStream<TcpStream>;
 
 /// The transcript: what the proofs and the welcome are about.
-fn transcript(hello: &[u8], challenge: &[u8]) -> Digest {
-    sha256(&[hello, challenge])
+fn transcript(said: &[&[u8]]) -> Digest {
+    sha256(said)
+}
+
+/// 32 fresh random bytes.
+fn random_32() -> [u8; 32] {
+    let (mut bytes, halves) = ([0; 32], [random(), random()]);
+    bytes.iter_mut().zip(halves.as_flattened()).for_each(|(byte, random)| *byte = *random);
+    bytes
 }
 
 /// Connects to a parent. Nothing is known of who answers.

@@ -2,10 +2,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wardline_proto::join::{Answered, Down, Said, Up, Why};
-use wardline_proto::message::decode;
-use wardline_proto::{ALPN_CERTIFICATE, Role};
-use wardline_secrets::request::request;
+use wardline_proto::join::{Answered, Commitment, Down, Hello, Open, Said, Up, Why};
+use wardline_proto::message::{Context, decode, encode};
+use wardline_proto::{ALPN_CERTIFICATE, GroupId, Role};
+use wardline_secrets::token::{code, confirmation};
 
 use super::*;
 use crate::handshake;
@@ -35,7 +35,7 @@ impl Site {
             name: name("web1.test"),
             role: Role::Agent,
             identity: self.group.identity(),
-            request: request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
+            request: wardline_secrets::request::request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
             with: With::Token(wardline_secrets::token::Token::parse(&self.token).unwrap()),
         }
     }
@@ -149,10 +149,119 @@ async fn a_byte_changed_on_the_way_is_noticed_and_a_proof_is_good_for_one_sessio
     assert!(matches!(decode::<Down>(&challenge), Some(Down { answered: Some(Answered::Challenge(_)) })));
     assert!(matches!(decode::<Up>(&honest[2]), Some(Up { said: Some(Said::Proof(_)) })));
     write(&mut stream, &honest[2]).await.unwrap();
-    let Some(Down { answered: Some(Answered::Refusal(refusal)) }) = hear(&mut stream).await.unwrap() else {
+    let Some(Down { answered: Some(Answered::Refused(signed)) }) = hear(&mut stream).await.unwrap() else {
         panic!("a proof was good twice");
     };
+    let refusal: wardline_proto::join::Refusal = decode(&signed.payload).unwrap();
     assert_eq!(refusal.why(), Why::Signature);
+}
+
+fn applying() -> Applying {
+    let (_, identity) = wardline_secrets::signature::SigningKey::generate(GroupId([0; 16])).unwrap();
+    let (_, channel) = wardline_secrets::signature::SigningKey::generate(GroupId([0; 16])).unwrap();
+    let name = name("web1.test");
+    let request = wardline_secrets::request::request(channel.as_bytes(), &name, Role::Agent).unwrap();
+    Applying { name, role: Role::Agent, identity: identity.as_bytes().to_vec().into(), request, pin: None }
+}
+
+#[tokio::test]
+async fn both_ends_of_a_request_have_the_same_codes_and_never_the_same_twice() {
+    let site = site().await;
+    let gateway = passing(vec![parent("srv.test", site.server)], &site.stop).await;
+    let (parents, applying) = ([parent("gw.test", gateway)], applying());
+    let mut codes = Vec::new();
+    for _ in 0..3 {
+        let waiting = request(&parents, &applying).await.unwrap();
+        let kept = site.desk.requests.lock().unwrap().last().unwrap().transcript;
+        assert_eq!((waiting.code, waiting.pin), (code(&kept), site.group.root.pin()));
+        assert_eq!(waiting.confirmation, confirmation(&kept));
+        codes.extend([waiting.code.to_string(), waiting.confirmation.to_string()]);
+    }
+    codes.sort();
+    codes.dedup();
+    assert_eq!(codes.len(), 6);
+    assert_eq!(site.admitted(), 0);
+}
+
+#[tokio::test]
+async fn a_byte_of_a_request_changed_on_the_way_is_noticed() {
+    let site = site().await;
+    let (change, saw) = (Arc::new(Mutex::new((9, 0))), Arc::default());
+    let parents = [parent("gw.test", meddler(&site, Arc::clone(&change), Arc::clone(&saw)).await)];
+    let applying = applying();
+    request(&parents, &applying).await.unwrap();
+    let honest = saw.lock().unwrap().clone();
+    assert_eq!(honest.len(), 4);
+    // What the server says last is that it has nothing to say yet.
+    for (turn, message) in honest.iter().enumerate().take(3) {
+        for byte in (0..8).chain((8..message.len()).step_by(7)) {
+            *change.lock().unwrap() = (turn, byte);
+            let refused = request(&parents, &applying).await;
+            assert!(refused.is_err(), "byte {byte} of message {turn} was changed unnoticed");
+        }
+    }
+    assert_eq!(site.desk.requests.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn only_what_was_committed_to_can_be_opened() {
+    let site = site().await;
+    let identity = site.group.identity();
+    let hello = |host: &str| {
+        let request = applying().request.into();
+        let (token, identity) = (Bytes::new(), identity.public().unwrap().spki().into());
+        let (name, role, nonce) = (host.to_owned(), "agent".to_owned(), vec![1; 16].into());
+        encode(&Hello { token, name, role, identity, request, nonce })
+    };
+    let hash = |nonce: &[u8], hello: &[u8]| sha256(&[nonce, hello]).to_wire();
+    let talk = async |digest: Bytes, nonce: &[u8], hello: Bytes| {
+        let mut stream = dial(&parent("srv.test", site.server)).await.unwrap();
+        let commitment = encode(&Commitment { digest, name: "web1.test".into(), role: "agent".into() });
+        say(&mut stream, &Up { said: Some(Said::Commitment(commitment.clone())) }).await.unwrap();
+        let Some(Down { answered: Some(Answered::Challenge(challenge)) }) = hear(&mut stream).await.unwrap() else {
+            panic!("it was not asked");
+        };
+        let transcript = transcript(&[&commitment, &challenge.payload, nonce, &hello]);
+        let identity = identity.sign(Context::Join, &transcript.0);
+        let open = Open { nonce: Bytes::copy_from_slice(nonce), hello, identity };
+        say(&mut stream, &Up { said: Some(Said::Open(open)) }).await.unwrap();
+        let Some(Down { answered: Some(answered) }) = hear(&mut stream).await.unwrap() else { panic!("no answer") };
+        answered
+    };
+    let (one, other) = (hello("web1.test"), hello("web2.test"));
+    let right = talk(hash(&[1; 32], &one), &[1; 32], one.clone()).await;
+    assert!(matches!(right, Answered::Pending(_)));
+    let longer = [&[1; 32][..], &one[..1]].concat();
+    for (digest, nonce, hello) in [
+        (hash(&[1; 32], &one), &[2; 32][..], one.clone()),
+        (hash(&[1; 32], &one), &[1; 32], hello("web1.test")),
+        // Another name than the one that it was said for.
+        (hash(&[1; 32], &other), &[1; 32], other.clone()),
+        // The same bytes, divided otherwise.
+        (hash(&[1; 32], &one), &longer, one.slice(1..)),
+        (hash(&[1; 31], &one), &[1; 31], one.clone()),
+    ] {
+        let Answered::Refusal(refusal) = talk(digest, nonce, hello).await else { panic!("{nonce:?}") };
+        assert_eq!(refusal.why(), Why::Protocol);
+    }
+    assert_eq!(site.desk.requests.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_was_approved_by_a_server_that_has_forgotten_comes_home_as_a_member() {
+    let site = site().await;
+    let parents = [parent("srv.test", site.server)];
+    let forgotten = async || {
+        let waiting = request(&parents, &applying()).await.unwrap();
+        let request = site.desk.requests.lock().unwrap().pop().unwrap();
+        (waiting, request)
+    };
+    let (waiting, _) = forgotten().await;
+    let JoinError(attempts) = waiting.decided(|_| {}).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Refused(Why::NoRequest)), "{}", attempts[0]);
+    let (waiting, request) = forgotten().await;
+    site.desk.members.lock().unwrap().push((request.hello.identity, Bytes::new()));
+    assert_eq!(waiting.decided(|_| {}).await.unwrap().group, site.group.id);
 }
 
 #[tokio::test]
@@ -199,8 +308,13 @@ async fn what_is_too_long_or_has_a_wrong_shape_is_refused() {
         assert!(say_raw(&length.to_be_bytes()).await.is_empty(), "{length}");
     }
     let refused = say_raw(&[0, 0, 0, 2, 8, 8]).await;
-    let down = Down { answered: Some(Answered::Refusal(wardline_proto::join::Refusal { why: Why::Protocol.into() })) };
-    assert_eq!(refused[4..], wardline_proto::message::encode(&down));
+    let down = Down {
+        answered: Some(Answered::Refusal(wardline_proto::join::Refusal {
+            why: Why::Protocol.into(),
+            ..Default::default()
+        })),
+    };
+    assert_eq!(refused[4..], encode(&down));
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ impl Queue {
     ) -> Result<(Self, Outbox, std::thread::JoinHandle<()>), QueueError> {
         let mut disk = Disk::open(path)?;
         let (tail, ready) = disk.load()?;
-        let memory = Arc::new(disk.memory()?);
+        let memory = Arc::new(Mutex::new(disk.memory()?));
         let (open_bytes, written) = disk.open_rows(&tail)?;
         let closed_bytes = ready.iter().map(|batch| batch.bytes.len() as u64).sum();
         let shared = Shared { tail: tail.clone(), ready, written, handed: (0, 0), serial: 0 };
@@ -142,6 +142,7 @@ impl Queue {
             budget,
             closed_bytes,
             load,
+            memory: Arc::clone(&memory),
         };
         let handle = std::thread::Builder::new().name("queue".into()).spawn(move || thread.run(inbox))?;
         let outbox = Outbox { commands: commands.clone(), load: changed.clone(), memory };

@@ -1,8 +1,9 @@
 //! The thread that owns the queue's database.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::params;
 use tokio::sync::{mpsc, watch};
 use wardline_proto::event::Event;
@@ -11,6 +12,7 @@ use super::change::{Closing, Run, Sealer, State, Step, acknowledge, drop_some, k
 use super::disk::Disk;
 use super::{BATCH_RAW, CROWDED, Command, GROUP, Load, Shared, WINDOW, lock};
 use crate::journal;
+use crate::outbox::Memory;
 
 /// The thread that owns the database.
 pub(super) struct Writer {
@@ -23,6 +25,8 @@ pub(super) struct Writer {
     /// Bytes of the closed batches.
     pub(super) closed_bytes: u64,
     pub(super) load: watch::Sender<Load>,
+    /// What workflows remember.
+    pub(super) memory: Memory,
 }
 
 impl Writer {
@@ -94,9 +98,27 @@ impl Writer {
         }
         self.publish();
         for command in group.drain(..) {
-            if let Command::Put(_, done) | Command::Compared(_, done) = command {
-                let _ = done.send(());
+            match command {
+                Command::Put(put, done) => {
+                    self.remember(put.memory);
+                    let _ = done.send(());
+                }
+                Command::Compared(_, done) => {
+                    let _ = done.send(());
+                }
+                Command::Acknowledged(_) | Command::Parted => {}
             }
+        }
+    }
+
+    /// What is durable is what a workflow that begins anew goes on from.
+    fn remember(&self, put: Vec<(String, Option<Bytes>)>) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, value) in put {
+            match value {
+                Some(value) => memory.insert(key, value),
+                None => memory.remove(&key),
+            };
         }
     }
 

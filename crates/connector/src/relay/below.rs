@@ -89,6 +89,10 @@ impl Relay {
             _ => {
                 // What a gateway below measured itself is its own, here and above; an agent's is of its route.
                 let own = frame.route == 0 && role == Role::Gateway;
+                // Above they share a route with those of others: parts would mix.
+                if own && frame.part != Part::Whole {
+                    return Err("facts of its own in parts".into());
+                }
                 let way = if own { self.table().up().map(|up| (up, 0)) } else { self.table().route(id, frame.route) };
                 return match parts.check(&frame, way.as_ref().map(|(_, route)| *route)) {
                     Ok(true) => {

@@ -225,6 +225,7 @@ impl Server {
             common: Point::of(&common),
             chain: Vec::new(),
             live: self.database.live.map(Epoch::to_wire).unwrap_or_default(),
+            ..Answer::default()
         };
         self.out.push((conversation.session, Down::Answer(answer)));
     }

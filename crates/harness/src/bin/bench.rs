@@ -1,16 +1,17 @@
 //! Figures: what the path from an agent over a gateway into the server's database carries, what it costs, and how long
 //! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder.
 //!
-//! `EVENTS` (500000) and `REPEATS` (3) say how much.
+//! `EVENTS` (500000), `REPEATS` (3) and `AGENTS` (2000) say how much.
 
 use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use wardline_harness::group::Group;
 use wardline_harness::ids::{Log, Tally};
-use wardline_harness::wait;
+use wardline_harness::{Daemon, Scratch, program, wait};
 
 /// How long one run may take.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -30,6 +31,7 @@ fn main() {
     }
     figure("path.cert.sqlite.rate", "events/s", &mut rates);
     figure("path.cert.sqlite.cpu", "us/event", &mut costs);
+    fleet(number("AGENTS", 2000));
     let mut latencies = latency();
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share).round() as usize];
@@ -42,6 +44,61 @@ fn main() {
             load()
         );
     }
+}
+
+/// How fast many agents join and come back, and what they cost a gateway while they are idle.
+fn fleet(agents: u64) {
+    let mut group = Group::builder().lay();
+    group.start();
+    group.agent(0).wait_event(40005);
+    figure("agent.rss.mib", "MiB", &mut [memory(group.agent(0)) / 1024.0]);
+
+    let count = agents.to_string();
+    let token = group.token(&["--role", "agent", "--name", "load*", "--uses", &count, "--via", "gw1.test"]);
+    let folder = Scratch::in_memory();
+    let before = memory(group.gateway(0));
+    let address = group.gateway(0).listening().expect("a gateway listens");
+    let mut load = Command::new(program::find("wardline"));
+    load.args(["load", "--agents", &count, "--parent", &format!("gw1.test={address}"), "--token-file"]).arg(&token);
+    load.arg("--folder").arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut load = Load(load.spawn().expect("the command line can be run"));
+    let mut lines = BufReader::new(load.0.stdout.take().expect("it has one")).lines().map_while(Result::ok);
+    let joined = lines.next().expect("it says how fast agents join");
+    let seconds: f64 = joined.rsplit(' ').nth(1).and_then(|word| word.parse().ok()).expect("a time");
+    figure("join.rate", "agents/s", &mut [agents as f64 / seconds]);
+
+    let connected = |group: &Group| {
+        let output = group.wardline(&["-o", "json", "status"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it answers");
+        (status["agents_connected"] == agents + 1).then_some(())
+    };
+    wait::until("all are connected", LIMIT, || connected(&group));
+    let each = (memory(group.gateway(0)) - before) / agents as f64;
+    figure("gateway.idle.kib", "KiB/agent", &mut [each]);
+
+    group.gateway(0).kill9();
+    let began = Instant::now();
+    group.gateway(0).start();
+    wait::until("all are back", LIMIT, || connected(&group));
+    figure("connect.rate", "agents/s", &mut [agents as f64 / began.elapsed().as_secs_f64()]);
+}
+
+/// Agents in one process; it ends with this.
+struct Load(Child);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The memory that a program has, KiB.
+fn memory(daemon: &Daemon) -> f64 {
+    let pid = i32::try_from(daemon.pid()).expect("a process id");
+    let status = procfs::process::Process::new(pid).and_then(|process| process.status()).expect("it runs");
+    status.vmrss.map_or(0.0, |kib| kib as f64)
 }
 
 fn number(name: &str, usual: u64) -> u64 {

@@ -29,6 +29,7 @@ use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 use serde_json::{Value, json};
 use wardline_connector::signals;
+use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{Log, Tally};
 use wardline_harness::{Daemon, program, wait};
@@ -170,6 +171,7 @@ impl Tour {
         }
         self.step("everybody joined with a token of its own, and the trust log leads to the pinned root", Self::joined);
         self.step("a host that comes with a used token is refused", Self::stranger);
+        self.step("a host without a token is approved by its code, which two people compare", Self::approved);
         self.step("check_http runs, and the web service sees its requests", Self::plugin);
         self.step("the web service breaks, and one alert is raised", Self::raised);
         self.step("`wardline alert show` has what the plugin said", Self::shown);
@@ -296,6 +298,21 @@ impl Tour {
         }
         let refused = said.last().is_some_and(|(joined, why)| !joined && why.contains("used as often as it may be"));
         if said.first().is_some_and(|(joined, _)| *joined) && refused { Ok(()) } else { Err(format!("{said:?}")) }
+    }
+
+    fn approved(&mut self) -> Seen {
+        let gateway = self.group.gateway(0).listening().ok_or("the gateway listens nowhere")?;
+        let host = self.group.newcomer("guest3.test");
+        let mut asking = Asking::host(&host, &format!("gw1.test={gateway}"));
+        let code = asking.code();
+        let waiting = self.ask(&["agent", "pending"])?;
+        same("who waits for an operator", &waiting[0]["name"], "guest3.test")?;
+        let approved = self.ask(&["agent", "approve", "guest3.test", &code, "--via", "gw1.test"])?;
+        let confirmation = word(&approved["confirmation"]).to_owned();
+        asking.wait_shown("confirmation code");
+        asking.types(&confirmation);
+        let (status, shown) = asking.ended();
+        if status.success() { Ok(()) } else { Err(shown) }
     }
 
     fn plugin(&mut self) -> Seen {

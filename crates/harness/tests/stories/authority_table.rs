@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// For each session two columns: in its own name, on behalf of a route. `+` is allowed, `-` is refused, `x` is allowed
 /// and ends the session.
-const EXPECTED: [(Kind, [&str; 6]); 11] = [
+const EXPECTED: [(Kind, [&str; 6]); 13] = [
     // agent to gateway, agent to server, gateway to server, gateway to agent, server to agent, server to gateway
     (Kind::Bound, ["--", "--", "--", "--", "--", "--"]),
     (Kind::Refusal, ["x-", "x-", "+-", "x-", "x-", "x+"]),
@@ -33,6 +33,8 @@ const EXPECTED: [(Kind, [&str; 6]); 11] = [
     (Kind::Ack, ["--", "--", "--", "+-", "+-", "-+"]),
     (Kind::Heartbeat, ["+-", "+-", "-+", "--", "--", "--"]),
     (Kind::Hop, ["+-", "+-", "++", "--", "--", "--"]),
+    (Kind::ConfigurationAsk, ["+-", "+-", "-+", "--", "--", "--"]),
+    (Kind::Configuration, ["--", "--", "--", "+-", "+-", "-+"]),
 ];
 
 /// A session of one hostile end with one real program.

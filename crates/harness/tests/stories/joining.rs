@@ -155,6 +155,14 @@ fn a_removed_host_is_cut_off_and_its_name_inherits_nothing() {
     group.server().wait_event_since(server, 20000);
     let delivering = group.agent(0).events_since(agent).into_iter().find(|event| event.number == 40005);
     assert_eq!(delivering, None);
+    // Nor does it come back with a token: whoever had copied its identity key would come back with it.
+    group.agent(0).stop();
+    let output = group.wardline(&["agent", "remove", "agent1.test"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let token = group.token(&["--role", "agent", "--name", "agent1.test", "--via", "gw1.test"]);
+    let by = parent(group.gateway(0));
+    let output = group.agent(0).join(&by, &token);
+    assert!(!output.status.success() && said(&output).contains("was removed"), "{}", said(&output));
 }
 
 #[test]

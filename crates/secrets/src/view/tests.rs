@@ -282,3 +282,39 @@ fn a_head_is_no_entry_and_an_entry_no_head() {
     assert_eq!(open_head(&crate::authority::tests::public(), GROUP, &signed), None);
     assert!(log.group.trusted().duty(&[], at(log.group.from)).is_err());
 }
+
+#[test]
+fn packs_are_for_whom_they_fit_and_each_change_counts_for_those_before_and_after() {
+    let mut log = Log::new();
+    let key = public();
+    for agent in ["web1.test", "db1.test"] {
+        log.add(member(agent, Role::Agent, &key, &[], &[])).unwrap();
+    }
+    let pack = |name: &str, agents: &str| {
+        let text = sha256(&[name.as_bytes()]).to_wire();
+        Fact::Pack(trust::Pack { name: name.into(), text, agents: agents.into() })
+    };
+    let removed = |name: &str| Fact::PackRemoved(trust::PackRemoved { name: name.into() });
+    let (web, db) = (name("web1.test"), name("db1.test"));
+    let of = |log: &Log, agent: &Name| log.view.packs_of(agent).map(|pack| pack.name.clone()).collect::<Vec<_>>();
+    let at = |log: &Log| log.view.tree().size();
+    let joined = (log.view.version(&web), log.view.version(&db));
+    assert_eq!(joined, (at(&log) - 1, at(&log)));
+    log.add(pack("b", "web*")).unwrap();
+    log.add(pack("a", "*")).unwrap();
+    assert_eq!((of(&log, &web), of(&log, &db)), (vec!["a".into(), "b".into()], vec!["a".to_owned()]));
+    assert_eq!((log.view.version(&web), log.view.version(&db)), (at(&log), at(&log)));
+    let before = at(&log);
+    log.add(pack("b", "db1.test")).unwrap();
+    assert_eq!((of(&log, &web), of(&log, &db)), (vec!["a".to_owned()], vec!["a".into(), "b".into()]));
+    assert_eq!((log.view.version(&web), log.view.version(&db)), (before + 1, before + 1));
+    log.add(pack("c", "other.test")).unwrap();
+    log.add(removed("b")).unwrap();
+    assert_eq!((log.view.version(&web), log.view.version(&db)), (before + 1, before + 3));
+    log.add(Fact::Recovery(Recovery { key: public().spki().into() })).unwrap();
+    assert_eq!((log.view.version(&web), log.view.version(&db)), (at(&log), at(&log)));
+    let nobodys = trust::Pack { name: "d".into(), text: vec![1; 31].into(), agents: "*".into() };
+    for bad in [removed("b"), pack("", "*"), pack("d", ""), Fact::Pack(nobodys)] {
+        assert!(unsound(log.add(bad)));
+    }
+}

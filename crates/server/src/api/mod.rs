@@ -5,9 +5,11 @@
 //!  socket   who may ask, and the listener
 //!  routes   HTTP to questions, answers to JSON, refusals to problem details
 //!  service  the answers
+//!  packs    those about packs
 //!  trust    those about members, tokens and the trust log
 //! ```
 
+mod packs;
 mod routes;
 mod service;
 mod socket;

@@ -11,14 +11,17 @@ use axum::{Extension, Json, Router};
 use wardline_proto::{Name, Role};
 use wardline_sdk::access::path;
 use wardline_sdk::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, DataAccess, Gap, GapFilter, Group, Kind, LogEntry,
-    LogFilter, Member, MemberFilter, Page, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, DataAccess, Gap, GapFilter,
+    Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
+    PendingFilter, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 use super::service::OnBehalf;
 
 /// The most bytes of a request's body.
 const BODY_LIMIT: usize = 64 * 1024;
+/// The same with a pack in it, whose quotes and line ends are escaped.
+const PACK_LIMIT: usize = 2 * crate::operating::packs::TEXT + BODY_LIMIT;
 
 /// Who wants something changed, as the socket knows him.
 #[derive(Clone, Debug)]
@@ -39,9 +42,15 @@ pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
         .route(path::MEMBERS, get(members::<D>))
         .route(path::REMOVE, post(remove::<D>))
         .route(path::ASSIGN, post(assign::<D>))
+        .route(path::PENDING, get(pending::<D>))
+        .route(path::APPROVE, post(approve::<D>))
+        .route(path::REJECT, post(reject::<D>))
         .route(path::LOG, get(log::<D>))
         .route(path::GROUP, get(group::<D>))
         .route(path::RECOVERY, post(escrow::<D>))
+        .route(path::PACKS, get(packs::<D>).post(apply_pack::<D>).layer(DefaultBodyLimit::max(PACK_LIMIT)))
+        .route(path::PACK, get(pack::<D>))
+        .route(path::PACK_REMOVE, post(remove_pack::<D>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -176,6 +185,29 @@ async fn assign<D: OnBehalf>(
     Ok(Json(data.on_behalf_of(&operator).assign(role, &name, assignment?.0).await?))
 }
 
+async fn pending<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<PendingFilter>) -> Answer<Page<Pending>> {
+    Ok(Json(data.pending(filter?.0).await?))
+}
+
+async fn approve<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    host: Result<Path<(Role, Name)>, PathRejection>,
+    approval: Body<Approval>,
+) -> Answer<Approved> {
+    let Path((role, name)) = host?;
+    Ok(Json(data.on_behalf_of(&operator).approve(role, &name, approval?.0).await?))
+}
+
+async fn reject<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    host: Result<Path<(Role, Name)>, PathRejection>,
+) -> Answer<Pending> {
+    let Path((role, name)) = host?;
+    Ok(Json(data.on_behalf_of(&operator).reject(role, &name).await?))
+}
+
 async fn log<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<LogFilter>) -> Answer<Page<LogEntry>> {
     Ok(Json(data.log(filter?.0).await?))
 }
@@ -190,6 +222,33 @@ async fn escrow<D: OnBehalf>(
     order: Body<RecoveryOrder>,
 ) -> Answer<Group> {
     Ok(Json(data.on_behalf_of(&operator).escrow(order?.0).await?))
+}
+
+async fn packs<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<PackFilter>) -> Answer<Page<Pack>> {
+    Ok(Json(data.packs(filter?.0).await?))
+}
+
+async fn pack<D: DataAccess>(
+    State(data): State<Arc<D>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<PackDetail> {
+    Ok(Json(data.pack(&name?.0).await?))
+}
+
+async fn apply_pack<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    order: Body<PackOrder>,
+) -> Answer<Pack> {
+    Ok(Json(data.on_behalf_of(&operator).apply_pack(order?.0).await?))
+}
+
+async fn remove_pack<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<Pack> {
+    Ok(Json(data.on_behalf_of(&operator).remove_pack(&name?.0).await?))
 }
 
 async fn no_such_path(uri: Uri) -> Refusal {

@@ -6,12 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Assignment, DataAccess, Gap, GapFilter, Group, Kind, LogEntry,
-    LogFilter, Member, MemberFilter, Page, Problem, RecoveryOrder, Session, Status, Time, Token, TokenFilter,
-    TokenOrder, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, DataAccess, Gap, GapFilter,
+    Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
+    PendingFilter, Problem, RecoveryOrder, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology,
 };
 
-use super::trust;
+use super::{packs, trust};
+use crate::joining::JoinDesk;
 use crate::store::{self, Found, Released, Store};
 
 /// What only the running server knows.
@@ -50,6 +51,8 @@ pub struct Service {
     pub store: Store,
     /// What is.
     pub live: Arc<dyn Live>,
+    /// Where hosts ask to join.
+    pub desk: Arc<JoinDesk>,
     /// On whose behalf.
     operator: Arc<str>,
 }
@@ -69,8 +72,8 @@ impl OnBehalf for Service {
 
 impl Service {
     /// A service on behalf of nobody in particular.
-    pub fn new(store: Store, live: Arc<dyn Live>) -> Self {
-        Self { store, live, operator: "unknown".into() }
+    pub fn new(store: Store, live: Arc<dyn Live>, desk: Arc<JoinDesk>) -> Self {
+        Self { store, live, desk, operator: "unknown".into() }
     }
 
     /// Whose acts these are.
@@ -181,6 +184,18 @@ impl DataAccess for Service {
         trust::assign(self, role, name, assignment).await
     }
 
+    async fn pending(&self, filter: PendingFilter) -> Result<Page<Pending>, Problem> {
+        Ok(trust::pending(self, &filter))
+    }
+
+    async fn approve(&self, role: Role, name: &Name, approval: Approval) -> Result<Approved, Problem> {
+        self.desk.approve(role, name, approval, self.act()).await
+    }
+
+    async fn reject(&self, role: Role, name: &Name) -> Result<Pending, Problem> {
+        self.desk.reject(role, name, &self.act())
+    }
+
     async fn log(&self, filter: LogFilter) -> Result<Page<LogEntry>, Problem> {
         trust::log(self, &filter).await
     }
@@ -191,6 +206,22 @@ impl DataAccess for Service {
 
     async fn escrow(&self, order: RecoveryOrder) -> Result<Group, Problem> {
         trust::escrow(self, order).await
+    }
+
+    async fn packs(&self, filter: PackFilter) -> Result<Page<Pack>, Problem> {
+        Ok(packs::packs(&self.store.view().borrow(), &filter))
+    }
+
+    async fn pack(&self, name: &str) -> Result<PackDetail, Problem> {
+        packs::pack(self, name).await
+    }
+
+    async fn apply_pack(&self, order: PackOrder) -> Result<Pack, Problem> {
+        packs::apply(self, order).await
+    }
+
+    async fn remove_pack(&self, name: &str) -> Result<Pack, Problem> {
+        packs::remove(self, name).await
     }
 }
 

@@ -20,6 +20,7 @@ use wardline_sdk::{
 };
 
 use super::{Connected, Live, Service, Socket};
+use crate::joining::{JoinDesk, WithoutToken};
 use crate::store::{Commit, Open, Opened, Store};
 
 const A: Epoch = Epoch([0xa; 16]);
@@ -75,7 +76,9 @@ impl Served {
         let (store, _) = Store::open(&folder.join("server.db"), None, foundation.keeper).unwrap();
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
-        let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>);
+        let (issuing, lifetime) = (foundation.issuing, crate::founding::default_lifetime());
+        let desk = JoinDesk::new(store.clone(), issuing, foundation.presence.duty, lifetime, WithoutToken::Review);
+        let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
         let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(Arc::new(service), shutdown));

@@ -7,8 +7,8 @@ use wardline_proto::message::encode;
 use wardline_proto::trust::Fact;
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
-    Assignment, Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Problem, RecoveryOrder, Time, Token,
-    TokenFilter, TokenOrder, TokenState, hex, page,
+    Assignment, Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter, Problem,
+    RecoveryOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
 };
 use wardline_secrets::view::{self, View, pin_of};
 
@@ -16,7 +16,7 @@ use super::service::{Service, now_ms, problem};
 use crate::operating::{self, Decision, Refusal};
 
 /// Has something decided, in the name of whoever asks.
-async fn decide(
+pub(super) async fn decide(
     service: &Service,
     decide: impl Fn(&View, u64) -> Decision + Send + Sync + 'static,
 ) -> Result<Vec<Fact>, Problem> {
@@ -25,7 +25,7 @@ async fn decide(
 }
 
 /// The log took it, and yet it is not there: somebody else was quicker.
-fn gone(what: &str) -> Problem {
+pub(super) fn gone(what: &str) -> Problem {
     Problem::new(Kind::Conflict, format!("{what} has changed in the meantime"), "look at it again")
 }
 
@@ -73,7 +73,7 @@ fn token(id: &[u8; 16], token: &view::Token, now: u64) -> Token {
 }
 
 /// A page of what comes behind a cursor, in the order of the cursors.
-fn page_of<T>(
+pub(super) fn page_of<T>(
     items: impl Iterator<Item = T>,
     limit: Option<u32>,
     after: Option<&str>,
@@ -142,6 +142,11 @@ pub(super) async fn assign(
     let assigned = name.clone();
     decide(service, move |view, _| operating::assign(role, &assigned, &assignment.via, view)).await?;
     one_member(service, role, name).ok_or_else(|| gone("the member"))
+}
+
+pub(super) fn pending(service: &Service, filter: &PendingFilter) -> Page<Pending> {
+    let waiting = service.desk.pending(filter.role).into_iter();
+    page_of(waiting, filter.limit, filter.cursor.as_deref(), |pending| format!("{} {}", pending.name, pending.key))
 }
 
 pub(super) async fn log(service: &Service, filter: &LogFilter) -> Result<Page<LogEntry>, Problem> {

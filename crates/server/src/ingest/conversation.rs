@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use wardline_connector::link::Outgoing;
@@ -16,8 +17,8 @@ use wardline_proto::entry::{self, Entry};
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, Context, Epoch, Mark, Point, Position, Reason, Refusal, Signed, Standing, decode,
-    encode,
+    Ack, Answer, Batch, BatchHeader, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position, Reason, Refusal,
+    Signed, Standing, decode, encode,
 };
 use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::signature::sha256;
@@ -29,6 +30,8 @@ use crate::store::{self, Commit, Open, Opened, Outcome};
 
 /// Batches of one agent that are being written. An agent has no more under way.
 const WRITING: usize = 32;
+/// How long a configuration that was sent is not sent to who asks again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 type Writing = Pin<Box<dyn Future<Output = Result<Outcome, store::Error>> + Send + Sync>>;
 
@@ -52,6 +55,19 @@ pub(super) struct Talk {
     /// Where the stream stands with everything that was taken; nothing before positions were compared.
     taken: Option<Mark>,
     writing: VecDeque<(Mark, Writing)>,
+    /// What the agent has of its configuration; nothing before it has said so.
+    configured: Option<Held>,
+}
+
+/// What an agent has of its configuration.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Its cookie; all zero when it has none.
+    cookie: Digest,
+    /// The version that was looked at last.
+    version: u64,
+    /// When it was sent that.
+    sent: Option<Instant>,
 }
 
 impl Talk {
@@ -64,8 +80,8 @@ impl Talk {
         address: String,
         conversation: Arc<Conversation>,
     ) -> Self {
-        let (taken, writing) = (None, VecDeque::new());
-        Self { ingest, member, via, route, outgoing, address, conversation, taken, writing }
+        let (taken, writing, configured) = (None, VecDeque::new(), None);
+        Self { ingest, member, via, route, outgoing, address, conversation, taken, writing, configured }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
@@ -77,7 +93,7 @@ impl Talk {
             // In this order: who is cut off has nothing more taken from it.
             let step = tokio::select! {
                 biased;
-                view = changed(&mut changes) => self.stands(&view),
+                view = changed(&mut changes) => self.look_again(&view).await,
                 () = conversation.replaced.notified() => Err(End::Refused(Reason::Replaced)),
                 () = conversation.released.notified() => self.broken(None).await,
                 Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
@@ -105,6 +121,51 @@ impl Talk {
         if stands(view, &self.member, &self.via) { Ok(()) } else { Err(self.not_known(NO_LONGER)) }
     }
 
+    /// Something is said about trust that was not before.
+    async fn look_again(&mut self, view: &View) -> Result<(), End> {
+        self.stands(view)?;
+        match self.configured {
+            Some(held) if held.version != view.version(&self.member.name) => self.configure(view, held, false).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The agent has this configuration, and would like what it has not.
+    async fn asked(&mut self, message: &Message) -> Result<(), End> {
+        let ask: ConfigurationAsk =
+            decode(&message.body).ok_or_else(|| self.senseless("a question that cannot be decoded"))?;
+        let view = Arc::clone(&self.ingest.store.view().borrow());
+        let cookie = Digest::from_wire(&ask.cookie).unwrap_or_default();
+        let sent = self.configured.and_then(|held| held.sent);
+        self.configure(&view, Held { cookie, version: 0, sent }, true).await
+    }
+
+    /// Sends the agent's configuration when it is another than the one it has; who has asked is told when it is not.
+    async fn configure(&mut self, view: &View, held: Held, asked: bool) -> Result<(), End> {
+        let name = self.member.name.clone();
+        let Some(due) = self.ingest.configurations.due(view, &name).await else {
+            // It is looked at again when something is said about it.
+            self.configured = Some(Held { version: view.version(&name), ..held });
+            return Ok(());
+        };
+        self.configured = Some(Held { version: due.version, ..held });
+        if due.cookie == held.cookie {
+            if !asked {
+                return Ok(());
+            }
+            let unchanged = self.ingest.configurations.unchanged(view);
+            return self.send(Message::own(Kind::Configuration, unchanged)).await;
+        }
+        // It may be under way still; nobody has megabytes sent again and again.
+        if asked && held.sent.is_some_and(|sent| sent.elapsed() < AGAIN) {
+            return Ok(());
+        }
+        let Some(issued) = self.ingest.configurations.issue(view, &name, due).await else { return Ok(()) };
+        let sent = Some(Instant::now());
+        self.configured = Some(Held { cookie: due.cookie, version: due.version, sent });
+        self.send(Message::own(Kind::Configuration, issued)).await
+    }
+
     fn not_known(&self, reason: &str) -> End {
         let (peer, address) = (format!("agent {}", self.member.name), self.address.clone());
         journal::emit(Event::UnknownHealthService { peer, address, reason: reason.to_owned() });
@@ -116,6 +177,7 @@ impl Talk {
             Kind::Position => self.position(&message).await,
             Kind::Heartbeat => self.heartbeat(&message),
             Kind::Batch => self.batch(&message).await,
+            Kind::ConfigurationAsk => self.asked(&message).await,
             Kind::Hop => {
                 let signed: Option<Signed> = decode(&message.body);
                 let measured = signed.ok_or("it cannot be decoded");
@@ -168,6 +230,8 @@ impl Talk {
         }
         let Answered { standing, watermark, common, live } = self.compare(&asked).await.map_err(|_| End::Quiet)?;
         self.taken = (standing == Standing::Live).then_some(watermark);
+        let view = Arc::clone(&self.ingest.store.view().borrow());
+        let due = self.ingest.configurations.due(&view, &self.member.name).await;
         let answer = Answer {
             agent: position.agent,
             nonce: position.nonce,
@@ -176,6 +240,7 @@ impl Talk {
             common: Point::of(&common),
             chain: self.ingest.duty_chain.clone(),
             live: live.map(Epoch::to_wire).unwrap_or_default(),
+            cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
         };
         let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
         self.conversation.heard();

@@ -36,6 +36,7 @@ impl Served {
             Arc::clone(&running.issuing),
             running.presence.duty.clone(),
             default_lifetime(),
+            WithoutToken::Review,
         );
         Self { running, desk, _scratch: scratch }
     }
@@ -82,7 +83,7 @@ impl Served {
             nonce: vec![1; 16].into(),
         };
         let bytes = encode(&hello);
-        let challenge = self.desk.challenge(&bytes, [2; 16]);
+        let challenge = self.desk.challenge(&bytes, &[2; 16]);
         let transcript = sha256(&[&bytes, &challenge.payload]);
         let proof = Proof {
             token: token.map(|token| token.sign(&transcript.0).to_vec().into()).unwrap_or_default(),
@@ -105,7 +106,7 @@ fn nothing(_: &mut Knock) {}
 #[tokio::test]
 async fn a_challenge_leads_to_the_root_and_a_welcome_holds_a_certificate_that_the_log_knows() {
     let served = Served::new().await;
-    let challenge = served.desk.challenge(b"hello", [5; 16]);
+    let challenge = served.desk.challenge(b"hello", &[5; 16]);
     let keeper = served.running.store.keeper();
     let said: Challenge = decode(&challenge.payload).unwrap();
     let [duty, root] = said.chain.as_slice() else { panic!() };

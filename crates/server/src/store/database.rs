@@ -10,7 +10,8 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior, ffi};
 use wardline_proto::event::Event;
 
 /// One step of the schema each; the number of steps taken stands in `PRAGMA user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
 
 /// Marks the file as ours ("Ward"): a database of another program is not migrated.
 const APPLICATION_ID: i32 = 0x5761_7264;
@@ -244,7 +245,7 @@ mod tests {
         drop(connection);
         let before = std::fs::read(&path).unwrap();
         let error = create_or_open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found, known: 2, .. } if found == 3), "{error}");
+        assert!(matches!(error, OpenError::Newer { found, known: 3, .. } if found == 4), "{error}");
         assert_eq!(error.event().number(), 40022);
         assert!(std::fs::read(&path).unwrap() == before);
     }

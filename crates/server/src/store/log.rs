@@ -19,7 +19,7 @@ use wardline_secrets::view::{self, Unsound, View};
 
 use super::database::OpenError;
 use super::writer::{Effects, Write};
-use super::{Error, from_sql, kept, to_sql, views};
+use super::{Error, from_sql, kept, packs, to_sql, views};
 
 /// Who keeps the trust log: what its entries must lead to, and what new ones are signed with.
 #[derive(Debug)]
@@ -106,6 +106,8 @@ pub(super) struct Act<R> {
     /// Whose act it is.
     pub(super) act: String,
     pub(super) decide: Decide<R>,
+    /// The name and text of the pack that it is about.
+    pub(super) text: Option<(String, String)>,
 }
 
 impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
@@ -137,6 +139,9 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             insert.execute(params![to_sql(number), &entry[..]])?;
         }
         views::refresh(connection, staged, &facts)?;
+        if let Some((name, text)) = &self.text {
+            packs::put(connection, name, text)?;
+        }
         effects.view = next;
         effects.appended = true;
         Ok(Ok(facts))

@@ -15,6 +15,7 @@
 //!  counts     how much there is
 //!  log        the trust log: replayed at the start, appended to by decisions
 //!  kept       the newest head of the log, apart from the database
+//!  packs      the texts of packs
 //!  views      tables that show what the log says
 //! ```
 //!
@@ -29,6 +30,7 @@ mod entries;
 mod gaps;
 mod kept;
 mod log;
+mod packs;
 mod readers;
 mod streams;
 mod views;
@@ -123,7 +125,30 @@ impl Store {
         act: String,
         decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
     ) -> Result<Result<Vec<Fact>, R>, Error> {
-        self.writer.write(log::Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide) }).await
+        let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(decide));
+        self.writer.write(log::Act { keeper, act, decide, text: None }).await
+    }
+
+    /// The same for a decision that a pack is run: its name and text are kept, in the same transaction.
+    ///
+    /// # Errors
+    /// As for [`Self::act`].
+    pub async fn act_with_text<R: From<Unsound> + Send + Sync + 'static>(
+        &self,
+        act: String,
+        text: (String, String),
+        decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
+    ) -> Result<Result<Vec<Fact>, R>, Error> {
+        let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(decide));
+        self.writer.write(log::Act { keeper, act, decide, text: Some(text) }).await
+    }
+
+    /// The text that is kept of a pack; whether it is the right one says the trust log.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn pack_text(&self, name: String) -> Result<Option<String>, Error> {
+        self.readers.read(move |connection| packs::text(connection, &name)).await
     }
 
     /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.

@@ -10,8 +10,8 @@ use wardline_proto::event::Event;
 use wardline_proto::trust::Fact;
 use wardline_secrets::view::{Member, Token, View};
 
-use super::to_sql;
 use super::writer::{Effects, Write};
+use super::{packs, to_sql};
 
 /// A table: its name, and its columns, of which the first is the key.
 struct Table {
@@ -144,6 +144,12 @@ pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> r
             Fact::Issued(issued) => (Some(&issued.name), None),
             Fact::Token(token) => (None, id(&token.id)),
             Fact::TokenRevoked(revoked) => (None, id(&revoked.id)),
+            Fact::PackRemoved(removed) => {
+                packs::delete(connection, &removed.name)?;
+                (None, None)
+            }
+            // Its text is written by whoever has it.
+            Fact::Pack(_) => (None, None),
             Fact::Founded(_) | Fact::Issuer(_) | Fact::Duty(_) | Fact::Recovery(_) => (None, None),
         };
         if let Some(name) = name {

@@ -1,0 +1,524 @@
+//! What agents run comes down from the server, signed: a gateway can hold it back, and nothing else.
+
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wardline_harness::group::Group;
+use wardline_harness::hostile::{self, Listener, Peer};
+use wardline_harness::pki::{Authority, Credential};
+use wardline_harness::{Daemon, wait};
+use wardline_proto::frame::Message;
+use wardline_proto::message::{
+    Configuration, ConfigurationAsk, Context, Issue, RouteOpen, Signed, Way, decode, encode,
+};
+use wardline_proto::{GroupId, Kind};
+use wardline_secrets::signature::{SigningKey, sha256};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const GATEWAY: &str = "gateway gw1.test";
+const AGENT: &str = "agent agent1.test";
+/// What an agent keeps.
+const KEPT: [&str; 2] = ["OpsMgrConnector.Config.xml", "OpsMgrConnector.Config.xml.sig"];
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs the command line; it must succeed.
+#[track_caller]
+fn done(group: &Group, arguments: &[&str]) -> String {
+    let output = group.wardline(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+/// A log that a pack follows.
+struct Log(PathBuf);
+
+impl Log {
+    fn new(group: &Group, name: &str) -> Self {
+        let path = group.folder().join(format!("{name}.log"));
+        File::options().create(true).append(true).open(&path).unwrap();
+        Self(path)
+    }
+
+    fn say(&self, line: &str) {
+        writeln!(File::options().append(true).open(&self.0).unwrap(), "{line}").unwrap();
+    }
+
+    fn pack(&self, pack: &str, name: &str) -> String {
+        format!("[pack]\nname = \"{pack}\"\n[[log]]\nname = \"{name}\"\npath = {:?}\n", self.0.display().to_string())
+    }
+}
+
+/// Writes a file with a pack.
+fn file(group: &Group, text: &str) -> String {
+    let path = group.folder().join("pack.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Waits until an agent runs another configuration than before.
+#[track_caller]
+fn active(agent: &Daemon, mark: usize) {
+    agent.wait_event_since(mark, 21025);
+    agent.wait_event_since(mark, 1210);
+}
+
+#[track_caller]
+fn wait_texts(group: &Group, agent: &str, expected: &[&str]) {
+    let what = format!("{expected:?} of {agent}");
+    wait::until(&what, LIMIT, || (sorted(group.event_texts(agent)) == expected).then_some(()));
+}
+
+fn sorted(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts
+}
+
+#[test]
+fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
+    let builder = Group::builder().agents(2).direct(1).pack("base", "");
+    let mut group = builder.lay();
+    let (host, app) = (Log::new(&group, "host"), Log::new(&group, "app"));
+    group.write_pack("base", &host.pack("base", "host"));
+    group.start();
+    for agent in 0..3 {
+        // Each has a configuration, with nothing to run in it.
+        assert!(group.agent(agent).wait_event(21023).text.contains("test"));
+        active(group.agent(agent), 0);
+    }
+    host.say("host 1");
+    app.say("app 1");
+    for agent in ["agent1.test", "agent2.test", "agent3.test"] {
+        wait_texts(&group, agent, &["host 1"]);
+    }
+
+    // For one behind the gateway.
+    let mark = group.agent(1).mark();
+    done(&group, &["pack", "lint", &file(&group, &app.pack("app", "app"))]);
+    done(&group, &["pack", "apply", &file(&group, &app.pack("app", "app")), "--agents", "agent2.test"]);
+    active(group.agent(1), mark);
+    app.say("app 2");
+    host.say("host 2");
+    wait_texts(&group, "agent2.test", &["app 1", "app 2", "host 1", "host 2"]);
+    for agent in ["agent1.test", "agent3.test"] {
+        wait_texts(&group, agent, &["host 1", "host 2"]);
+    }
+    for name in KEPT {
+        assert_eq!(group.agent(1).state().join(name).metadata().unwrap().mode() & 0o7777, 0o600, "{name}");
+    }
+
+    // What is wrong is refused by its place, and changes nothing.
+    let marks = [0, 1, 2].map(|agent| group.agent(agent).mark());
+    let bad = file(&group, &(app.pack("app", "app") + "severity = \"loud\"\n"));
+    for verb in ["lint", "diff", "apply"] {
+        let refused = group.wardline(&["pack", verb, &bad]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(said(&refused).contains("pack.toml:6:12: "), "{verb}: {}", said(&refused));
+    }
+    let refused = group.wardline(&["pack", "apply", &file(&group, &app.pack("app", "app")), "--agents", "a*b"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    done(&group, &["pack", "apply", &file(&group, &app.pack("app", "app"))]);
+
+    // For the one that talks to the server itself, too; and what ran before goes on where it was: no line is doubled.
+    let more = app.pack("app", "app") + "severity = \"warning\"\n";
+    let diff = done(&group, &["pack", "diff", &file(&group, &more)]);
+    assert!(diff.contains("+severity = \"warning\"") && !diff.contains("\n-"), "{diff}");
+    done(&group, &["pack", "apply", &file(&group, &more), "--agents", "*"]);
+    for (agent, mark) in marks.into_iter().enumerate() {
+        active(group.agent(agent), mark);
+        let events = group.agent(agent).events_since(mark);
+        assert_eq!(events.iter().filter(|event| event.number == 1210).count(), 1, "one change is one change");
+    }
+    app.say("app 3");
+    host.say("host 3");
+    for agent in ["agent1.test", "agent2.test", "agent3.test"] {
+        wait_texts(&group, agent, &["app 1", "app 2", "app 3", "host 1", "host 2", "host 3"]);
+    }
+    assert!(done(&group, &["pack", "list"]).contains("app"));
+    assert!(done(&group, &["keys", "log", "show"]).contains("pack"));
+    done(&group, &["keys", "log", "verify"]);
+
+    // What was kept runs without a server, and is still valid when there is one.
+    group.server().stop();
+    group.agent(2).restart();
+    group.agent(2).wait_event(1210);
+    app.say("app 4");
+    host.say("host 4");
+    group.server().start();
+    group.agent(2).wait_event(21026);
+    let four = ["app 1", "app 2", "app 3", "app 4", "host 1", "host 2", "host 3", "host 4"];
+    wait_texts(&group, "agent3.test", &four);
+    assert!(!group.agent(2).events().iter().any(|event| event.number == 21025));
+
+    // A text that somebody has changed in the database is not used, and named; what runs goes on.
+    wait_texts(&group, "agent1.test", &four);
+    let marks = [0, 1, 2].map(|agent| group.agent(agent).mark());
+    group.server().stop();
+    let changed = rusqlite::Connection::open(group.database()).unwrap();
+    assert_eq!(changed.execute("UPDATE pack SET text = text || '#'", []).unwrap(), 1);
+    drop(changed);
+    group.server().start();
+    assert!(group.server().wait_event(40085).text.contains("pack app"));
+    assert_eq!(group.wardline(&["pack", "diff", &file(&group, &more)]).status.code(), Some(5));
+    let mark = group.server().mark();
+    done(&group, &["pack", "apply", &file(&group, &more)]);
+    assert!(group.server().events_since(mark).iter().all(|event| event.number != 40085));
+
+    // Nowhere any more.
+    done(&group, &["pack", "remove", "app"]);
+    for (agent, mark) in marks.into_iter().enumerate() {
+        active(group.agent(agent), mark);
+    }
+    app.say("app 5");
+    host.say("host 5");
+    let five = [&four[..], &["host 5"]].concat();
+    for agent in ["agent1.test", "agent2.test", "agent3.test"] {
+        wait_texts(&group, agent, &five);
+    }
+    assert_eq!(group.wardline(&["pack", "remove", "app"]).status.code(), Some(3));
+}
+
+fn key(group: &Group, path: &str) -> SigningKey {
+    let path = group.folder().join(path);
+    SigningKey::from_pem(&std::fs::read(path).unwrap(), GroupId(group.id().into_bytes())).unwrap()
+}
+
+/// The hostile gateway between agent1 and the server.
+struct Between {
+    credential: Credential,
+    listener: Listener,
+    below: Option<Peer>,
+    above: Peer,
+    route: u32,
+}
+
+impl Between {
+    fn new(group: &mut Group) -> Self {
+        let credential = group.credential("gw1.test");
+        let listener = Listener::at(hostile::listen(group.gateway(0)));
+        let server: SocketAddr = hostile::listen(group.server());
+        let mut above = Peer::join(server, &credential, GATEWAY, "server srv1.test");
+        above.wait_for(Kind::Way, 0);
+        Self { credential, listener, below: None, above, route: 0 }
+    }
+
+    fn meet(&mut self) {
+        self.below = None;
+        self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
+    }
+
+    fn below(&mut self) -> &mut Peer {
+        self.below.as_mut().expect("the agent is here")
+    }
+
+    fn route(&mut self, agent: &str) {
+        self.route += 1;
+        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
+        self.above.say(open.on(self.route));
+        self.above.wait_for(Kind::Way, self.route);
+    }
+
+    fn up(&mut self, kind: Kind, body: Bytes) {
+        self.above.say(Message { kind, route: self.route, body });
+    }
+
+    fn down(&mut self, kind: Kind, body: Bytes) {
+        self.below().say(Message { kind, route: 0, body });
+    }
+
+    /// Passes on position and answer. Gives what the agent asks for then.
+    fn open(&mut self) -> Bytes {
+        self.route("agent1.test");
+        self.below().say(Message::own(Kind::Way, Way { open: true }));
+        let position = self.below().wait_for(Kind::Position, 0);
+        self.up(Kind::Position, position);
+        let answer = self.above.wait_for(Kind::Answer, self.route);
+        self.down(Kind::Answer, answer);
+        self.below().wait_for(Kind::ConfigurationAsk, 0)
+    }
+
+    /// What the server answers to a question about a configuration.
+    fn asked(&mut self, ask: Bytes) -> Configuration {
+        self.up(Kind::ConfigurationAsk, ask);
+        self.sent()
+    }
+
+    fn sent(&mut self) -> Configuration {
+        decode(&self.above.wait_for(Kind::Configuration, self.route)).unwrap()
+    }
+
+    /// The configuration that the server has for an agent.
+    fn of(&mut self, agent: &str) -> Configuration {
+        self.route(agent);
+        self.asked(Bytes::new())
+    }
+
+    /// Gives an agent something that it must refuse with this event, and go on with what it has.
+    #[track_caller]
+    fn refused(&mut self, agent: &Daemon, what: &str, event: u32, configuration: &Configuration) {
+        let (mark, before) = (agent.mark(), kept(agent));
+        self.down(Kind::Configuration, encode(configuration));
+        agent.wait_event_since(mark, event);
+        self.below().wait_closed();
+        // Whoever was refused is waited for longer and longer, who only went away is not.
+        self.meet();
+        self.meet();
+        self.open();
+        assert!(kept(agent) == before, "{what}: nothing of it is kept");
+        let others = [1210, 21025].map(|number| agent.events_since(mark).iter().any(|event| event.number == number));
+        assert_eq!(others, [false; 2], "{what}");
+    }
+}
+
+/// The bytes of what an agent keeps.
+fn kept(agent: &Daemon) -> Vec<Vec<u8>> {
+    KEPT.iter().map(|name| std::fs::read(agent.state().join(name)).unwrap_or_default()).collect()
+}
+
+fn signed(configuration: &Configuration) -> Signed {
+    configuration.signed.clone().expect("it is signed")
+}
+
+fn issue(configuration: &Configuration) -> Issue {
+    decode(&signed(configuration).payload).unwrap()
+}
+
+/// With this document, said to be the one that was signed.
+fn with(document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
+    let hash = sha256(&[document.as_bytes()]).to_wire();
+    let payload = encode(&Issue { document: hash, ..issue.clone() });
+    Configuration { signed: Some(by.signed(context, payload)), document: document.into(), head: None }
+}
+
+#[test]
+fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
+    let mut group = Group::builder().written().lay();
+    let (one, two) = (Log::new(&group, "one"), Log::new(&group, "two"));
+    let own = key(&group, "gw1.test/state/test/identity.key");
+    // Held by nobody but the server; here it signs what the server never would.
+    let duty = key(&group, "srv1.test/state/test/duty.key");
+    let channel = key(&group, "srv1.test/state/test/channel.key");
+    let other = Authority::new("other").duty("srv1.test");
+    let other = SigningKey::from_pem(other.key.as_bytes(), GroupId(group.id().into_bytes())).unwrap();
+    let elsewhere = std::fs::read(group.folder().join("srv1.test/state/test/duty.key")).unwrap();
+    let elsewhere = SigningKey::from_pem(&elsewhere, GroupId([7; 16])).unwrap();
+    group.server().start();
+    done(&group, &["pack", "apply", &file(&group, &one.pack("app", "app"))]);
+    let mut gateway = Between::new(&mut group);
+    group.agent(0).start();
+    gateway.meet();
+
+    // Unchanged, it passes, and is not sent again.
+    let ask = gateway.open();
+    let first = gateway.asked(ask);
+    gateway.down(Kind::Configuration, encode(&first));
+    active(group.agent(0), 0);
+    assert_eq!(kept(group.agent(0))[0], first.document);
+    gateway.meet();
+    let ask = gateway.open();
+    let unchanged = gateway.asked(ask);
+    assert!(unchanged.signed.is_none() && unchanged.document.is_empty());
+    gateway.down(Kind::Configuration, encode(&unchanged));
+    group.agent(0).wait_event(21026);
+
+    // The next one comes without a question. Rewritten, it is not taken.
+    done(&group, &["pack", "apply", &file(&group, &two.pack("app", "app"))]);
+    let second = gateway.sent();
+    assert!(issue(&second).version > issue(&first).version && second.document != first.document);
+    let agent = group.agent(0);
+    let text = String::from_utf8(second.document.to_vec()).unwrap();
+    // Nor withheld for something that is signed for everybody: it says nothing of this agent.
+    let have = ConfigurationAsk { cookie: issue(&second).cookie, version: 0 };
+    let head = gateway.asked(encode(&have));
+    assert!(head.signed.is_none());
+    let mark = agent.mark();
+    gateway.refused(agent, "a head that nobody asked for", 40080, &head);
+    agent.wait_event_since(mark, 21024);
+    let rewritten = text.replace("two.log", "one.log");
+    let (version, later) = (issue(&second).version, issue(&second).version + 1);
+    let newer = text.replace(&format!("<Version>{version}<"), &format!("<Version>{later}<"));
+    assert!(rewritten != text && newer != text);
+    let plain = |document: String, signed: Signed| Configuration {
+        signed: Some(signed),
+        document: document.into(),
+        head: None,
+    };
+    let flipped = |signed: Signed| {
+        let mut bytes = signed.signature.to_vec();
+        bytes[40] ^= 1;
+        Signed { signature: bytes.into(), ..signed }
+    };
+    let said = encode(&Issue { version: later, ..issue(&second) });
+    let good = issue(&second);
+    for (what, forged) in [
+        ("another document", plain(rewritten.clone(), signed(&second))),
+        ("the older document", Configuration { document: first.document.clone(), ..second.clone() }),
+        ("no document", Configuration { document: Bytes::new(), ..second.clone() }),
+        ("a document that is cut", plain(text[..text.len() - 1].to_owned(), signed(&second))),
+        ("another version", plain(newer.clone(), Signed { payload: said, ..signed(&second) })),
+        ("another signature", plain(text.clone(), flipped(signed(&second)))),
+        ("no signature", plain(text.clone(), Signed { signature: Bytes::new(), ..signed(&second) })),
+        (
+            "the signature of the older",
+            plain(text.clone(), Signed { payload: signed(&second).payload, ..signed(&first) }),
+        ),
+        ("signed by the gateway", with(rewritten.clone(), &own, Context::Config, &good)),
+        ("signed by a channel key", with(rewritten.clone(), &channel, Context::Config, &good)),
+        ("by another group's server", with(rewritten.clone(), &other, Context::Config, &good)),
+        ("for another group", with(text.clone(), &elsewhere, Context::Config, &good)),
+        ("signed for another purpose", with(text.clone(), &duty, Context::Ack, &good)),
+        ("another version inside", with(newer, &duty, Context::Config, &good)),
+        ("a cookie of something else", with(rewritten, &duty, Context::Config, &good)),
+        ("nothing at all", Configuration::default()),
+        ("a head for everybody", head),
+        (
+            "a head by the gateway",
+            Configuration {
+                head: Some(own.signed(Context::Log, unchanged.head.clone().unwrap().payload)),
+                ..Configuration::default()
+            },
+        ),
+    ] {
+        gateway.refused(agent, what, 40080, &forged);
+    }
+
+    // As it is, it is taken; again, nothing happens; and the older one never comes back.
+    let mark = agent.mark();
+    gateway.down(Kind::Configuration, encode(&second));
+    active(agent, mark);
+    assert_eq!(kept(agent)[0], second.document);
+    let mark = agent.mark();
+    gateway.down(Kind::Configuration, encode(&second));
+    gateway.refused(agent, "an older one", 40081, &first);
+    assert!(agent.events_since(mark).iter().all(|event| event.number != 40080));
+    let fresh = with(String::from_utf8(first.document.to_vec()).unwrap(), &duty, Context::Config, &issue(&first));
+    gateway.refused(agent, "an older one, signed anew", 40081, &fresh);
+    // A head from before it says nothing about it. The server's own head does.
+    let ask = gateway.open();
+    let answer = gateway.asked(ask);
+    gateway.refused(agent, "an older head", 40080, &unchanged);
+    let mark = agent.mark();
+    gateway.down(Kind::Configuration, encode(&answer));
+    agent.wait_event_since(mark, 21026);
+
+    // Nor when what was kept is damaged: the agent runs without it until it has it again.
+    agent.stop();
+    let path = agent.state().join(KEPT[0]);
+    let damaged = String::from_utf8(second.document.to_vec()).unwrap().replace("two.log", "tw0.log");
+    std::fs::write(&path, damaged).unwrap();
+    agent.start();
+    agent.wait_event(40083);
+    gateway.meet();
+    let ask = gateway.open();
+    agent.wait_event(21023);
+    assert!(agent.events().iter().all(|event| event.number != 1210));
+    gateway.refused(agent, "an older one again", 40081, &first);
+    let again = gateway.asked(ask);
+    let mark = agent.mark();
+    gateway.down(Kind::Configuration, encode(&again));
+    active(agent, mark);
+    assert_eq!(kept(agent)[0], second.document);
+
+    // The honest way again.
+    drop(gateway);
+    group.gateway(0).start();
+    two.say("two");
+    one.say("one");
+    wait_texts(&group, "agent1.test", &["two"]);
+}
+
+/// Puts files in place of those that an agent keeps.
+fn lay(agent: &Daemon, files: &[Vec<u8>]) {
+    for (name, bytes) in KEPT.iter().zip(files) {
+        write(&agent.state().join(name), bytes);
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_configuration_for_another_is_refused() {
+    let mut group = Group::builder().agents(2).written().lay();
+    let log = Log::new(&group, "app");
+    group.server().start();
+    done(&group, &["pack", "apply", &file(&group, &log.pack("app", "app"))]);
+    let mut gateway = Between::new(&mut group);
+    group.agent(0).start();
+    gateway.meet();
+
+    // Its own is taken, that of another with the same packs is not.
+    let another = gateway.of("agent2.test");
+    let ask = gateway.open();
+    let own = gateway.asked(ask);
+    gateway.refused(group.agent(0), "another's", 40082, &another);
+    let duty = key(&group, "srv1.test/state/test/duty.key");
+    let document = String::from_utf8(another.document.to_vec()).unwrap();
+    let mixed = with(document, &duty, Context::Config, &Issue { agent: "agent1.test".into(), ..issue(&another) });
+    gateway.refused(group.agent(0), "another's document", 40082, &mixed);
+    let mark = group.agent(0).mark();
+    gateway.down(Kind::Configuration, encode(&own));
+    active(group.agent(0), mark);
+
+    // Nor from its own folder.
+    drop(gateway);
+    group.agent(0).stop();
+    group.gateway(0).start();
+    group.agent(1).start();
+    active(group.agent(1), 0);
+    group.agent(1).stop();
+    let files = [kept(group.agent(0)), kept(group.agent(1))];
+    lay(group.agent(0), &files[1]);
+    group.gateway(0).stop();
+    group.agent(0).start();
+    assert!(group.agent(0).wait_event(40083).text.contains("agent2.test"));
+    assert!(group.agent(0).events().iter().all(|event| event.number != 1210));
+    group.agent(0).stop();
+    lay(group.agent(0), &files[0]);
+    group.agent(0).start();
+    group.agent(0).wait_event(1210);
+}
+
+#[test]
+fn a_configuration_of_many_megabytes_passes_two_gateways() {
+    let mut group = Group::builder().gateways(2).chained().agents(2).lay();
+    let log = Log::new(&group, "app");
+    group.server().start();
+    // Quotes, ends of lines and more are not what they are in XML.
+    let filler = format!("# {}<&>\"'\r\n", "x".repeat(95)).repeat(9_500);
+    for number in 0..14 {
+        done(&group, &["pack", "apply", &file(&group, &format!("[pack]\nname = \"large-{number}\"\n{filler}"))]);
+    }
+    let refused = group.wardline(&["pack", "apply", &file(&group, &format!("[pack]\nname = \"too-much\"\n{filler}"))]);
+    assert_eq!(refused.status.code(), Some(5), "{}", said(&refused));
+    group.gateway(0).start();
+    group.gateway(1).start();
+    for agent in 0..2 {
+        group.agent(agent).start();
+        active(group.agent(agent), 0);
+    }
+    done(&group, &["pack", "apply", &file(&group, &log.pack("app", "app"))]);
+    log.say("one");
+    for agent in ["agent1.test", "agent2.test"] {
+        wait_texts(&group, agent, &["one"]);
+    }
+    for agent in 0..2 {
+        let length = std::fs::metadata(group.agent(agent).state().join(KEPT[0])).unwrap().len();
+        assert!(length > 15_000_000, "{length}");
+        let gone = group.agent(agent).events().iter().any(|event| event.number == 20070);
+        assert!(!gone, "nobody was disconnected for it");
+    }
+    group.agent(0).restart();
+    group.agent(0).wait_event(1210);
+    group.agent(0).wait_event(21026);
+}

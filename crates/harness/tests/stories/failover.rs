@@ -1,0 +1,170 @@
+//! Who has several parents goes to the next when one is away, and comes back to the first; gateways stand behind
+//! gateways. Whatever is killed on the way, every line arrives once, and its acknowledgement comes back.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use wardline_harness::group::{Builder, Group, sql};
+use wardline_harness::{Daemon, hostile, wait};
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// A group whose agent follows a log.
+struct Watched {
+    group: Group,
+    log: PathBuf,
+    written: Vec<String>,
+}
+
+impl Watched {
+    fn lay(builder: Builder) -> Self {
+        let group = builder.pack("base", "").lay();
+        let log = group.folder().join("app.log");
+        let shown = log.display().to_string();
+        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
+        File::create(&log).unwrap();
+        Self { group, log, written: Vec::new() }
+    }
+
+    fn write(&mut self) {
+        let line = format!("line {}", self.written.len());
+        writeln!(File::options().append(true).open(&self.log).unwrap(), "{line}").unwrap();
+        self.written.push(line);
+    }
+
+    /// Waits until the database holds every line once, and the agent knows it.
+    #[track_caller]
+    fn arrived(&mut self) {
+        wait::until("every line once", LIMIT, || (self.group.event_texts("agent1.test") == self.written).then_some(()));
+        let queue = self.group.agent(0).state().join("queue.db");
+        let waiting = "SELECT (SELECT count(*) FROM batch) + (SELECT count(*) FROM open)";
+        wait::until("an empty queue", LIMIT, || (sql::<i64>(&queue, waiting) == [0]).then_some(()));
+    }
+
+    /// Waits, and goes on writing meanwhile, until the agent is heard by this gateway.
+    #[track_caller]
+    fn heard_by(&mut self, gateway: &str) {
+        wait::until(&format!("the agent is heard by {gateway}"), LIMIT, || {
+            self.write();
+            let output = self.group.wardline(&["-o", "json", "agent", "list"]);
+            let agents: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (agents[0]["session"]["via"] == gateway).then_some(())
+        });
+        self.write();
+        self.arrived();
+    }
+}
+
+/// Waits until a program has said this event behind a mark, with these words.
+#[track_caller]
+fn wait_said(daemon: &Daemon, mark: usize, number: u32, words: &[&str]) {
+    wait::until(&format!("event {number} of {}: {words:?}", daemon.name()), LIMIT, || {
+        let events = daemon.events_since(mark).into_iter();
+        let mut events = events.filter(|event| event.number == number);
+        events.find(|event| words.iter().all(|word| event.text.contains(word))).map(drop)
+    });
+}
+
+/// Changes what a program that does not run keeps of its group.
+fn change(daemon: &Daemon, change: impl FnOnce(&mut toml::Table)) {
+    let path = daemon.state().join("membership.toml");
+    let mut membership: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+    change(&mut membership);
+    fs::write(path, toml::to_string(&membership).unwrap()).unwrap();
+}
+
+/// How often who is with another parent tries the first.
+fn look_often(membership: &mut toml::Table) {
+    membership.insert("primary_check".into(), "200ms".into());
+}
+
+#[test]
+fn an_agent_fails_over_and_comes_back() {
+    let mut watched = Watched::lay(Group::builder().gateways(2).any_gateway());
+    change(watched.group.agent(0), look_often);
+    watched.group.start();
+    watched.heard_by("gw1.test");
+    let process = watched.group.agent(0).pid();
+    for _ in 0..2 {
+        watched.group.gateway(0).kill9();
+        watched.heard_by("gw2.test");
+        watched.group.gateway(0).start();
+        watched.heard_by("gw1.test");
+    }
+    // While the first is there, nobody needs the other.
+    let mark = watched.group.agent(0).mark();
+    watched.group.gateway(1).kill9();
+    watched.heard_by("gw1.test");
+    assert_eq!(watched.group.agent(0).events_since(mark), []);
+    assert_eq!(watched.group.agent(0).pid(), process);
+    assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
+}
+
+#[test]
+fn a_gateway_fails_over_and_comes_back() {
+    let mut watched = Watched::lay(Group::builder().gateways(3));
+    // The third goes behind both others, and the agent behind the third: as an operator moves them.
+    let Watched { group, .. } = &mut watched;
+    let parent = |gateway: &Daemon| {
+        let address = hostile::listen(gateway).to_string();
+        toml::Table::from_iter([("name".into(), gateway.name().into()), ("address".into(), address.into())])
+    };
+    let gateways = [0, 1, 2].map(|gateway| parent(group.gateway(gateway)));
+    group.server().start();
+    for arguments in [
+        &["gateway", "assign", "gw3.test", "--via", "gw1.test", "--via", "gw2.test"][..],
+        &["agent", "assign", "agent1.test", "--via", "gw3.test"],
+    ] {
+        let output = group.wardline(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    change(group.gateway(2), |membership| {
+        look_often(membership);
+        membership["parents"] = gateways[..2].to_vec().into();
+    });
+    change(group.agent(0), |membership| membership["parents"] = gateways[2..].to_vec().into());
+    (0..3).for_each(|gateway| group.gateway(gateway).start());
+    group.agent(0).start();
+
+    wait_said(group.gateway(2), 0, 40004, &["gateway gw1.test"]);
+    watched.heard_by("gw3.test");
+    let agent = watched.group.agent(0).mark();
+    for _ in 0..2 {
+        let mark = watched.group.gateway(2).mark();
+        watched.group.gateway(0).kill9();
+        wait_said(watched.group.gateway(2), mark, 40004, &["gateway gw2.test"]);
+        watched.heard_by("gw3.test");
+        watched.group.gateway(0).start();
+        wait_said(watched.group.gateway(2), mark, 40050, &["gw1.test", "gw2.test"]);
+        // What it left is not needed any more.
+        let mark = watched.group.gateway(2).mark();
+        watched.group.gateway(1).kill9();
+        watched.heard_by("gw3.test");
+        assert_eq!(watched.group.gateway(2).events_since(mark), []);
+        watched.group.gateway(1).start();
+    }
+    // The agent's session stood all the time.
+    let ended = watched.group.agent(0).events_since(agent).into_iter().find(|event| event.number == 20070);
+    assert_eq!(ended, None);
+    assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
+}
+
+#[test]
+fn a_gateway_behind_a_gateway_carries_both_ways() {
+    let mut watched = Watched::lay(Group::builder().gateways(2).chained());
+    watched.group.start();
+    watched.heard_by("gw2.test");
+    for killed in [&[0][..], &[1], &[0], &[1], &[0, 1], &[1, 0]] {
+        killed.iter().for_each(|gateway| watched.group.gateway(*gateway).kill9());
+        watched.write();
+        for gateway in killed {
+            watched.group.gateway(*gateway).start();
+            watched.write();
+        }
+        watched.heard_by("gw2.test");
+    }
+    assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
+}

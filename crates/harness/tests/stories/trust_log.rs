@@ -1,0 +1,216 @@
+//! Who is trusted is what the trust log says. Who can write into the server's database changes nothing by it, and is
+//! found out.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+use serde_json::Value;
+use wardline_harness::group::Group;
+use wardline_harness::{Daemon, hostile, wait};
+use wardline_proto::{GroupId, Role};
+use wardline_secrets::signature::{SigningKey, sha256};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn json(group: &Group, arguments: &[&str]) -> Value {
+    let output = group.wardline(&[&["-o", "json"], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `--parent` takes.
+fn parent(daemon: &Daemon) -> String {
+    format!("{}={}", daemon.name(), hostile::listen(daemon))
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+/// The database, written beside the server.
+fn database(group: &Group) -> Connection {
+    let database = Connection::open(group.database()).unwrap();
+    database.busy_timeout(LIMIT).unwrap();
+    database
+}
+
+fn rebuilt(server: &Daemon) -> Vec<String> {
+    server.events().into_iter().filter(|event| event.number == 40067).map(|event| event.text).collect()
+}
+
+#[test]
+fn rows_written_by_hand_are_refused_and_rebuilt() {
+    let mut group = Group::builder().agents(2).pack("base", "").lay();
+    let path = group.folder().join("app.log");
+    let shown = path.display().to_string();
+    group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
+    let mut log = File::create(path).unwrap();
+    group.start();
+    group.agent(0).wait_event(40005);
+    group.agent(1).wait_event(40005);
+    let token = |group: &Group, name: &str| group.token(&["--role", "agent", "--name", name, "--via", "gw1.test"]);
+    let (revoked, good) = (token(&group, "late.test"), token(&group, "good.test"));
+    let list = json(&group, &["token", "list"]);
+    let id = list.as_array().unwrap().iter().find(|token| token["name"] == "late.test").unwrap()["id"].clone();
+    let output = group.wardline(&["token", "revoke", id.as_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let tables = |group: &Group| {
+        let members =
+            "SELECT name || role || hex(identity) || parents || coalesce(hex(token), '') FROM member ORDER BY name";
+        let tokens = "SELECT hex(id) || hex(key) || name || uses || used || parents || revoked FROM token ORDER BY id";
+        (group.sql::<String>(members), group.sql::<String>(tokens))
+    };
+    let before = tables(&group);
+
+    // Another identity key, an invented member with a certificate of the group, a member less, a token that is good again.
+    let group_id = GroupId(group.id().into_bytes());
+    let (other, other_pem) = SigningKey::generate(group_id).unwrap();
+    let ghost = group.authority().channel("ghost.test", Role::Agent);
+    let certificate = sha256(&[&hostile::chain(&ghost)[0]]);
+    let spki = other.public().unwrap().spki();
+    let rows = database(&group);
+    let written = [
+        rows.execute("UPDATE member SET identity = ? WHERE name = 'agent1.test'", [&spki]),
+        rows.execute(
+            "INSERT INTO member SELECT 'ghost.test', role, ?, parents, NULL, joined_at, ?, not_after FROM member
+             WHERE name = 'agent1.test'",
+            params![spki, &certificate.0[..]],
+        ),
+        rows.execute("DELETE FROM member WHERE name = 'agent2.test'", []),
+        rows.execute("UPDATE token SET revoked = 0, used = 0 WHERE name = 'late.test'", []),
+    ];
+    assert_eq!(written.map(Result::unwrap), [1; 4]);
+    drop(rows);
+
+    // Who has the other key is not agent1, and agent1 is.
+    let path = group.agent(0).state().join("identity.key");
+    let identity = fs::read(&path).unwrap();
+    group.agent(0).stop();
+    write(&path, other_pem.as_bytes());
+    let mark = group.server().mark();
+    group.agent(0).start();
+    let event = group.server().wait_event_since(mark, 40011);
+    assert!(event.text.contains("agent1.test"), "{}", event.text);
+    assert!(group.agent(0).events().iter().all(|event| event.number != 40005));
+    group.agent(0).stop();
+    write(&path, &identity);
+    // The member without a row is one.
+    group.agent(1).stop();
+    for agent in 0..2 {
+        group.agent(agent).start();
+        group.agent(agent).wait_event(40005);
+    }
+    writeln!(log, "one").unwrap();
+    for agent in ["agent1.test", "agent2.test"] {
+        wait::until("the line", LIMIT, || (group.event_texts(agent) == ["one"]).then_some(()));
+    }
+
+    // The invented one has everything that a member has, but for what the log says.
+    let mut invented = group.newcomer("ghost.test");
+    let folder = invented.state().to_owned();
+    DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    write(&folder.join("identity.key"), other_pem.as_bytes());
+    ghost.write(&folder, "channel");
+    for file in ["root.pem", "membership.toml"] {
+        write(&folder.join(file), &fs::read(group.agent(0).state().join(file)).unwrap());
+    }
+    let mark = group.server().mark();
+    invented.start();
+    let event = group.server().wait_event_since(mark, 20000);
+    assert!(event.text.contains("ghost.test"), "{}", event.text);
+    invented.wait_event(20070);
+    assert!(invented.events().iter().all(|event| event.number != 40005));
+    invented.stop();
+    let topology = json(&group, &["topology"]);
+    let services = topology["services"].as_array().unwrap();
+    let mut names: Vec<_> = services.iter().map(|service| service["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["agent1.test", "agent2.test", "gw1.test", "srv1.test"]);
+
+    // The token stays revoked; another one is good.
+    let by = parent(group.gateway(0));
+    let output = group.newcomer("late.test").join(&by, &revoked);
+    assert!(!output.status.success() && said(&output).contains("revoked"), "{}", said(&output));
+
+    // Put right when the server starts, with an event for each table, and never again.
+    group.server().restart();
+    let events = rebuilt(group.server());
+    assert!(events.len() == 2 && events.iter().any(|text| text.contains("member")), "{events:?}");
+    assert!(events.iter().any(|text| text.contains("token")), "{events:?}");
+    assert_eq!(tables(&group), before);
+    group.server().restart();
+    assert_eq!(rebuilt(group.server()), [""; 0]);
+    group.gateway(0).wait_event(40004);
+    let output = group.newcomer("late.test").join(&by, &revoked);
+    assert!(!output.status.success() && said(&output).contains("revoked"), "{}", said(&output));
+
+    // The control: who joins as it must be is in the tables, and stays there.
+    let mut late = group.newcomer("good.test");
+    let output = late.join(&by, &good);
+    assert!(output.status.success(), "{}", said(&output));
+    late.start();
+    late.wait_event(40005);
+    let after = tables(&group);
+    assert_eq!(after.0.len(), before.0.len() + 1);
+    group.server().restart();
+    assert_eq!((rebuilt(group.server()), tables(&group)), (vec![], after));
+}
+
+#[test]
+fn an_entry_that_was_changed_is_named_by_verify_and_at_the_next_start() {
+    let mut group = Group::builder().gateways(0).agents(0).direct(1).start();
+    let (pin, other) = (group.authority().pin(), wardline_harness::pki::Authority::new("other").pin());
+    let verify = |group: &Group, pin: &str| group.wardline(&["keys", "log", "verify", "--pin", pin]);
+    // The control: it is right, for who knows the pin.
+    let good = |group: &Group| {
+        let output = verify(group, &pin);
+        assert!(output.status.success() && said(&output).contains("verified"), "{}", said(&output));
+    };
+    good(&group);
+    assert!(!verify(&group, &other).status.success());
+
+    let entries: Vec<Vec<u8>> = group.sql("SELECT entry FROM log ORDER BY number");
+    let put = |group: &Group, number: usize, entry: &[u8]| {
+        let sql = "UPDATE log SET entry = ? WHERE number = ?";
+        let changed = database(group).execute(sql, params![entry, i64::try_from(number).unwrap()]);
+        assert_eq!(changed.unwrap(), 1);
+    };
+    // Every entry but the last, whose change another story tells; changed, and exchanged with its neighbour.
+    for number in 0..entries.len() - 1 {
+        let mut turned = entries[number].clone();
+        let middle = turned.len() / 2;
+        turned[middle] ^= 1;
+        for wrong in [&turned, &entries[number + 1]] {
+            put(&group, number, wrong);
+            let output = verify(&group, &pin);
+            let named = format!("entry {number} of the trust log");
+            assert!(!output.status.success() && said(&output).contains(&named), "{named}: {}", said(&output));
+            put(&group, number, &entries[number]);
+        }
+    }
+    good(&group);
+
+    // The server does not start with it, and says which.
+    let number = entries.len() / 2;
+    let mut turned = entries[number].clone();
+    turned[9] ^= 1;
+    put(&group, number, &turned);
+    group.server().stop();
+    group.server().spawn();
+    assert!(!group.server().wait_exit().success());
+    let event = group.server().wait_event(40066);
+    assert!(event.text.contains(&format!("entry {number} ")), "{}", event.text);
+    put(&group, number, &entries[number]);
+    group.server().start();
+    good(&group);
+}

@@ -1,0 +1,164 @@
+//! What agents are given, and what that costs.
+
+use wardline_proto::configuration::Configuration as Document;
+use wardline_proto::trust::{self, Fact};
+use wardline_sdk::PackOrder;
+use wardline_secrets::signature::SigningKey;
+use wardline_secrets::view::open_head;
+
+use super::*;
+use crate::founding::tests::{Running, Scratch};
+use crate::operating::{Refusal, packs};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+async fn member(running: &Running, called: &str, parents: &[&str]) {
+    let key = SigningKey::generate(running.view().group()).unwrap().0.public().unwrap();
+    let member = trust::Member {
+        name: called.into(),
+        role: "agent".into(),
+        identity: key.spki().into(),
+        parents: parents.iter().map(ToString::to_string).collect(),
+        token: bytes::Bytes::new(),
+    };
+    running.act(vec![Fact::Member(member)]).await;
+}
+
+fn order(pack: &str, more: &str, agents: Option<&str>) -> PackOrder {
+    let text = format!("[pack]\nname = \"{pack}\"\n{more}");
+    PackOrder { file: "pack.toml".into(), text, agents: agents.map(ToOwned::to_owned) }
+}
+
+async fn apply(running: &Running, pack: &str, more: &str, agents: Option<&str>) {
+    let order = order(pack, more, agents);
+    let (text, name) = ((pack.to_owned(), order.text.clone()), pack.to_owned());
+    let decide = move |view: &View, _| packs::apply(&name, &order, true, view);
+    let applied: Result<_, Refusal> = running.store.act_with_text("operator test".into(), text, decide).await.unwrap();
+    applied.unwrap();
+}
+
+async fn names(configurations: &Configurations, running: &Running, agent: &str) -> Vec<String> {
+    let (view, agent) = (running.view(), name(agent));
+    let due = configurations.due(&view, &agent).await.unwrap();
+    let issued = configurations.issue(&view, &agent, due).await.unwrap();
+    let document = Document::parse(&issued.document).unwrap();
+    assert_eq!((document.cookie, document.version), (due.cookie, due.version));
+    assert_eq!(document.cookie, sha256(&[document.content.to_xml().as_bytes()]));
+    assert!(due.version <= view.tree().size());
+    document.content.packs.into_iter().map(|(name, _)| name).collect()
+}
+
+#[tokio::test]
+async fn each_agent_is_given_what_is_for_it_and_its_version_only_rises() {
+    let scratch = Scratch::new();
+    let running = Running::new(&scratch.0).await;
+    member(&running, "web1.test", &[]).await;
+    member(&running, "db1.test", &[]).await;
+    let configurations = Configurations::new(running.store.clone());
+    let due = async |agent: &str| configurations.due(&running.view(), &name(agent)).await.unwrap();
+    let (mut web, mut db) = (due("web1.test").await, due("db1.test").await);
+    assert_ne!(web.cookie, db.cookie, "each is for one");
+    for (pack, more, agents, changed, expected) in [
+        ("base", "", None, [true, true], [&["base"][..], &["base"]]),
+        ("web", "", Some("web*"), [true, false], [&["base", "web"], &["base"]]),
+        ("web", "# new\n", None, [true, false], [&["base", "web"], &["base"]]),
+        ("web", "# new\n", None, [false, false], [&["base", "web"], &["base"]]),
+        ("web", "# new\n", Some("*.test"), [true, true], [&["base", "web"], &["base", "web"]]),
+        ("web", "# new\n", Some("db1.test"), [true, true], [&["base"], &["base", "web"]]),
+        ("another", "", Some("other.test"), [false, false], [&["base"], &["base", "web"]]),
+    ] {
+        apply(&running, pack, more, agents).await;
+        for (agent, before, changed, expected) in
+            [("web1.test", &mut web, changed[0], expected[0]), ("db1.test", &mut db, changed[1], expected[1])]
+        {
+            let after = due(agent).await;
+            assert!(after.version >= before.version);
+            assert_eq!(after.version > before.version, changed, "{agent}: {pack} {more} {agents:?}");
+            if !changed {
+                assert_eq!(after, *before);
+            }
+            *before = after;
+            assert_eq!(names(&configurations, &running, agent).await, expected);
+        }
+    }
+    running.act(vec![Fact::PackRemoved(trust::PackRemoved { name: "web".into() })]).await;
+    assert!(due("db1.test").await.version > db.version && due("web1.test").await.version >= web.version);
+    assert_eq!(names(&configurations, &running, "db1.test").await, ["base"]);
+    // Who replays the log finds the same.
+    let (view, due) = (running.view(), due("db1.test").await);
+    drop(running);
+    let again = Running::new(&scratch.0).await;
+    assert_eq!(again.view().version(&name("db1.test")), view.version(&name("db1.test")));
+    let configurations = Configurations::new(again.store.clone());
+    assert_eq!(configurations.due(&again.view(), &name("db1.test")).await, Some(due));
+}
+
+#[tokio::test]
+async fn a_text_that_is_not_the_one_of_the_log_is_not_used() {
+    let scratch = Scratch::new();
+    let running = Running::new(&scratch.0).await;
+    member(&running, "web1.test", &[]).await;
+    member(&running, "db1.test", &[]).await;
+    apply(&running, "web", "", Some("web*")).await;
+    let sql = |sql: &str| {
+        let database = rusqlite::Connection::open(scratch.0.join("wardline.db")).unwrap();
+        assert_eq!(database.execute(sql, []).unwrap(), 1, "{sql}");
+    };
+    let due = async |agent: &str| {
+        let configurations = Configurations::new(running.store.clone());
+        configurations.due(&running.view(), &name(agent)).await
+    };
+    let good = due("web1.test").await.unwrap();
+    for bad in ["UPDATE pack SET text = text || '#'", "DELETE FROM pack"] {
+        sql(bad);
+        assert!(due("web1.test").await.is_none() && due("db1.test").await.is_some());
+    }
+    sql("INSERT INTO pack VALUES ('web', '[pack]' || char(10) || 'name = \"web\"' || char(10))");
+    assert_eq!(due("web1.test").await, Some(good));
+    // What is in the table and not in the log is nobody's.
+    sql("INSERT INTO pack VALUES ('other', '[pack]')");
+    assert_eq!(due("web1.test").await, Some(good));
+    let refused = packs::apply("web", &order("web", "", None), false, &running.view()).unwrap();
+    assert_eq!(refused.len(), 1, "what is damaged is applied again");
+}
+
+#[tokio::test]
+async fn ten_thousand_who_have_their_configuration_cost_one_signature() {
+    let scratch = Scratch::new();
+    let running = Running::new(&scratch.0).await;
+    for number in 0..20 {
+        member(&running, &format!("web{number}.test"), &[]).await;
+    }
+    apply(&running, "base", &"# and more\n".repeat(10_000), None).await;
+    let configurations = Configurations::new(running.store.clone());
+    let (view, agents) = (running.view(), (0..20).map(|number| name(&format!("web{number}.test"))).collect::<Vec<_>>());
+    for agent in &agents {
+        configurations.due(&view, agent).await.unwrap();
+    }
+    let (begun, mut heads) = (Instant::now(), HashSet::new());
+    for agent in agents.iter().cycle().take(10_000) {
+        configurations.due(&view, agent).await.unwrap();
+        heads.insert(encode(&configurations.unchanged(&view).head.unwrap()));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(heads.len(), 1);
+    let duty = running.store.keeper().duty.public().unwrap();
+    let head = configurations.unchanged(&view).head.unwrap();
+    assert_eq!(open_head(&duty, view.group(), &head), Some(view.tree().head()));
+}
+
+#[test]
+fn what_is_no_pack_or_too_much_is_refused() {
+    let refused = |order: &PackOrder| packs::read(order).unwrap_err().0.detail;
+    assert_eq!(packs::read(&order("web", "", None)).unwrap().name, "web");
+    let bad = refused(&order("web", "[[check]]\nname = 1\n", None));
+    assert!(bad.starts_with("pack.toml:4:8: "), "{bad}");
+    assert!(refused(&order("web", "# \u{ffff}\n", None)).contains("XML"));
+    assert!(refused(&order("web", &"# a\n".repeat(packs::TEXT / 4), None)).contains("more than"));
+    let texts = vec!["<".repeat(packs::TEXT); 3];
+    assert!(packs::fits(&order("web", "", None), texts.iter().map(String::as_str)).is_ok());
+    let texts = vec!["<".repeat(packs::TEXT); 4];
+    assert!(packs::fits(&order("web", "", None), texts.iter().map(String::as_str)).is_err());
+}
