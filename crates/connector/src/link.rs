@@ -76,15 +76,18 @@ pub struct Incoming {
 /// Where messages to the other end go. Cheap to clone; the session is closed when the last one is gone.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    urgent: mpsc::Sender<Frame>,
-    bulk: mpsc::Sender<Frame>,
+    urgent: Lane,
+    bulk: Lane,
 }
+
+/// A lane's room is taken in blocks of many frames; boxed, an idle session's lanes are small.
+type Lane = mpsc::Sender<Box<Frame>>;
 
 /// What waits to be written.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    urgent: mpsc::Receiver<Frame>,
-    bulk: mpsc::Receiver<Frame>,
+    urgent: mpsc::Receiver<Box<Frame>>,
+    bulk: mpsc::Receiver<Box<Frame>>,
 }
 
 impl Lanes {
@@ -97,7 +100,9 @@ impl Lanes {
     /// Everything that waits.
     #[cfg(test)]
     pub(crate) fn drain(&mut self) -> Vec<Frame> {
-        std::iter::from_fn(|| self.urgent.try_recv().or_else(|_| self.bulk.try_recv()).ok()).collect()
+        std::iter::from_fn(|| self.urgent.try_recv().or_else(|_| self.bulk.try_recv()).ok())
+            .map(|frame| *frame)
+            .collect()
     }
 }
 
@@ -211,7 +216,7 @@ const fn is_bulk(kind: Kind) -> bool {
 }
 
 impl Outgoing {
-    const fn lane(&self, kind: Kind) -> &mpsc::Sender<Frame> {
+    const fn lane(&self, kind: Kind) -> &Lane {
         if is_bulk(kind) { &self.bulk } else { &self.urgent }
     }
 
@@ -231,7 +236,7 @@ impl Outgoing {
     /// # Errors
     /// The session has ended.
     pub async fn frame(&self, frame: Frame) -> Result<(), Ended> {
-        self.lane(frame.kind).send(frame).await.map_err(|_| Ended)
+        self.lane(frame.kind).send(Box::new(frame)).await.map_err(|_| Ended)
     }
 
     /// Sends one frame if there is room for it.
@@ -239,7 +244,7 @@ impl Outgoing {
     /// # Errors
     /// The session has ended, or the other end does not read.
     pub fn try_frame(&self, frame: Frame) -> Result<(), Ended> {
-        self.lane(frame.kind).try_send(frame).map_err(|_| Ended)
+        self.lane(frame.kind).try_send(Box::new(frame)).map_err(|_| Ended)
     }
 
     /// Sends a message if there is room for it.

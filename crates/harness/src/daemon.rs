@@ -243,9 +243,7 @@ impl Daemon {
 
     /// The processor time that its present process has used, all threads, user and system.
     pub fn cpu(&self) -> Duration {
-        let pid = i32::try_from(self.pid()).expect("a process id");
-        let stat = procfs::process::Process::new(pid).and_then(|process| process.stat()).expect("it runs");
-        Duration::from_secs(stat.utime + stat.stime) / u32::try_from(procfs::ticks_per_second()).expect("a rate")
+        cpu(self.pid())
     }
 
     fn assert_running(&mut self) {
@@ -268,6 +266,13 @@ impl Daemon {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+/// The processor time that a process has used, all threads, user and system.
+pub fn cpu(pid: u32) -> Duration {
+    let pid = i32::try_from(pid).expect("a process id");
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat()).expect("it runs");
+    Duration::from_secs(stat.utime + stat.stime) / u32::try_from(procfs::ticks_per_second()).expect("a rate")
 }
 
 impl Drop for Daemon {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use wardline_harness::daemon::cpu;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{Log, Tally};
 use wardline_harness::{Daemon, Scratch, program, wait};
@@ -77,10 +78,19 @@ fn fleet(agents: u64) {
     figure("gateway.idle.kib", "KiB/agent", &mut [each]);
 
     group.gateway(0).kill9();
+    let used = (group.server().cpu(), cpu(load.0.id()));
     let began = Instant::now();
     group.gateway(0).start();
     wait::until("all are back", LIMIT, || connected(&group));
-    figure("connect.rate", "agents/s", &mut [agents as f64 / began.elapsed().as_secs_f64()]);
+    let took = began.elapsed().as_secs_f64();
+    let (server, agents_cpu) = (group.server().cpu() - used.0, cpu(load.0.id()) - used.1);
+    eprintln!(
+        "# {agents} agents come back in {took:.2} s; processor seconds: agents {:.2}, gateway {:.2}, server {:.2}",
+        agents_cpu.as_secs_f64(),
+        group.gateway(0).cpu().as_secs_f64(),
+        server.as_secs_f64()
+    );
+    figure("connect.rate", "agents/s", &mut [agents as f64 / took]);
 }
 
 /// Agents in one process; it ends with this.
