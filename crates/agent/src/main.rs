@@ -178,6 +178,7 @@ fn run(path: &Path) -> Result<(), Event> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
     let result = runtime.block_on(async {
+        let stopped = signals::wait();
         journal::emit(Event::Started {
             program: PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -201,7 +202,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let mut uplink = uplink;
         // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {
-            () = signals::wait() => None,
+            () = stopped => None,
             _ = &mut workflows => Some("the workflows"),
             _ = &mut uplink => Some("the uplink"),
         };

@@ -128,6 +128,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let listener = TcpListener::bind(config.listen).await;
         let listener = listener.map_err(|error| refuse(format!("listen = {}: {error}", config.listen)))?;
         let address = listener.local_addr().map_err(|error| refuse(error.to_string()))?;
+        let stopped = signals::wait();
         config::announce(&config.runtime_dir, address).map_err(|error| refuse(format!("runtime_dir: {error}")))?;
         journal::emit(Event::Started {
             program: PROGRAM.into(),
@@ -148,7 +149,7 @@ fn run(path: &Path) -> Result<(), Event> {
             async move { join::pass(knocking.stream, &parents).await }
         };
         let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, pass));
-        signals::wait().await;
+        stopped.await;
         stop.cancel();
         let _ = tokio::time::timeout(signals::STOPPING, async { tokio::join!(above, listening) }).await;
         Ok(())

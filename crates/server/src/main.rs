@@ -131,6 +131,7 @@ fn run(path: &Path) -> Result<(), Event> {
         config::private_folder(&config.runtime_dir).map_err(|error| refuse(format!("runtime_dir: {error}")))?;
         let socket = config.api_socket.clone().unwrap_or_else(|| config.runtime_dir.join("api.sock"));
         let socket = Socket::bind(&socket).map_err(|error| refuse(format!("api_socket: {error}")))?;
+        let stopped = signals::wait();
         config::announce(&config.runtime_dir, address).map_err(|error| refuse(format!("runtime_dir: {error}")))?;
         journal::emit(Event::Started {
             program: "wardline-server".into(),
@@ -155,7 +156,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);
         let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, join));
-        signals::wait().await;
+        stopped.await;
         stop.cancel();
         let _ =
             tokio::time::timeout(signals::STOPPING, async { tokio::join!(api, listening, comparing, renewing) }).await;

@@ -108,7 +108,7 @@ impl Stop {
         let flag = Arc::clone(&asked);
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("there is memory for a runtime").block_on(signals::wait());
+            runtime.expect("there is memory for a runtime").block_on(async { signals::wait().await });
             flag.store(true, Ordering::Relaxed);
             drop(sender);
         });
