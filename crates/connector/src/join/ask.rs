@@ -235,10 +235,9 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
 }
 
 /// Why a server that was believed does not let this host in; or that it has not said so.
-fn refused(believed: &Believed, transcript: &Digest, signed: &Signed) -> Cause {
-    let forged = || Cause::Forged("its refusal is not signed by the key that asked".into());
+pub(super) fn refused(believed: &Believed, transcript: &Digest, signed: &Signed) -> Cause {
     if believed.duty.open(Context::Join, believed.root.group(), signed).is_err() {
-        return forged();
+        return Cause::Forged("its refusal is not signed by the key that asked".into());
     }
     match decode::<Refusal>(&signed.payload) {
         Some(refusal) if refusal.transcript.as_ref() == transcript.0.as_slice() => Cause::Refused(refusal.why()),

@@ -95,27 +95,24 @@ async fn answer(
     address: SocketAddr,
     desk: &impl Desk,
 ) -> Result<Answered, Option<Why>> {
-    match heard(stream).await? {
+    let (transcript, decided) = match heard(stream).await? {
         Said::Hello(bytes) => {
             let knock = knock(stream, address, desk, &bytes).await?;
-            let transcript = knock.transcript.to_wire();
-            Ok(match desk.admit(knock).await {
-                Ok(welcome) => Answered::Welcome(welcome),
-                Err(why) => Answered::Refused(desk.refuse(&Refusal { why: why.into(), transcript })),
-            })
+            (knock.transcript, desk.admit(knock).await.map(Answered::Welcome))
         }
         Said::Commitment(bytes) => {
             let request = opened(stream, address, desk, &bytes).await?;
-            desk.keep(request).await?;
-            Ok(Answered::Pending(Pending {}))
+            (request.transcript, desk.keep(request).await.map(|()| Answered::Pending(Pending {})))
         }
         Said::Poll(bytes) => {
             let asked = asked(stream, desk, &bytes).await?;
-            let found = desk.look(asked).await?;
-            Ok(found.map_or(Answered::Pending(Pending {}), Answered::Welcome))
+            let found = |found: Option<Signed>| found.map_or(Answered::Pending(Pending {}), Answered::Welcome);
+            (asked.transcript, desk.look(asked).await.map(found))
         }
-        Said::Proof(_) | Said::Open(_) => Err(Some(Why::Protocol)),
-    }
+        Said::Proof(_) | Said::Open(_) => return Err(Some(Why::Protocol)),
+    };
+    let refuse = |why: Why| desk.refuse(&Refusal { why: why.into(), transcript: transcript.to_wire() });
+    Ok(decided.unwrap_or_else(|why| Answered::Refused(refuse(why))))
 }
 
 async fn heard(stream: &mut (impl AsyncRead + Unpin)) -> Result<Said, Option<Why>> {

@@ -15,7 +15,7 @@ use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::view::pin_of;
 use zeroize::Zeroizing;
 
-use super::ask::{Believed, EARLY, believe, check, hear_answer, not_the_root};
+use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused};
 use super::{
     Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32, say, transcript,
 };
@@ -100,14 +100,15 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     say(&mut stream, &Up { said: Some(Said::Commitment(commitment.clone())) }).await?;
     let challenge = match hear_answer(&mut stream).await? {
         Answered::Challenge(challenge) => challenge,
-        Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
+        Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
         Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
     };
     let rooted = |root: &[u8], group| {
         let shown = applying.pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
         Root::from_certificate(root, group, shown).map_err(not_the_root)
     };
-    let Believed { group_name, root, .. } = believe(rooted, &commitment, 32, &challenge)?;
+    let believed = believe(rooted, &commitment, 32, &challenge)?;
+    let root = believed.root.clone();
     let pin = pin_of(root.certificate()).ok_or(Cause::Garbled("the root that it shows is none"))?;
     let transcript = transcript(&[&commitment, &challenge.payload, &nonce, &hello]);
     let identity = SigningKey::from_pem(&applying.identity, root.group()).map_err(no_key)?;
@@ -115,10 +116,9 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     say(&mut stream, &Up { said: Some(Said::Open(Open { nonce, hello, identity: signature })) }).await?;
     match hear_answer(&mut stream).await? {
         Answered::Pending(_) => {}
-        Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
-        Answered::Challenge(_) | Answered::Welcome(_) | Answered::Refused(_) => {
-            return Err(Cause::Garbled("it let nobody decide"));
-        }
+        Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+        Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
+        Answered::Challenge(_) | Answered::Welcome(_) => return Err(Cause::Garbled("it let nobody decide")),
     }
     close(&mut stream).await;
     let applicant = Applicant {
@@ -130,7 +130,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     };
     Ok(Waiting {
         parent: parent.clone(),
-        group_name,
+        group_name: believed.group_name,
         pin,
         code: code(&transcript),
         confirmation: confirmation(&transcript),
@@ -186,7 +186,7 @@ impl Waiting {
         say(&mut stream, &Up { said: Some(Said::Poll(poll.clone())) }).await?;
         let challenge = match hear_answer(&mut stream).await? {
             Answered::Challenge(challenge) => challenge,
-            Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
+            Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
             Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
         };
         let believed = believe(|_, _| Ok(self.root.clone()), &poll, 16, &challenge)?;
@@ -196,8 +196,9 @@ impl Waiting {
         let welcome = match hear_answer(&mut stream).await? {
             Answered::Welcome(welcome) => welcome,
             Answered::Pending(_) => return Ok(None),
-            Answered::Refusal(refusal) => return Err(Cause::Refused(refusal.why())),
-            Answered::Challenge(_) | Answered::Refused(_) => return Err(Cause::Garbled("it asked twice")),
+            Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+            Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
+            Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
         };
         *step = Step::Certificate;
         let admitted = check(&self.parent, &self.applicant, believed, &transcript, &welcome)?;
