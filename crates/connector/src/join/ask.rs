@@ -228,8 +228,9 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
         Answered::Challenge(_) | Answered::Pending(_) => return Err(Cause::Garbled("it asked twice")),
     };
+    let welcome = welcomed(&believed, &transcript, &welcome)?;
     *step = Step::Certificate;
-    let admitted = check(parent, applicant, believed, &transcript, &welcome)?;
+    let admitted = check(parent, applicant, believed, welcome)?;
     close(&mut stream).await;
     Ok(admitted)
 }
@@ -294,22 +295,26 @@ pub(super) fn believe(
     Ok(Believed { server, group_name, root, duty })
 }
 
-/// Checks that a welcome is about this session, and that what is in it is what was asked for.
+/// What a server that was believed says in this session to a host that it lets in.
+pub(super) fn welcomed(believed: &Believed, transcript: &Digest, signed: &Signed) -> Result<Welcome, Cause> {
+    let payload = believed.duty.open(Context::Join, believed.root.group(), signed);
+    let payload = payload.map_err(|_| Cause::Forged("its welcome is not signed by the key that asked".into()))?;
+    let welcome: Welcome = decode(payload).ok_or(Cause::Garbled("its welcome cannot be decoded"))?;
+    if welcome.transcript.as_ref() == transcript.0.as_slice() {
+        Ok(welcome)
+    } else {
+        Err(Cause::Forged("its welcome is of another session".into()))
+    }
+}
+
+/// Checks that what is in a welcome is what was asked for.
 pub(super) fn check(
     parent: &Parent,
     applicant: &Applicant,
     believed: Believed,
-    transcript: &Digest,
-    signed: &Signed,
+    welcome: Welcome,
 ) -> Result<Admitted, Cause> {
-    let Believed { server, group_name, root, duty } = believed;
-    let group = root.group();
-    duty.open(Context::Join, group, signed)
-        .map_err(|_| Cause::Forged("its welcome is not signed by the key that asked".into()))?;
-    let welcome: Welcome = decode(&signed.payload).ok_or(Cause::Garbled("its welcome cannot be decoded"))?;
-    if welcome.transcript.as_ref() != transcript.0.as_slice() {
-        return Err(Cause::Forged("its welcome is of another session".into()));
-    }
+    let Believed { server, group_name, root, .. } = believed;
     let chain: Vec<_> = welcome.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let key = tls::certified(&root, &chain, &applicant.name, applicant.role)
         .map_err(|fault| Cause::Forged(format!("the certificate that it issued: {fault}")))?;
@@ -323,7 +328,7 @@ pub(super) fn check(
     Ok(Admitted {
         parent: parent.clone(),
         server,
-        group,
+        group: root.group(),
         group_name,
         root,
         chain,

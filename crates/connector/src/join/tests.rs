@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wardline_proto::join::{Answered, Commitment, Down, Hello, Open, Said, Up, Why};
+use wardline_proto::join::{Answered, Commitment, Down, Hello, Open, Refusal, Said, Up, Why};
 use wardline_proto::message::{Context, decode, encode};
 use wardline_proto::{ALPN_CERTIFICATE, GroupId, Role};
 use wardline_secrets::token::{code, confirmation};
@@ -152,7 +152,7 @@ async fn a_byte_changed_on_the_way_is_noticed_and_a_proof_is_good_for_one_sessio
     let Some(Down { answered: Some(Answered::Refused(signed)) }) = hear(&mut stream).await.unwrap() else {
         panic!("a proof was good twice");
     };
-    let refusal: wardline_proto::join::Refusal = decode(&signed.payload).unwrap();
+    let refusal: Refusal = decode(&signed.payload).unwrap();
     assert_eq!(refusal.why(), Why::Signature);
 }
 
@@ -248,6 +248,48 @@ async fn only_what_was_committed_to_can_be_opened() {
 }
 
 #[tokio::test]
+async fn a_host_that_waits_is_turned_away_by_nobody_but_a_server() {
+    let site = site().await;
+    // A gateway that says no to whoever asks what became of a request: in its own name, then in the middle of a session.
+    let noes = Arc::new(Mutex::new(vec![1, 0]));
+    let (server, left) = (parent("srv.test", site.server), Arc::clone(&noes));
+    let on_join = move |knocking: Knocking| {
+        let (server, left) = (server.clone(), Arc::clone(&left));
+        async move {
+            let (mut below, mut above) = (knocking.stream, dial(&server).await.unwrap());
+            for turn in 0..2 {
+                let Ok(Some(message)) = read(&mut below).await else { return };
+                let poll = matches!(decode::<Up>(&message), Some(Up { said: Some(Said::Poll(_) | Said::Proof(_)) }));
+                let refuses = poll && left.lock().unwrap().pop_if(|at| *at == turn).is_some();
+                write(&mut above, &message).await.unwrap();
+                let mut answer = read(&mut above).await.unwrap().unwrap();
+                if refuses {
+                    let refusal = Refusal { why: Why::Rejected.into(), transcript: Bytes::new() };
+                    answer = encode(&Down { answered: Some(Answered::Refusal(refusal)) });
+                }
+                write(&mut below, &answer).await.unwrap();
+            }
+            close(&mut below).await;
+        }
+    };
+    let gateway = listen(crate::credential::credential(None).1, &site.stop, |_| async {}, on_join).await;
+    let parents = [parent("gw.test", gateway)];
+    let waiting = request(&parents, &applying()).await.unwrap();
+    *site.desk.says.lock().unwrap() = Some(Ok(()));
+    let mut told = Vec::new();
+    let decided = waiting.decided(|cause| told.push(cause.to_string()));
+    assert_eq!(decided.await.unwrap().group, site.group.id);
+    assert!(told.len() == 1 && told[0].contains("no server has signed it"), "{told:?}");
+    assert!(noes.lock().unwrap().is_empty());
+
+    // The control: a server's word is enough.
+    let waiting = request(&parents, &applying()).await.unwrap();
+    *site.desk.says.lock().unwrap() = Some(Err(Why::Rejected));
+    let JoinError(attempts) = waiting.decided(|_| {}).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Refused(Why::Rejected)), "{}", attempts[0]);
+}
+
+#[tokio::test]
 async fn a_host_that_was_approved_by_a_server_that_has_forgotten_comes_home_as_a_member() {
     let site = site().await;
     let parents = [parent("srv.test", site.server)];
@@ -308,12 +350,7 @@ async fn what_is_too_long_or_has_a_wrong_shape_is_refused() {
         assert!(say_raw(&length.to_be_bytes()).await.is_empty(), "{length}");
     }
     let refused = say_raw(&[0, 0, 0, 2, 8, 8]).await;
-    let down = Down {
-        answered: Some(Answered::Refusal(wardline_proto::join::Refusal {
-            why: Why::Protocol.into(),
-            ..Default::default()
-        })),
-    };
+    let down = Down { answered: Some(Answered::Refusal(Refusal { why: Why::Protocol.into(), ..Default::default() })) };
     assert_eq!(refused[4..], encode(&down));
 }
 

@@ -15,7 +15,7 @@ use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::view::pin_of;
 use zeroize::Zeroizing;
 
-use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused};
+use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused, welcomed};
 use super::{
     Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32, say, transcript,
 };
@@ -146,7 +146,8 @@ impl Waiting {
     /// when that is.
     ///
     /// # Errors
-    /// Rejected, or not known any more, or nobody has decided in time; what came is forged.
+    /// Rejected, or not known any more, or let in by a certificate that is not what it must be, all by a server's word;
+    /// or nobody has decided in time.
     pub async fn decided(self, mut tell: impl FnMut(&Cause)) -> Result<Admitted, JoinError> {
         let (began, mut told) = (Instant::now(), String::new());
         let (step, cause) = loop {
@@ -162,8 +163,11 @@ impl Waiting {
                         Err(_) => Err(failed(self.parent, Step::Decision, Cause::Refused(Why::NoRequest))),
                     };
                 }
-                Err(cause @ Cause::Refused(Why::Busy | Why::Unavailable)) => Some(cause),
-                Err(cause @ (Cause::Refused(_) | Cause::Forged(_) | Cause::Garbled(_))) => break (step, cause),
+                Err(cause @ Cause::Refused(why)) if !matches!(why, Why::Busy | Why::Unavailable) => {
+                    break (step, cause);
+                }
+                Err(cause) if step == Step::Certificate => break (step, cause),
+                // Whoever is on the way can say anything; only what a server has signed ends the waiting.
                 Err(cause) => Some(cause),
             };
             if began.elapsed() > PATIENCE {
@@ -200,8 +204,9 @@ impl Waiting {
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
             Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
         };
+        let welcome = welcomed(&believed, &transcript, &welcome)?;
         *step = Step::Certificate;
-        let admitted = check(&self.parent, &self.applicant, believed, &transcript, &welcome)?;
+        let admitted = check(&self.parent, &self.applicant, believed, welcome)?;
         close(&mut stream).await;
         Ok(Some(admitted))
     }
