@@ -245,7 +245,7 @@ impl Keys {
         let (name, identity) = (enrolment.name.clone(), Arc::clone(&self.identity));
         let applicant = Applicant { name, role: enrolment.role, identity, request, with: With::Token(token) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| None)?;
-        let outcome = runtime.block_on(ask(&enrolment.parents, applicant));
+        let outcome = runtime.block_on(ask(&enrolment.parents, &applicant));
         // A resolver that hangs must not hang the command.
         runtime.shutdown_background();
         let attempts = outcome.as_ref().err().map_or(&[][..], |error| &error.0);

@@ -101,7 +101,7 @@ impl Renewal {
             request,
             with: With::Root(self.root.clone()),
         };
-        let admitted = ask(&self.membership.parents, applicant).await.map_err(|error| error.to_string())?;
+        let admitted = ask(&self.membership.parents, &applicant).await.map_err(|error| error.to_string())?;
         let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", self.folder.display());
         home::replace(&self.folder, key.id(), &pem, &admitted.chain).map_err(|error| shown(&error))?;
         let loaded = Channel::load(&self.folder, self.root.clone(), &self.own.name, self.own.role);

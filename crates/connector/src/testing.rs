@@ -229,6 +229,10 @@ impl Desk for TestDesk {
         decided
     }
 
+    fn may_ask(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
     async fn keep(&self, request: join::Request) -> Result<(), Why> {
         if let Twist::Refuses(why) = *self.twist.lock().unwrap() {
             return Err(why);

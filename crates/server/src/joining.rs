@@ -4,14 +4,14 @@
 //!
 //! - `approval`: hosts without a token, which wait for an operator
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
-use wardline_connector::{journal, now_ms};
+use wardline_connector::journal::{self, Quota};
+use wardline_connector::now_ms;
 use wardline_proto::event::Event;
 use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
@@ -28,10 +28,6 @@ use crate::store::Store;
 
 /// The most decisions in a second.
 const DECISIONS: u32 = 200;
-/// The most refusals in a second that are told of one address.
-const TOLD: u32 = 10;
-/// The most addresses of which refusals are told in a second.
-const ADDRESSES: usize = 256;
 /// The most members of a group.
 const MEMBERS: usize = 100_000;
 /// How long the database may take.
@@ -131,7 +127,7 @@ impl JoinDesk {
 
     /// Tells the operator of a refusal, not too often; what the host is told.
     fn told(&self, hello: &Hello, address: SocketAddr, Refused { why, reason }: Refused) -> Why {
-        if self.gate().tells(address.ip()) {
+        if self.gate().told.allows(address.ip()) {
             let name = format!("{} {}", word(&hello.role), word(&hello.name));
             journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
         }
@@ -164,6 +160,10 @@ impl Desk for JoinDesk {
             Err(Refused::new(Why::Busy, format!("more than {DECISIONS} ask within a second")))
         };
         decided.map_err(|refused| self.told(&asking.hello, asking.address, refused))
+    }
+
+    fn may_ask(&self, role: &str, name: &str) -> bool {
+        self.requests().may_ask(role, name, Instant::now())
     }
 
     async fn keep(&self, request: join::Request) -> Result<(), Why> {
@@ -355,32 +355,17 @@ fn hex(bytes: &[u8]) -> String {
 struct Gate {
     began: Option<Instant>,
     decisions: u32,
-    told: HashMap<IpAddr, u32>,
+    told: Quota,
 }
 
 impl Gate {
-    fn turn(&mut self) {
-        if self.began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
-            *self = Self { began: Some(Instant::now()), ..Self::default() };
-        }
-    }
-
     /// Whether one more decision may be made.
     fn passes(&mut self) -> bool {
-        self.turn();
+        if self.began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
+            (self.began, self.decisions) = (Some(Instant::now()), 0);
+        }
         self.decisions += u32::from(self.decisions < DECISIONS + 1);
         self.decisions <= DECISIONS
-    }
-
-    /// Whether one more refusal of this address is told.
-    fn tells(&mut self, address: IpAddr) -> bool {
-        self.turn();
-        if self.told.len() >= ADDRESSES && !self.told.contains_key(&address) {
-            return false;
-        }
-        let told = self.told.entry(address).or_default();
-        *told = told.saturating_add(1);
-        *told <= TOLD
     }
 }
 

@@ -15,7 +15,7 @@ use wardline_secrets::tls;
 use wardline_secrets::token::Token;
 use wardline_secrets::trust::{Root, RootError};
 
-use super::{DEADLINE, close, dial, read, say, transcript};
+use super::{DEADLINE, close, dial, read, refused_transcript, say, transcript};
 use crate::config::Parent;
 use crate::handshake::HandshakeError;
 
@@ -165,11 +165,11 @@ impl JoinError {
 ///
 /// # Errors
 /// What happened at each.
-pub async fn ask(parents: &[Parent], applicant: Applicant) -> Result<Admitted, JoinError> {
+pub async fn ask(parents: &[Parent], applicant: &Applicant) -> Result<Admitted, JoinError> {
     let mut attempts = Vec::new();
     for parent in parents {
         let mut step = Step::Connect;
-        let asked = tokio::time::timeout(DEADLINE, ask_one(parent, &applicant, &mut step)).await;
+        let asked = tokio::time::timeout(DEADLINE, ask_one(parent, applicant, &mut step)).await;
         match asked.unwrap_or(Err(Cause::Deadline)) {
             Ok(admitted) => return Ok(admitted),
             Err(cause) => attempts.push(Attempt { parent: parent.clone(), step, cause }),
@@ -221,10 +221,11 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         },
         identity: applicant.identity.sign(Context::Join, &digest),
     };
+    let about = refused_transcript(&transcript, &proof.token, &proof.identity);
     say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
     let welcome = match hear_answer(&mut stream).await? {
         Answered::Welcome(welcome) => welcome,
-        Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+        Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
         Answered::Challenge(_) | Answered::Pending(_) => return Err(Cause::Garbled("it asked twice")),
     };
@@ -236,13 +237,13 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
 }
 
 /// Why a server that was believed does not let this host in; or that it has not said so.
-pub(super) fn refused(believed: &Believed, transcript: &Digest, signed: &Signed) -> Cause {
+pub(super) fn refused(believed: &Believed, about: &Digest, signed: &Signed) -> Cause {
     if believed.duty.open(Context::Join, believed.root.group(), signed).is_err() {
         return Cause::Forged("its refusal is not signed by the key that asked".into());
     }
     match decode::<Refusal>(&signed.payload) {
-        Some(refusal) if refusal.transcript.as_ref() == transcript.0.as_slice() => Cause::Refused(refusal.why()),
-        _ => Cause::Forged("its refusal is of another session".into()),
+        Some(refusal) if refusal.transcript.as_ref() == about.0.as_slice() => Cause::Refused(refusal.why()),
+        _ => Cause::Forged("its refusal is of another session, or of what was changed on the way".into()),
     }
 }
 

@@ -41,7 +41,7 @@ impl Site {
     }
 
     async fn ask_at(&self, address: SocketAddr) -> Result<Admitted, Attempt> {
-        let asked = ask(&[parent("srv.test", address)], self.applicant()).await;
+        let asked = ask(&[parent("srv.test", address)], &self.applicant()).await;
         asked.map_err(|JoinError(mut attempts)| attempts.pop().unwrap())
     }
 
@@ -69,12 +69,12 @@ async fn a_host_joins_directly_and_through_gateways_and_comes_home_without_a_tok
     }
     let home = |identity| Applicant { with: With::Root(site.group.trusted()), identity, ..site.applicant() };
     let parents = [parent("gw.test", upper)];
-    let JoinError(attempts) = ask(&parents, home(site.group.identity())).await.unwrap_err();
+    let JoinError(attempts) = ask(&parents, &home(site.group.identity())).await.unwrap_err();
     assert!(matches!(attempts[0].cause, Cause::Refused(Why::NotMember)), "{}", attempts[0]);
     let member = site.applicant();
     let identity = Arc::clone(&member.identity);
-    ask(&parents, member).await.unwrap();
-    ask(&parents, home(identity)).await.unwrap();
+    ask(&parents, &member).await.unwrap();
+    ask(&parents, &home(identity)).await.unwrap();
 }
 
 #[tokio::test]
@@ -83,13 +83,13 @@ async fn every_parent_is_asked_in_order_and_each_failure_is_named() {
     *site.desk.twist.lock().unwrap() = Twist::Refuses(Why::TokenExpired);
     let away = parent("gone.test", "127.0.0.1:1".parse().unwrap());
     let parents = [away.clone(), parent("srv.test", site.server)];
-    let error = ask(&parents, site.applicant()).await.unwrap_err();
+    let error = ask(&parents, &site.applicant()).await.unwrap_err();
     assert!(!error.is_open());
     let text = error.to_string();
     assert!(text.contains("by gone.test (127.0.0.1:1): connect: no connection"), "{text}");
     assert!(text.contains("the server lets this host in: it does not: the token has expired"), "{text}");
     *site.desk.twist.lock().unwrap() = Twist::None;
-    assert_eq!(ask(&parents, site.applicant()).await.unwrap().parent, parents[1]);
+    assert_eq!(ask(&parents, &site.applicant()).await.unwrap().parent, parents[1]);
 }
 
 /// A gateway that changes one byte of one message, and keeps the messages it saw.
@@ -136,7 +136,11 @@ async fn a_byte_changed_on_the_way_is_noticed_and_a_proof_is_good_for_one_sessio
         for byte in bytes {
             *change.lock().unwrap() = (turn, byte);
             let refused = site.ask_at(gateway).await;
-            assert!(refused.is_err(), "byte {byte} of message {turn} was changed unnoticed");
+            let Err(Attempt { cause, .. }) = refused else {
+                panic!("byte {byte} of message {turn} was changed unnoticed");
+            };
+            // What a server says of a changed proof is no word about the one of the host.
+            assert!(turn != 2 || !matches!(cause, Cause::Refused(_)), "byte {byte}: {cause}");
         }
         // Only when the server's last word was changed had it let the host in.
         assert_eq!(site.admitted() - before, if turn == 3 { tries } else { 0 }, "message {turn}");
@@ -320,7 +324,7 @@ async fn a_server_that_does_not_lead_to_the_pinned_root_learns_nothing_but_the_h
     let refused = site.ask_at(address).await.unwrap_err();
     assert!(matches!(refused.cause, Cause::Forged(_)) && refused.step == Step::Challenge, "{refused}");
     let member = Applicant { with: With::Root(site.group.trusted()), ..site.applicant() };
-    let JoinError(attempts) = ask(&[parent("srv.test", address)], member).await.unwrap_err();
+    let JoinError(attempts) = ask(&[parent("srv.test", address)], &member).await.unwrap_err();
     assert!(matches!(attempts[0].cause, Cause::Forged(_)) && attempts[0].step == Step::Challenge);
 }
 

@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 
 use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused, welcomed};
 use super::{
-    Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32, say, transcript,
+    Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32,
+    refused_transcript, say, transcript,
 };
 use crate::config::Parent;
 
@@ -113,10 +114,11 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     let transcript = transcript(&[&commitment, &challenge.payload, &nonce, &hello]);
     let identity = SigningKey::from_pem(&applying.identity, root.group()).map_err(no_key)?;
     let (signature, nonce) = (identity.sign(Context::Join, &transcript.0), Bytes::copy_from_slice(&nonce));
+    let about = refused_transcript(&transcript, &[], &signature);
     say(&mut stream, &Up { said: Some(Said::Open(Open { nonce, hello, identity: signature })) }).await?;
     match hear_answer(&mut stream).await? {
         Answered::Pending(_) => {}
-        Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+        Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
         Answered::Challenge(_) | Answered::Welcome(_) => return Err(Cause::Garbled("it let nobody decide")),
     }
@@ -158,10 +160,13 @@ impl Waiting {
                 Ok(None) => None,
                 // The server has been restarted, and may have decided before that.
                 Err(Cause::Refused(Why::NoRequest)) => {
-                    return match ask(std::slice::from_ref(&self.parent), self.applicant).await {
-                        Ok(admitted) => Ok(admitted),
-                        Err(_) => Err(failed(self.parent, Step::Decision, Cause::Refused(Why::NoRequest))),
-                    };
+                    match ask(std::slice::from_ref(&self.parent), &self.applicant).await {
+                        Ok(admitted) => return Ok(admitted),
+                        Err(JoinError(attempts)) => match attempts.into_iter().next().map(|attempt| attempt.cause) {
+                            Some(Cause::Refused(Why::NotMember)) => break (step, Cause::Refused(Why::NoRequest)),
+                            cause => cause,
+                        },
+                    }
                 }
                 Err(cause @ Cause::Refused(why)) if !matches!(why, Why::Busy | Why::Unavailable) => {
                     break (step, cause);
@@ -196,11 +201,12 @@ impl Waiting {
         let believed = believe(|_, _| Ok(self.root.clone()), &poll, 16, &challenge)?;
         let transcript = transcript(&[POLLED, &poll, &challenge.payload]);
         let identity = self.applicant.identity.sign(Context::Join, &transcript.0);
+        let about = refused_transcript(&transcript, &[], &identity);
         say(&mut stream, &Up { said: Some(Said::Proof(Proof { token: Bytes::new(), identity })) }).await?;
         let welcome = match hear_answer(&mut stream).await? {
             Answered::Welcome(welcome) => welcome,
             Answered::Pending(_) => return Ok(None),
-            Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+            Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
             Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
         };

@@ -268,14 +268,9 @@ async fn a_member_renews_by_its_identity_key_until_it_is_removed() {
 }
 
 #[test]
-fn decisions_and_what_is_told_of_refusals_have_a_limit_in_a_second() {
+fn decisions_have_a_limit_in_a_second() {
     let mut gate = Gate::default();
     assert_eq!((0..1000).filter(|_| gate.passes()).count(), DECISIONS as usize);
-    let address = |last: u8| IpAddr::from([192, 0, 2, last]);
-    assert_eq!((0..100).filter(|_| gate.tells(address(1))).count(), TOLD as usize);
-    assert!(gate.tells(address(2)));
-    let many = (0..=u16::MAX).filter(|i| gate.tells(IpAddr::from([10, 0, (i >> 8) as u8, *i as u8]))).count();
-    assert_eq!(many, ADDRESSES - 2);
     gate.began = gate.began.map(|began| began - Duration::from_secs(1));
-    assert!(gate.passes() && gate.tells(address(1)));
+    assert!(gate.passes());
 }

@@ -225,6 +225,20 @@ async fn who_is_approved_is_a_member_with_a_certificate_and_gets_it_again() {
     let removed = operating::remove(Role::Agent, &"web1.test".parse().unwrap(), &served.running.view()).unwrap();
     served.running.act(removed).await;
     assert_eq!(served.became(&second).await, Err(Why::NotMember));
+    assert_eq!(served.approve("web1.test", &right, &[]).await, Err(Kind::Conflict));
+}
+
+#[test]
+fn a_name_is_shown_few_codes_in_a_minute_and_a_flood_of_names_has_an_end() {
+    let (mut requests, now) = (Requests::default(), Instant::now());
+    let asked =
+        |requests: &mut Requests, name: &str, now| (0..100).filter(|_| requests.may_ask("agent", name, now)).count();
+    assert_eq!((asked(&mut requests, "web1.test", now), asked(&mut requests, "web1.test", now)), (5, 0));
+    assert!(requests.may_ask("gateway", "web1.test", now));
+    let names = (0..10_000).filter(|i| requests.may_ask("agent", &format!("h{i}.test"), now)).count();
+    assert_eq!(names, NAMES - 2);
+    assert!(!requests.may_ask("agent", "web2.test", now + MINUTE - Duration::from_millis(1)));
+    assert_eq!(asked(&mut requests, "web1.test", now + MINUTE), 5);
 }
 
 #[tokio::test]
