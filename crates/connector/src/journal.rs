@@ -22,7 +22,7 @@ pub fn emit(event: Event) {
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// How many events there may be about strangers: so many in a second of one address, and so many in all.
+/// How many events there may be about strangers: so many in [`Quota::TIME`] of one address, and so many in all.
 #[derive(Debug, Default)]
 pub struct Quota {
     began: Option<Instant>,
@@ -31,14 +31,16 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// The most in a second of one address.
-    pub const OF_ADDRESS: u32 = 10;
-    /// The most in a second.
-    pub const ALL: u32 = 100;
+    /// After this it begins anew.
+    pub const TIME: Duration = Duration::from_secs(10);
+    /// The most of one address.
+    pub const OF_ADDRESS: u32 = 50;
+    /// The most in all.
+    pub const ALL: u32 = 500;
 
     /// Whether one more about this address may be emitted.
     pub fn allows(&mut self, address: IpAddr) -> bool {
-        if self.began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
+        if self.began.is_none_or(|began| began.elapsed() >= Self::TIME) {
             *self = Self { began: Some(Instant::now()), ..Self::default() };
         }
         let told = if self.all < Self::ALL { self.told.entry(address).or_default() } else { return false };
@@ -56,15 +58,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_of_strangers_has_a_limit_in_a_second() {
+    fn what_is_told_of_strangers_has_a_limit() {
         let address = |last: u32| IpAddr::from([10, 0, 0, u8::try_from(last).unwrap()]);
         let mut quota = Quota::default();
         let allowed = |quota: &mut Quota, last| (0..1000).filter(|_| quota.allows(address(last))).count();
         for last in 0..Quota::ALL / Quota::OF_ADDRESS {
-            assert_eq!(allowed(&mut quota, last), 10);
+            assert_eq!(allowed(&mut quota, last), 50);
         }
         assert_eq!((allowed(&mut quota, 99), quota.told.len()), (0, 10));
-        quota.began = Instant::now().checked_sub(Duration::from_secs(1));
+        quota.began = Instant::now().checked_sub(Quota::TIME);
         assert!(quota.allows(address(99)));
     }
 }

@@ -52,7 +52,7 @@ impl Speaker {
 
     fn refused(&self, address: SocketAddr, error: HandshakeError) {
         if !self.said().refused.allows(address.ip()) {
-            return self.busy("more connections are refused in a second than are named here".into());
+            return self.busy("more connections are refused than are named here".into());
         }
         let (address, reason) = (address.to_string(), error.to_string());
         journal::emit(match error {
