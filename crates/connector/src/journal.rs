@@ -1,9 +1,31 @@
 //! Where events go: one line each on standard error, which the journal keeps.
 
+use std::cell::OnceCell;
 use std::io::Write as _;
 
 use wardline_proto::event::Event;
 use wardline_proto::health::Severity;
+
+thread_local! {
+    /// The group that this thread works for, in a program that is part of several.
+    static GROUP: OnceCell<String> = const { OnceCell::new() };
+}
+
+/// From now on the events of this thread say that they are of this group. Once for each thread.
+pub fn works_for(group: &str) {
+    GROUP.with(|of| {
+        let _ = of.set(group.to_owned());
+    });
+}
+
+/// The text of an event, with the thread's group in front unless the event names one itself.
+fn text(event: &Event) -> String {
+    let named = event.fields().iter().any(|(field, _)| *field == "group");
+    match GROUP.with(|group| group.get().filter(|_| !named).cloned()) {
+        Some(group) => format!("group {group}: {}", event.text()),
+        None => event.text(),
+    }
+}
 
 /// Emits an event: `TIME SEVERITY NUMBER TEXT`, with the journal's priority in front when the journal reads.
 pub fn emit(event: Event) {
@@ -13,8 +35,27 @@ pub fn emit(event: Event) {
         Severity::Critical => 3,
     };
     let prefix = if std::env::var_os("JOURNAL_STREAM").is_some() { format!("<{priority}>") } else { String::new() };
-    let text: String = event.text().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = text(&event).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let line = format!("{prefix}{:.3} {} {} {text}\n", jiff::Timestamp::now(), event.severity(), event.number());
     // One write per line. When standard error is gone there is nobody left to tell.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_one_of_several_groups_says_which_one() {
+        let plain = Event::CheckFailed { workflow: "base/web".into(), reason: "no such file".into() };
+        let named = Event::ConfigurationMissing { group: "north".into() };
+        assert_eq!(text(&plain), plain.text());
+        std::thread::spawn(move || {
+            works_for("north");
+            assert_eq!(text(&plain), format!("group north: {}", plain.text()));
+            assert_eq!(text(&named), named.text());
+        })
+        .join()
+        .unwrap();
+    }
 }
