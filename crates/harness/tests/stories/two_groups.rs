@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
+use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
 use wardline_harness::{Daemon, hostile, wait};
 
@@ -261,6 +262,9 @@ fn a_second_group_is_joined_only_where_it_can_be_kept_apart() {
     let shown = said(&refused);
     assert!(shown.contains("the group is called north") && shown.contains("next: move that folder away"), "{shown}");
     assert!(files(north.agent(0).state()) == before);
+    let (status, shown) = Asking::host(north.agent(0), &parent(namesake.gateway(0))).ended();
+    assert!(!status.success() && shown.contains("the group is called north"), "by code: {shown}");
+    assert!(files(north.agent(0).state()) == before);
     let elsewhere = namesake.newcomer(AGENT);
     let joined = elsewhere.join(&parent(namesake.gateway(0)), &once);
     assert!(joined.status.success(), "the token is as good as new: {}", said(&joined));
@@ -274,20 +278,27 @@ fn a_second_group_is_joined_only_where_it_can_be_kept_apart() {
         said(&refused)
     );
 
-    // The control: a group of another name is joined, and joined again.
+    // The control: a group of another name is joined, and joined again; and one by code.
     let (by, twice) = (parent(south.gateway(0)), token(&south));
     for _ in 0..2 {
         let joined = north.agent(0).join(&by, &twice);
         assert!(joined.status.success(), "{}", said(&joined));
     }
+    let mut west = Group::builder().named("west").gateways(0).agents(0).lay();
+    west.start();
+    let (by, pin) = (parent(west.server()), west.authority().pin());
+    let mut asking = Asking::new("wardline-agent", &north.agent(0).config(), &["--parent", &by, "--pin", &pin]);
+    done(&west, &["agent", "approve", AGENT, &asking.code()]);
+    let (status, shown) = asking.ended();
+    assert!(status.success(), "{shown}");
 
     // The groups may stand in the configuration file, too.
     north.start();
-    for group in ["north", "south"] {
+    for group in ["north", "south", "west"] {
         wait_event_of(north.agent(0), 0, 40005, group);
     }
     assert!(north.agent(0).stop().success());
-    let written = ["north", "south"].map(|group| {
+    let written = ["north", "south", "west"].map(|group| {
         let file = north.agent(0).state().with_file_name(group).join("membership.toml");
         let text = fs::read_to_string(&file).unwrap();
         fs::remove_file(file).unwrap();
@@ -297,7 +308,7 @@ fn a_second_group_is_joined_only_where_it_can_be_kept_apart() {
     fs::write(&config, fs::read_to_string(&config).unwrap() + &written.concat()).unwrap();
     let mark = north.agent(0).mark();
     north.agent(0).start();
-    for group in ["north", "south"] {
+    for group in ["north", "south", "west"] {
         wait_event_of(north.agent(0), mark, 40005, group);
     }
 }
