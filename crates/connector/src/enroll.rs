@@ -27,8 +27,8 @@ const TOKEN_LIMIT: u64 = 4096;
 /// The most bytes of a line that somebody types.
 const TYPED_LIMIT: u64 = 256;
 
-/// What a configuration file says that matters here: the name, the state folder, the group.
-pub type Configured = (Name, PathBuf, Option<Membership>);
+/// What a configuration file says that matters here: the name, the state folder, and whether it has a group.
+pub type Configured = (Name, PathBuf, bool);
 
 /// The name and the state folder: as the configuration says, or where there is none yet, as the command line and the
 /// program do.
@@ -47,7 +47,7 @@ pub fn place(
         (name, _) => {
             let (configured, state, group) = read().map_err(|event| event.text())?;
             let file = file.display();
-            if group.is_some() {
+            if group {
                 return Err(format!("{file} has a [[group]], which {program} would use instead; remove it first"));
             }
             match name.filter(|name| *name != configured) {
@@ -141,7 +141,8 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     tick(out, &format!("the join token is of group {}", uuid::Uuid::from_bytes(token.group.0)));
 
     let state = StateFolder::open(&enrolment.state).map_err(|event| failed("the state folder", event.text()))?;
-    let (folder, fresh) = folder(state.path(), token.group).map_err(|cause| failed("the state folder", cause))?;
+    let (folder, fresh) =
+        folder(state.path(), token.group, enrolment.role).map_err(|cause| failed("the state folder", cause))?;
     let rejoins = !folder.starts_with(home::pending(state.path(), token.group));
     let keys = Keys::of(&folder, token.group).map_err(|cause| {
         if fresh {
@@ -152,15 +153,19 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     tick(out, &format!("the keys of this host are {}", if fresh { "made" } else { "there" }));
 
     let (group, pin) = (token.group, token.pin);
-    let admitted = keys.ask(enrolment, token, out).map_err(|error| {
+    let taken = if rejoins { Ok(Vec::new()) } else { names(state.path()) };
+    let taken = taken.map_err(|error| failed("the state folder", error.to_string()))?;
+    let admitted = keys.ask(enrolment, token, taken, out).map_err(|error| {
         let open = error.as_ref().is_some_and(JoinError::is_open);
         let refused = error.as_ref().is_some_and(|error| error.0.iter().all(is_final));
         if !rejoins && !open && (fresh || refused) {
             let _ = fs::remove_dir_all(&folder);
         }
-        let cause = error.map_or_else(|| "it cannot be asked".to_owned(), |error| summary(&error));
+        let cause = error.as_ref().map_or_else(|| "it cannot be asked".to_owned(), summary);
         let next = if open && !rejoins {
             format!("{again}: the keys of this host are kept, because a server may have let it in already")
+        } else if error.as_ref().is_some_and(|error| error.0.iter().any(|a| matches!(a.cause, Cause::Taken(_)))) {
+            format!("move that folder away if this host has left its group, then {again}; otherwise it can be part of one of the two")
         } else {
             again.clone()
         };
@@ -189,26 +194,34 @@ fn summary(error: &JoinError) -> String {
 }
 
 /// The folder in which the keys of this group are or are to be, and whether it was made just now.
-fn folder(state: &Path, group: GroupId) -> Result<(PathBuf, bool), String> {
+fn folder(state: &Path, group: GroupId, role: Role) -> Result<(PathBuf, bool), String> {
     let mut joined = home::memberships(state).map_err(|event| event.text())?;
     if let Some(at) = joined.iter().position(|(_, membership)| membership.id == group) {
         return Ok((joined.swap_remove(at).0, false));
     }
-    if let Some((folder, membership)) = joined.first() {
-        return Err(part_of(folder, membership));
-    }
+    one_only(role, &joined)?;
     let pending = home::pending(state, group);
     let fresh = !pending.exists();
     private::create_folder(&pending).map_err(|error| format!("{}: {error}", pending.display()))?;
     Ok((pending, fresh))
 }
 
-fn part_of(folder: &Path, membership: &Membership) -> String {
-    format!(
-        "this host is part of group {} already, and can be part of one only; remove {} to leave it",
-        membership.name,
-        folder.display()
-    )
+/// What a gateway passes on does not say of which group it is.
+fn one_only(role: Role, joined: &[(PathBuf, Membership)]) -> Result<(), String> {
+    match joined.first().filter(|_| role == Role::Gateway) {
+        Some((folder, membership)) => Err(format!(
+            "this gateway is part of group {} already, and can carry for one only; run another gateway beside it, with a state folder and a port of its own, or remove {} to leave the group",
+            membership.name,
+            folder.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The names in a state folder that could be those of groups.
+fn names(state: &Path) -> io::Result<Vec<Name>> {
+    let entries: Vec<_> = fs::read_dir(state)?.collect::<io::Result<_>>()?;
+    Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// Gives the finished folder its name.
@@ -240,10 +253,17 @@ impl Keys {
     }
 
     /// Asks the parents, and shows how far each came.
-    fn ask(&self, enrolment: &Enrolment, token: Token, out: &mut impl Write) -> Result<Admitted, Option<JoinError>> {
+    fn ask(
+        &self,
+        enrolment: &Enrolment,
+        token: Token,
+        taken: Vec<Name>,
+        out: &mut impl Write,
+    ) -> Result<Admitted, Option<JoinError>> {
         let request = request(&self.channel_pem, &enrolment.name, enrolment.role).map_err(|_| None)?;
         let (name, identity) = (enrolment.name.clone(), Arc::clone(&self.identity));
-        let applicant = Applicant { name, role: enrolment.role, identity, request, with: With::Token(token) };
+        let with = With::Token { token, taken };
+        let applicant = Applicant { name, role: enrolment.role, identity, request, with };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| None)?;
         let outcome = runtime.block_on(ask(&enrolment.parents, &applicant));
         // A resolver that hangs must not hang the command.
@@ -494,11 +514,49 @@ mod tests {
         let keys = site.keys();
         assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0]));
 
-        // A host is part of one group.
+        // A gateway is part of one group.
+        let mut site = site;
+        site.enrolment.role = Role::Gateway;
         let (_, other) = TestDesk::new(&Group::new());
         fs::write(site.scratch.0.join("token"), other.text()).unwrap();
         let (joined, shown) = site.join().await;
-        assert!(!joined && shown.contains("part of group north already"), "{shown}");
+        assert!(
+            !joined && shown.contains("part of group north already") && shown.contains("another gateway"),
+            "{shown}"
+        );
         assert_eq!(site.files(""), ["north"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_second_group_of_the_same_name_is_refused_before_anything_is_proved() {
+        let mut site = site().await;
+        assert!(site.join().await.0);
+        let kept = |site: &Site| {
+            let folder = site.enrolment.state.join("north");
+            FILES.map(|file| fs::read(folder.join(file)).unwrap())
+        };
+        let before = kept(&site);
+        // Each group of these tests is called north.
+        let stop = CancellationToken::new();
+        let (desk, token) = TestDesk::new(&Group::new());
+        site.enrolment.parents = vec![parent("srv.test", server(&desk, &stop).await)];
+        fs::write(site.scratch.0.join("token"), token.text()).unwrap();
+        let (joined, shown) = site.join().await;
+        assert!(
+            !joined && shown.contains("the group is called north") && shown.contains("move that folder"),
+            "{shown}"
+        );
+        assert!(desk.members.lock().unwrap().is_empty());
+        assert_eq!((site.files(""), kept(&site) == before), (vec!["north".to_owned()], true));
+        // Nor where a file or a folder of something else has the name.
+        fs::rename(site.enrolment.state.join("north"), site.scratch.0.join("away")).unwrap();
+        fs::write(site.enrolment.state.join("north"), "").unwrap();
+        assert!(!site.join().await.0);
+        fs::remove_file(site.enrolment.state.join("north")).unwrap();
+        // The control: with room for it, the same token is good.
+        let (joined, shown) = site.join().await;
+        assert!(joined && desk.members.lock().unwrap().len() == 1, "{shown}");
+        assert_eq!(site.files("north"), FILES);
+        stop.cancel();
     }
 }

@@ -1,5 +1,6 @@
 //! Where events go: one line each on standard error, which the journal keeps.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -7,6 +8,27 @@ use std::time::{Duration, Instant};
 
 use wardline_proto::event::Event;
 use wardline_proto::health::Severity;
+
+thread_local! {
+    /// The group that this thread works for, in a program that is part of several.
+    static GROUP: OnceCell<String> = const { OnceCell::new() };
+}
+
+/// From now on the events of this thread say that they are of this group. Once for each thread.
+pub fn works_for(group: &str) {
+    GROUP.with(|of| {
+        let _ = of.set(group.to_owned());
+    });
+}
+
+/// The text of an event, with the thread's group in front unless the event names one itself.
+fn text(event: &Event) -> String {
+    let named = event.fields().iter().any(|(field, _)| *field == "group");
+    match GROUP.with(|group| group.get().filter(|_| !named).cloned()) {
+        Some(group) => format!("group {group}: {}", event.text()),
+        None => event.text(),
+    }
+}
 
 /// Emits an event: `TIME SEVERITY NUMBER TEXT`, with the journal's priority in front when the journal reads.
 pub fn emit(event: Event) {
@@ -16,7 +38,7 @@ pub fn emit(event: Event) {
         Severity::Critical => 3,
     };
     let prefix = if std::env::var_os("JOURNAL_STREAM").is_some() { format!("<{priority}>") } else { String::new() };
-    let text: String = event.text().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = text(&event).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let line = format!("{prefix}{:.3} {} {} {text}\n", jiff::Timestamp::now(), event.severity(), event.number());
     // One write per line. When standard error is gone there is nobody left to tell.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
@@ -68,5 +90,19 @@ mod tests {
         assert_eq!((allowed(&mut quota, 99), quota.told.len()), (0, 10));
         quota.began = Instant::now().checked_sub(Quota::TIME);
         assert!(quota.allows(address(99)));
+    }
+
+    #[test]
+    fn an_event_of_one_of_several_groups_says_which_one() {
+        let plain = Event::CheckFailed { workflow: "base/web".into(), reason: "no such file".into() };
+        let named = Event::ConfigurationMissing { group: "north".into() };
+        assert_eq!(text(&plain), plain.text());
+        std::thread::spawn(move || {
+            works_for("north");
+            assert_eq!(text(&plain), format!("group north: {}", plain.text()));
+            assert_eq!(text(&named), named.text());
+        })
+        .join()
+        .unwrap();
     }
 }

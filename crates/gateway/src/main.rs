@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 }
 
 fn join(Join { config: file, parent, token_file, pin, name }: Join) -> ExitCode {
-    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group.is_some()));
     let place = enroll::place(PROGRAM, &file, name, read, state_dir());
     enroll::main(PROGRAM, Role::Gateway, place, parent, token_file, pin)
 }

@@ -310,8 +310,8 @@ catalogue! {
         cure "Let rotation rename files; give the agent's user read permission."
 
     40032 Critical WorkflowEnded { workflow, reason }
-        "workflow {workflow} ended by itself: {reason}; the agent stops"
-        meaning "A check or a log was not watched any more. The agent stops rather than watch less than it was asked to."
+        "workflow {workflow} ended by itself: {reason}; all workflows of its group stop"
+        meaning "A check or a log was not watched any more. Nothing is watched for the group rather than less than was asked for; an agent without another group ends."
         cause "A mistake in the program."
         cure "Start it again, if the service manager did not; what was found is in the queue. Report the mistake."
 
@@ -458,6 +458,18 @@ catalogue! {
         meaning "Agents that are to run it keep the configuration that they have until this is cured."
         cause "Somebody wrote into the database by hand, or a backup of one table was put back."
         cure "Apply the pack again: `wardline pack apply FILE`. Find out who can write into the database."
+
+    40120 Critical GroupLeftOut { group, event }
+        "group {group} is left out because of event {event}, which stands before this one; other groups of this agent go on"
+        meaning "Nothing is watched for this group until the agent is started again. What waits in its queue is kept."
+        cause "A file in the group's folder is missing or wrong, or a workflow of the group ended by itself."
+        cure "Cure what the event before this one says, then start the agent again."
+
+    40121 Critical NoGroupLeft { path }
+        "none of the groups in {path} can be run; the agent ends"
+        meaning "Each of them was left out, and why was said before."
+        cause "See event 40120, one for each group."
+        cure "Cure what the events before this one say, then start the agent again."
 }
 
 /// The catalogue's entry of a number.

@@ -12,7 +12,7 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::token::Code;
 use zeroize::Zeroizing;
 
-use super::{Enrolment, Failed, part_of, settle, steps, summary, tick};
+use super::{Enrolment, Failed, one_only, settle, steps, summary, tick};
 use crate::config::StateFolder;
 use crate::home;
 use crate::join::{self, Admitted, Applying, JoinError, Step, Waiting};
@@ -38,9 +38,7 @@ pub(super) fn run(
 
     let state = StateFolder::open(&enrolment.state).map_err(|event| failed("the state folder", event.text()))?;
     let joined = home::memberships(state.path()).map_err(|event| failed("the state folder", event.text()))?;
-    if let Some((folder, membership)) = joined.first() {
-        return Err(failed("the state folder", part_of(folder, membership)));
-    }
+    one_only(*role, &joined).map_err(|cause| failed("the state folder", cause))?;
     let host = Host::new(enrolment).map_err(|cause| failed("the keys of this host", cause))?;
     tick(out, "the keys of this host are made");
 
@@ -50,7 +48,9 @@ pub(super) fn run(
     let waiting = runtime.block_on(join::request(&enrolment.parents, &host.applying)).map_err(asking)?;
     let target = state.path().join(waiting.group_name.as_str());
     if target.exists() {
-        return Err(failed("the state folder", format!("{} is there already; move it away", target.display())));
+        let cause = format!("the group is called {}, and {} is there already", waiting.group_name, target.display());
+        let next = format!("move it away if this host is to join anew, or has left its group; then {again}");
+        return Err(Failed { next, ..failed("the state folder", cause) });
     }
     let Waiting { parent, group_name, pin, confirmation, code, .. } = &waiting;
     tick(out, &format!("{parent}: {}", Step::Request));
@@ -211,9 +211,9 @@ mod tests {
         let member = site.open().unwrap();
         assert_eq!(member.membership.pin, site.group.root.pin());
         assert_eq!(member.identity.public().unwrap().spki(), site.desk.members.lock().unwrap()[0].0);
-        // A host is part of one group.
+        // It is part of that group now, and of none that has the same name.
         let (joined, shown) = join(&site, &[None]).await;
-        assert!(!joined && shown.contains("part of group north already"), "{shown}");
+        assert!(!joined && shown.contains("the group is called north") && shown.contains("move it away"), "{shown}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,12 @@ use crate::handshake::HandshakeError;
 #[derive(Debug)]
 pub enum With {
     /// It is new: by a token, which names the group and its root.
-    Token(Token),
+    Token {
+        /// The token.
+        token: Token,
+        /// Names that the group must not have: what is kept of it needs a folder of its own.
+        taken: Vec<Name>,
+    },
     /// It is a member that renews or comes home: by its identity key. It knows the root.
     Root(Root),
 }
@@ -119,6 +124,9 @@ pub enum Cause {
     /// Somebody else than a server of the group speaks.
     #[error("{0}; ask another parent, and find out who answers there")]
     Forged(String),
+    /// The group has a name that this host has another folder of.
+    #[error("the group is called {0}, as another of which a folder is here already; the token was not used")]
+    Taken(Name),
     /// Not let in.
     #[error("it does not: {}", .0.as_str())]
     Refused(Why),
@@ -195,7 +203,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     let public = applicant.identity.public().map_err(|_| Cause::Garbled("this host's identity key is none"))?;
     let hello = encode(&Hello {
         token: match &applicant.with {
-            With::Token(token) => Bytes::copy_from_slice(&token.id),
+            With::Token { token, .. } => Bytes::copy_from_slice(&token.id),
             With::Root(_) => Bytes::new(),
         },
         name: applicant.name.to_string(),
@@ -211,12 +219,18 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
     };
     let believed = believe(|root, claimed| known(&applicant.with, root, claimed), &hello, 16, &challenge)?;
+    // Up to here nothing was proved, and so no token is used up.
+    if let With::Token { taken, .. } = &applicant.with
+        && taken.contains(&believed.group_name)
+    {
+        return Err(Cause::Taken(believed.group_name));
+    }
     *step = Step::Decision;
     let transcript = transcript(&[&hello, &challenge.payload]);
     let Digest(digest) = transcript;
     let proof = Proof {
         token: match &applicant.with {
-            With::Token(token) => Bytes::copy_from_slice(&token.sign(&digest)),
+            With::Token { token, .. } => Bytes::copy_from_slice(&token.sign(&digest)),
             With::Root(_) => Bytes::new(),
         },
         identity: applicant.identity.sign(Context::Join, &digest),
@@ -257,7 +271,7 @@ pub(super) async fn hear_answer(stream: &mut super::Stream) -> Result<Answered, 
 fn known(with: &With, root: &[u8], _: GroupId) -> Result<Root, Cause> {
     match with {
         With::Root(known) => Ok(known.clone()),
-        With::Token(token) => Root::from_certificate(root, token.group, token.pin).map_err(not_the_root),
+        With::Token { token, .. } => Root::from_certificate(root, token.group, token.pin).map_err(not_the_root),
     }
 }
 

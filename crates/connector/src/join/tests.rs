@@ -36,7 +36,7 @@ impl Site {
             role: Role::Agent,
             identity: self.group.identity(),
             request: wardline_secrets::request::request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
-            with: With::Token(wardline_secrets::token::Token::parse(&self.token).unwrap()),
+            with: With::Token { token: wardline_secrets::token::Token::parse(&self.token).unwrap(), taken: Vec::new() },
         }
     }
 

@@ -33,7 +33,7 @@ const MEMBER: &[Mistake] = &[
     mistake("name = ", "name = 5", "5", "expected a string"),
     mistake("name = ", "name = \"Web_1\"", "\"Web_1\"", "only lower-case letters, digits, hyphens and dots"),
     mistake("name = ", "name = \"ä\" x", "x", "expected"),
-    mistake("[[group]]", "[group]", "[group]", "expected one [[group]]"),
+    mistake("[[group]]", "[group]", "[group]", "[[group]]"),
     mistake("id = ", "id = \"12\"", "\"12\"", "an id is a UUID"),
     mistake("pin = ", "pin = \"sha256:+1\"", "\"sha256:+1\"", "`sha256:` and 64 hex digits"),
     mistake("pin = ", "pin = \"md5:00\"", "\"md5:00\"", "`sha256:` and 64 hex digits"),
@@ -173,12 +173,18 @@ fn bad_configuration_is_refused_with_file_line_and_column() {
         }
     }
 
-    // A second group is not passed over, and a missing file is named.
+    // A second group is not passed over, nor is one taken for another; and a missing file is named.
+    for (role, says) in [(Role::Gateway, "only one [[group]] is allowed"), (Role::Agent, "a name and an id of its own")]
+    {
+        let daemon: &Daemon = if role == Role::Agent { group.agent(0) } else { group.gateway(0) };
+        let right = fs::read_to_string(daemon.config()).unwrap();
+        let (_, membership) = right.split_once("[[group]]").unwrap();
+        fs::write(daemon.config(), format!("{right}\n[[group]]{membership}")).unwrap();
+        refused(daemon, role, "run", 40001, &["line ", says]);
+        fs::write(daemon.config(), right).unwrap();
+    }
     let agent = group.agent(0);
     let right = fs::read_to_string(agent.config()).unwrap();
-    let (_, membership) = right.split_once("[[group]]").unwrap();
-    fs::write(agent.config(), format!("{right}\n[[group]]{membership}")).unwrap();
-    refused(agent, Role::Agent, "run", 40001, &["line ", "only one [[group]] is allowed"]);
     fs::write(agent.config(), right.replace("base.toml", "gone.toml")).unwrap();
     refused(agent, Role::Agent, "run", 40001, &["packs/gone.toml is refused: No such file"]);
     fs::remove_file(agent.config()).unwrap();

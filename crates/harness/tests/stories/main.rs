@@ -20,3 +20,4 @@ mod queue_lives;
 mod renewal;
 mod slow_database;
 mod trust_log;
+mod two_groups;
