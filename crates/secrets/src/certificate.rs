@@ -60,6 +60,9 @@ pub enum Fault {
     /// The extended key usage is missing, or not exactly server and client authentication.
     #[error("its extended key usage must be server and client authentication and nothing else; it is {0}")]
     Usage(String),
+    /// Its key is none that channels use.
+    #[error("its key is not on P-256, as channel keys are")]
+    Key,
     /// It is a good certificate, but of somebody else.
     #[error("it belongs to {found}, but {expected} was expected")]
     Other {

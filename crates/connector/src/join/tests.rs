@@ -36,6 +36,7 @@ impl Site {
             role: Role::Agent,
             identity: self.group.identity(),
             request: wardline_secrets::request::request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
+            certificate: Bytes::new(),
             with: With::Token(wardline_secrets::token::Token::parse(&self.token).unwrap()),
         }
     }
@@ -161,7 +162,8 @@ fn applying() -> Applying {
     let (_, channel) = wardline_secrets::signature::SigningKey::generate(GroupId([0; 16])).unwrap();
     let name = name("web1.test");
     let request = wardline_secrets::request::request(channel.as_bytes(), &name, Role::Agent).unwrap();
-    Applying { name, role: Role::Agent, identity: identity.as_bytes().to_vec().into(), request, pin: None }
+    let (identity, certificate) = (identity.as_bytes().to_vec().into(), Bytes::new());
+    Applying { name, role: Role::Agent, identity, request, certificate, pin: None }
 }
 
 #[tokio::test]
@@ -211,7 +213,7 @@ async fn only_what_was_committed_to_can_be_opened() {
         let request = applying().request.into();
         let (token, identity) = (Bytes::new(), identity.public().unwrap().spki().into());
         let (name, role, nonce) = (host.to_owned(), "agent".to_owned(), vec![1; 16].into());
-        encode(&Hello { token, name, role, identity, request, nonce })
+        encode(&Hello { token, name, role, identity, request, nonce, certificate: Bytes::new() })
     };
     let hash = |nonce: &[u8], hello: &[u8]| sha256(&[nonce, hello]).to_wire();
     let talk = async |digest: Bytes, nonce: &[u8], hello: Bytes| {
