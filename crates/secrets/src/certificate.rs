@@ -134,6 +134,11 @@ impl Parsed {
     }
 }
 
+/// The name of whom a certificate is for, as RFC 4514 writes it; `None` when it is no certificate.
+pub fn subject(certificate: &[u8]) -> Option<String> {
+    Certificate::from_der(certificate).ok().map(|parsed| parsed.tbs_certificate().subject().to_string())
+}
+
 /// What every certificate and request has: its common name as the subject.
 pub(crate) fn named(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();

@@ -92,7 +92,7 @@ impl OwnCa {
         &self.der
     }
 
-    /// Its name, as RFC 4514 writes each part, in the order of the certificate.
+    /// Its name, as RFC 4514 writes it.
     pub fn name(&self) -> String {
         self.parsed.tbs_certificate().subject().to_string()
     }
