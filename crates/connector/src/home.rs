@@ -117,7 +117,7 @@ pub fn open(
 ) -> Result<Member, Event> {
     let (membership, renewable) = find(program, configuration, configured, state.path())?;
     let (group, folder) = (membership.group(), state.group(&membership.group()));
-    if !renewable {
+    if !renewable && membership.own_pki.is_none() {
         let Keys { channel, identity, root } = Keys::load(&folder, &group, &own.name, own.role)?;
         let (credential, identity) = (channel.into(), Arc::new(identity));
         return Ok(Member { membership, folder, credential, identity, root, renewal: None });

@@ -87,8 +87,8 @@ pub struct Follower {
     files: OwnPair,
     /// What was there when it was looked at last.
     seen: Stamp,
-    /// When that is to be tried again, because it was not taken.
-    again: Option<Instant>,
+    /// When that is to be read: never once it is in use.
+    due: Option<Instant>,
     /// The pause after the next failure.
     pause: Duration,
     /// When it was said last that the certificate ends soon.
@@ -97,8 +97,8 @@ pub struct Follower {
 
 impl Follower {
     /// Nothing was tried yet.
-    pub const fn new(files: OwnPair) -> Self {
-        Self { files, seen: [None; 2], again: None, pause: PAUSE.0, said: None }
+    pub fn new(files: OwnPair) -> Self {
+        Self { files, seen: [None; 2], due: Some(Instant::now()), pause: PAUSE.0, said: None }
     }
 
     /// Waits until the files hold another certificate than the one in use. Meanwhile says that this one ends soon (event
@@ -106,7 +106,7 @@ impl Follower {
     pub async fn next(&mut self, publisher: &Publisher, group: GroupId) -> Offered {
         loop {
             let current = publisher.current();
-            if self.is_to_be_read() {
+            if self.is_due() {
                 match self.files.read(group) {
                     Ok(offered) if current.as_ref().and_then(|channel| channel.leaf()) != Some(&offered.leaf) => {
                         return offered;
@@ -127,18 +127,18 @@ impl Follower {
         }
     }
 
-    /// Unless what is there was refused, and is not to be tried again yet.
-    fn is_to_be_read(&mut self) -> bool {
-        let now = self.files.stamp();
-        if std::mem::replace(&mut self.seen, now) != now {
-            self.taken();
+    /// Whether a file has changed, or what is there was not taken and is to be tried again.
+    fn is_due(&mut self) -> bool {
+        let (stamp, now) = (self.files.stamp(), Instant::now());
+        if std::mem::replace(&mut self.seen, stamp) != stamp {
+            (self.due, self.pause) = (Some(now), PAUSE.0);
         }
-        self.again.is_none_or(|again| again <= Instant::now())
+        self.due.is_some_and(|due| due <= now)
     }
 
     /// What is there is in use.
     pub const fn taken(&mut self) {
-        (self.again, self.pause) = (None, PAUSE.0);
+        (self.due, self.pause) = (None, PAUSE.0);
     }
 
     /// What is there is not used (event 40098). It is tried again later and later, and when a file changes.
@@ -146,7 +146,7 @@ impl Follower {
         let (path, seconds) = (self.files.certificate.display().to_string(), self.pause.as_secs().max(LOOK.as_secs()));
         let (reason, seconds) = (reason.to_owned(), seconds.to_string());
         journal::emit(Event::CertificateNotTaken { path, reason, seconds });
-        self.again = Some(Instant::now() + self.pause);
+        self.due = Some(Instant::now() + self.pause);
         self.pause = (self.pause * 2).min(PAUSE.1);
     }
 }

@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::authority::tests::{GROUP, at, group, name, public};
-    use crate::authority::{RootAuthority, certificates_pem};
+    use crate::authority::{OwnCa, RootAuthority, certificates_pem};
     use crate::certificate::DUTY_URI;
     use crate::private::Scratch;
 
@@ -289,7 +289,17 @@ mod tests {
         assert!(!refused(std::slice::from_ref(&duty)));
         assert!(refused(&[by_issuing.clone(), issuing.clone()]));
         assert!(refused(&[by_issuing.clone(), issuing.clone(), group.root.certificate().clone()]));
-        assert!(refused(&[by_issuing]));
+        assert!(refused(std::slice::from_ref(&by_issuing)));
+        // Nor does one of the company's own PKI that the root has taken in.
+        let pem = certificates_pem(&[issuing]).unwrap();
+        let own = OwnCa::from_pem(pem.as_bytes(), group.from).unwrap();
+        let cross = group.root.cross(&own, own.validity()).unwrap();
+        assert!(trusted.chain(&by_issuing, std::slice::from_ref(&cross), now).is_ok());
+        assert!(
+            refused(&[by_issuing.clone(), cross.clone()])
+                && refused(&[by_issuing.clone(), cross.clone(), issuing.clone()])
+        );
+        assert!(trusted.duty(&[cross], now).is_err());
         // Not even a good one may bring anything along.
         assert!(refused(&[duty, issuing.clone()]));
     }

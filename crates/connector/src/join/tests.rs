@@ -93,6 +93,18 @@ async fn every_parent_is_asked_in_order_and_each_failure_is_named() {
     assert_eq!(ask(&parents, site.applicant()).await.unwrap().parent, parents[1]);
 }
 
+#[tokio::test]
+async fn a_host_with_a_certificate_of_its_own_takes_no_other() {
+    let site = site().await;
+    let applicant = || site.applicant();
+    let parents = [parent("srv.test", site.server)];
+    let certificate = Bytes::from_static(b"its own");
+    let JoinError(attempts) = ask(&parents, Applicant { certificate, ..applicant() }).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Forged(_)), "{}", attempts[0]);
+    assert!(attempts[0].to_string().contains("another certificate"), "{}", attempts[0]);
+    ask(&parents, applicant()).await.unwrap();
+}
+
 /// A gateway that changes one byte of one message, and keeps the messages it saw.
 async fn meddler(site: &Site, change: Arc<Mutex<(usize, usize)>>, saw: Arc<Mutex<Vec<Bytes>>>) -> SocketAddr {
     let server = parent("srv.test", site.server);

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
+use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer, Speech};
 use wardline_harness::pki::Credential;
@@ -68,7 +69,7 @@ struct Company {
 impl Company {
     fn new(within: &Path, name: &str) -> Self {
         let (folder, place) = (within.join(name), within.join("pki"));
-        [&folder, &place].map(|path| fs::create_dir_all(path).unwrap());
+        [&folder, &place].into_iter().for_each(|path| fs::create_dir_all(path).unwrap());
         let company = Self { folder, place };
         company.shell(&commands("The CA"));
         company
@@ -200,7 +201,7 @@ fn own_pki_replaces_the_built_in_ca() {
             (daemon.events().iter().filter(|event| event.number == 20053).count() == 2).then_some(())
         });
     }
-    ["gw1.test", "agent1.test"].map(|name| group.tap(name).cut());
+    ["gw1.test", "agent1.test"].into_iter().for_each(|name| group.tap(name).cut());
     let issued = ["agent1.test", "gw1.test", "srv1.test"].map(|name| company.fingerprint(name));
     wait::until("every end shows what the company has issued", LIMIT, || {
         certificates(&group, 2).iter().all(|shown| issued.contains(shown)).then_some(())
@@ -223,6 +224,10 @@ fn own_pki_replaces_the_built_in_ca() {
     company.shell(&join.replace("gw1.example", &by).replace("web1.example", "late.test"));
     late.start();
     late.wait_event(40005);
+    // To OpenSSL, too, what was made for the company's CA leads from its certificate to the root.
+    let state = late.state().display().to_string();
+    let verify = "openssl verify -CAfile root.pem -untrusted channel.pem channel.pem";
+    assert!(company.shell(&format!("cd {state}; {verify}")).contains("channel.pem: OK"));
 
     // A certificate in the name of a member makes nobody that member: the log binds the name to its identity key.
     let (token, thief) =
@@ -396,4 +401,36 @@ fn a_certificate_of_own_pki_that_misses_a_need_is_refused_and_nothing_is_used_up
     let mut host = host;
     host.start();
     host.wait_event(40005);
+
+    // By code a host is told, too, and before an operator has to look at it.
+    let refused = {
+        let late = group.newcomer("late.test");
+        Asking::host(&late, &by).ended()
+    };
+    assert!(!refused.0.success() && refused.1.contains("the company's own PKI here"), "{}", refused.1);
+
+    // Another CA of the company, with an RSA key: certificates of the one before stay good.
+    for end in ["pem", "key"] {
+        copy(&format!("company.{end}"), &company.folder.join(format!("ca.{end}")).display().to_string());
+    }
+    company.issue(server, "server");
+    company.put(server);
+    copy("ca.pem", &ca);
+    let mark = host.mark();
+    group.server().restart();
+    let taken = group.server().wait_event(40099);
+    assert!(taken.text.contains("CN=Example Root"), "{}", taken.text);
+    host.wait_event_since(mark, 40005);
+    let mut late = group.newcomer("late.test");
+    company.issue("late.test", "agent");
+    company.put("late.test");
+    let [certificate, key] = ["pem", "key"].map(|end| company.placed(&format!("late.test.{end}")));
+    let pin = group.authority().pin();
+    let arguments = ["--parent", &by, "--pin", &pin, "--certificate", &certificate, "--key", &key];
+    let mut asking = Asking::new("wardline-agent", &late.config(), &arguments);
+    succeeds(&group.wardline(&["agent", "approve", "late.test", &asking.code()]));
+    let (status, shown) = asking.ended();
+    assert!(status.success(), "{shown}");
+    late.start();
+    late.wait_event(40005);
 }
