@@ -56,7 +56,7 @@ fn trusted(root: &RootAuthority) -> Root {
 }
 
 #[test]
-fn a_company_ca_that_the_root_has_taken_in_issues_channel_certificates_and_nothing_else() {
+fn a_company_ca_issues_channel_certificates_and_nothing_else() {
     let group = group();
     let (root, time) = (trusted(&group.root), at(now()));
     for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384] {
@@ -66,6 +66,12 @@ fn a_company_ca_that_the_root_has_taken_in_issues_channel_certificates_and_nothi
         let chain = std::slice::from_ref(&cross);
         let channel = issued(&company, Role::Agent.uri());
         assert_eq!(root.channel(&channel, chain, time).unwrap().name, name("web1.test"));
+        // Only for a key that channels use.
+        let mut wanted = leaf(&name("web1.test"), Role::Agent.uri(), &CHANNEL_USAGES).unwrap();
+        wanted.is_ca = IsCa::ExplicitNoCa;
+        let other = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        let other = wanted.signed_by(&other, &company).unwrap().into();
+        assert_eq!(root.channel(&other, chain, time), Err(Fault::Key));
         // Without the root's word for it the CA is nobody's.
         assert!(matches!(root.channel(&channel, &[], time), Err(Fault::Chain(_))));
         assert!(matches!(root.channel(&channel, &[company.der().clone()], time), Err(Fault::Chain(_))));
