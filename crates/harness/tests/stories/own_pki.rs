@@ -238,17 +238,20 @@ fn own_pki_replaces_the_built_in_ca() {
     let own = ["--certificate", certificate.to_str().unwrap(), "--key", key.to_str().unwrap()];
     let output = thief.join_with(&by, &token, &own);
     assert!(!output.status.success() && said(&output).contains("another host has this name"), "{}", said(&output));
+    // Nor does it open a session, where that member may come.
+    company.issue("gw1.test", "gateway");
+    let issued_to_thief = |end: &str| fs::read_to_string(company.folder.join(format!("gw1.test.{end}"))).unwrap();
     let theirs = Credential::read(late.state(), "channel");
     let (_, cross) = theirs.chain.split_once("-----END CERTIFICATE-----\n").unwrap();
-    let leaf = fs::read_to_string(&certificate).unwrap();
-    let stolen = Credential { chain: leaf + cross, key: fs::read_to_string(&key).unwrap() };
+    let stolen = Credential { chain: issued_to_thief("pem") + cross, key: issued_to_thief("key") };
     let (mark, listen) = (group.server().mark(), hostile::listen(group.server()));
     let mut peer = Peer::dial(listen, Some(&stolen), &Speech::good()).unwrap();
-    let bound = peer.bound("agent late.test", "server srv1.test");
+    let bound = peer.bound("gateway gw1.test", "server srv1.test");
     peer.say(Message::own(Kind::Bound, bound));
     peer.wait_closed();
     let refused = group.server().wait_event_since(mark, 20000);
     assert!(refused.text.contains(&peer.address().to_string()), "{}", refused.text);
+    assert!(refused.text.contains("was not issued"), "{}", refused.text);
 
     // A new certificate is used as soon as it lies there: one that misses a need is not.
     let (mark, pid) = (group.agent(0).mark(), group.agent(0).pid());
