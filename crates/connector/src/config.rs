@@ -21,6 +21,8 @@ use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::{certificate, private};
 
+use crate::own_pki::OwnPair;
+
 /// Reads a configuration file.
 ///
 /// # Errors
@@ -72,6 +74,8 @@ pub struct Membership {
     /// While another parent than the first is used: how often the first is tried.
     #[serde(default = "primary_check", deserialize_with = "interval")]
     pub primary_check: Duration,
+    /// Where the company's own PKI lays the channel certificate down, instead of the built-in CA issuing one.
+    pub own_pki: Option<OwnPair>,
 }
 
 impl Membership {
@@ -395,7 +399,7 @@ impl Keys<Result<Channel, LoadError>> {
 }
 
 /// That a channel certificate was loaded.
-pub(crate) fn loaded(folder: &Path, channel: &Channel) -> Event {
+pub fn loaded(folder: &Path, channel: &Channel) -> Event {
     Event::CertificateLoaded {
         path: folder.join("channel.pem").display().to_string(),
         key: channel.key.to_string(),
@@ -415,7 +419,8 @@ pub fn signing_key(path: &Path, group: GroupId) -> Result<SigningKey, Event> {
         .map_err(|error| Event::PrivateKeyUnusable { path: shown, reason: error.to_string() })
 }
 
-fn own_certificate(error: LoadError, name: &Name) -> Event {
+/// What is wrong with this end's channel certificate: one event for each check.
+pub fn own_certificate(error: LoadError, name: &Name) -> Event {
     use certificate::Fault;
     match error {
         LoadError::File { path, reason } => Event::CertificateMissing { path: path.display().to_string(), reason },
@@ -427,7 +432,9 @@ fn own_certificate(error: LoadError, name: &Name) -> Event {
                 Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => {
                     Event::CertificateName { path, name: name.to_string(), reason }
                 }
-                _ => Event::CertificateUsage { path, reason },
+                Fault::Usage(_) => Event::CertificateUsage { path, reason },
+                Fault::Key => Event::PrivateKeyUnusable { path, reason },
+                Fault::Encoding | Fault::Chain(_) => Event::CertificateChain { path, reason },
             }
         }
     }

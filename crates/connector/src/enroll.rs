@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use wardline_proto::event::Event;
 use wardline_proto::join::Why;
@@ -14,6 +15,7 @@ use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::private;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
+use wardline_secrets::tls;
 use wardline_secrets::token::Token;
 use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
@@ -21,6 +23,7 @@ use zeroize::Zeroizing;
 use crate::config::{Membership, Parent, StateFolder};
 use crate::home;
 use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
+use crate::own_pki::{Offered, OwnPair};
 
 /// The most bytes of a token's text that are read.
 const TOKEN_LIMIT: u64 = 4096;
@@ -66,10 +69,11 @@ pub fn main(
     parents: Vec<Parent>,
     token: Option<PathBuf>,
     pin: Option<Pin>,
+    own_pki: Option<OwnPair>,
 ) -> ExitCode {
     let mut out = io::stdout().lock();
     let joined = match place {
-        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token, pin }, &mut out),
+        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token, pin, own_pki }, &mut out),
         Err(cause) => {
             let next = format!("correct it, then {program} join again");
             let _ = writeln!(out, "\u{2717} the configuration: {cause}\n  next: {next}");
@@ -96,6 +100,22 @@ pub struct Enrolment {
     pub token: Option<PathBuf>,
     /// The pin of the group's root, where it is known. Then nothing needs to be confirmed here without a token.
     pub pin: Option<Pin>,
+    /// Where a channel certificate of the company's own PKI lies, if the built-in CA is not to issue one.
+    pub own_pki: Option<OwnPair>,
+}
+
+impl Enrolment {
+    /// The pair that this host brings, if it does.
+    fn own(&self, group: GroupId) -> Result<Option<Offered>, String> {
+        self.own_pki.as_ref().map(|files| files.read(group)).transpose().map_err(|event| event.text())
+    }
+}
+
+/// Where a channel certificate of the company's own PKI lies, as the command line says: what is relative there is so for
+/// the command only.
+pub fn own_pki(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<OwnPair> {
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    certificate.zip(key).map(|(certificate, key)| OwnPair { certificate: absolute(certificate), key: absolute(key) })
 }
 
 /// Why a step failed, and what to do next.
@@ -144,7 +164,8 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     let (folder, fresh) =
         folder(state.path(), token.group, enrolment.role).map_err(|cause| failed("the state folder", cause))?;
     let rejoins = !folder.starts_with(home::pending(state.path(), token.group));
-    let keys = Keys::of(&folder, token.group).map_err(|cause| {
+    let own = enrolment.own(token.group);
+    let keys = own.and_then(|own| Keys::of(&folder, token.group, own)).map_err(|cause| {
         if fresh {
             let _ = fs::remove_dir_all(&folder);
         }
@@ -173,7 +194,7 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     })?;
 
     let wrong = |error: &dyn std::fmt::Display| failed("writing the group's folder", error.to_string());
-    home::keep(&folder, &admitted, pin, &enrolment.parents, keys.channel.id()).map_err(|error| wrong(&error))?;
+    keys.keep(&folder, &admitted, pin, enrolment).map_err(|error| wrong(&error))?;
     let target =
         if rejoins { folder } else { settle(state.path(), group, &admitted.group_name).map_err(|e| wrong(&e))? };
     tick(out, &format!("group {} is written", admitted.group_name));
@@ -241,15 +262,30 @@ struct Keys {
     identity: Arc<SigningKey>,
     channel: SigningKey,
     channel_pem: Zeroizing<Vec<u8>>,
+    /// The channel certificate that it brings; empty when the server is to issue one.
+    certificate: Bytes,
 }
 
 impl Keys {
-    /// Those that are in a folder; what is missing is made.
-    fn of(folder: &Path, group: GroupId) -> Result<Self, String> {
+    /// Those that are in a folder, or that this host brings; what is missing is made.
+    fn of(folder: &Path, group: GroupId, own: Option<Offered>) -> Result<Self, String> {
         home::settle(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let (identity, _) = key(&folder.join("identity.key"), group)?;
+        let identity = Arc::new(identity);
+        if let Some(Offered { leaf, key: channel, pem: channel_pem }) = own {
+            return Ok(Self { identity, channel, channel_pem, certificate: Bytes::copy_from_slice(&leaf) });
+        }
         let (channel, channel_pem) = key(&folder.join("channel.key"), group)?;
-        Ok(Self { identity: Arc::new(identity), channel, channel_pem })
+        Ok(Self { identity, channel, channel_pem, certificate: Bytes::new() })
+    }
+
+    /// Writes what came. A key that this host brings takes its place with its certificate, and not before.
+    fn keep(&self, folder: &Path, admitted: &Admitted, pin: Pin, enrolment: &Enrolment) -> io::Result<()> {
+        let id = self.channel.id();
+        if !self.certificate.is_empty() {
+            private::write(&folder.join(tls::key_file(id)), &self.channel_pem)?;
+        }
+        home::keep(folder, admitted, pin, &enrolment.parents, enrolment.own_pki.as_ref(), id)
     }
 
     /// Asks the parents, and shows how far each came.
@@ -262,8 +298,8 @@ impl Keys {
     ) -> Result<Admitted, Option<JoinError>> {
         let request = request(&self.channel_pem, &enrolment.name, enrolment.role).map_err(|_| None)?;
         let (name, identity) = (enrolment.name.clone(), Arc::clone(&self.identity));
-        let with = With::Token { token, taken };
-        let applicant = Applicant { name, role: enrolment.role, identity, request, with };
+        let (role, certificate, with) = (enrolment.role, self.certificate.clone(), With::Token { token, taken });
+        let applicant = Applicant { name, role, identity, request, certificate, with };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| None)?;
         let outcome = runtime.block_on(ask(&enrolment.parents, &applicant));
         // A resolver that hangs must not hang the command.
@@ -378,6 +414,7 @@ mod tests {
             parents,
             token: Some(file),
             pin: None,
+            own_pki: None,
         };
         Site { group, desk, scratch, enrolment, _stops: stop.drop_guard() }
     }
@@ -416,7 +453,7 @@ mod tests {
         }
 
         /// The identity keys that were let in.
-        fn keys(&self) -> Vec<bytes::Bytes> {
+        fn keys(&self) -> Vec<Bytes> {
             self.desk.members.lock().unwrap().iter().map(|(key, _)| key.clone()).collect()
         }
     }

@@ -29,6 +29,7 @@ use wardline_secrets::trust::{Pin, Root};
 use crate::config::{self, Keys, Mechanism, Membership, Parent, StateFolder};
 use crate::credential::{Credential, credential};
 use crate::join::Admitted;
+use crate::own_pki::OwnPair;
 use crate::renewal::Renewal;
 
 /// The file that says which group a folder is of.
@@ -171,7 +172,7 @@ pub fn open(
 pub fn load(Found { folder, membership, joined }: Found, own: &Identity) -> Result<Member, Event> {
     let membership = membership?;
     let group = membership.group();
-    if !joined {
+    if !joined && membership.own_pki.is_none() {
         let Keys { channel, identity, root } = Keys::load(&folder, &group, &own.name, own.role)?;
         let (credential, identity) = (channel.into(), Arc::new(identity));
         return Ok(Member { membership, folder, credential, identity, root, renewal: None });
@@ -198,6 +199,8 @@ struct Written<'a> {
     pin: String,
     mechanism: Mechanism,
     parents: &'a [Parent],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own_pki: Option<&'a OwnPair>,
 }
 
 /// Writes what a host was given when it was let in, beside the keys that are in the folder already. The file that says
@@ -205,13 +208,21 @@ struct Written<'a> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn keep(folder: &Path, admitted: &Admitted, pin: Pin, parents: &[Parent], key: KeyId) -> io::Result<()> {
+pub fn keep(
+    folder: &Path,
+    admitted: &Admitted,
+    pin: Pin,
+    parents: &[Parent],
+    own_pki: Option<&OwnPair>,
+    key: KeyId,
+) -> io::Result<()> {
     let membership = Written {
         name: admitted.group_name.as_str(),
         id: uuid::Uuid::from_bytes(admitted.group.0).to_string(),
         pin: pin.to_string(),
         mechanism: Mechanism::Certificate,
         parents,
+        own_pki,
     };
     let membership = toml::to_string(&membership).map_err(io::Error::other)?;
     let root = certificates_pem(&[admitted.root.certificate()]).map_err(io::Error::other)?;
@@ -237,8 +248,8 @@ fn certificate(folder: &Path, chain: &[CertificateDer<'_>], key: KeyId) -> io::R
 ///
 /// # Errors
 /// It cannot be written. The old pair is usable then.
-pub fn replace(folder: &Path, key: KeyId, pem: &str, chain: &[CertificateDer<'_>]) -> io::Result<()> {
-    private::write(&folder.join(tls::key_file(key)), pem.as_bytes())?;
+pub fn replace(folder: &Path, key: KeyId, pem: &[u8], chain: &[CertificateDer<'_>]) -> io::Result<()> {
+    private::write(&folder.join(tls::key_file(key)), pem)?;
     certificate(folder, chain, key)
 }
 
@@ -349,7 +360,7 @@ mod tests {
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
         // Nothing was interrupted.
         group.write(folder, "web1.test", Role::Agent, group.hour());
-        replace(folder, key.id(), &pem, &chain).unwrap();
+        replace(folder, key.id(), pem.as_bytes(), &chain).unwrap();
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
     }
 }

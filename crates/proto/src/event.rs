@@ -459,6 +459,36 @@ catalogue! {
         cause "Somebody wrote into the database by hand, or a backup of one table was put back."
         cure "Apply the pack again: `wardline pack apply FILE`. Find out who can write into the database."
 
+    40095 Critical CertificateChain { path, reason }
+        "the certificate in {path} is not one of this group: {reason}"
+        meaning "Nobody in the group would believe the channel certificate: nothing leads from it to the group's root."
+        cause "Another CA issued it than the group's, or than the one that `own_pki` on the server names; or it is damaged."
+        cure "Have it issued by that CA: docs/operations/own-pki.md. A host whose certificates come from the group itself joins anew."
+
+    40096 Critical OwnCaRefused { path, reason }
+        "the CA certificate in {path}, which `own_pki` names, is refused: {reason}"
+        meaning "Nothing was changed; the server does not start."
+        cause "The file is missing, holds no certificate of a CA, or the root's key is not there to certify it."
+        cure "Name the certificate of the one CA that issues channel certificates: docs/operations/own-pki.md."
+
+    40097 Warning CertificateEnds { path, to }
+        "the channel certificate from {path} is valid until {to}, and there is no newer one in that file"
+        meaning "A third of its life or less is left. After its end there is no connection, and what is found is kept in the queue."
+        cause "Certificates of the company's own PKI are not renewed by the program. Said again every day."
+        cure "Have a new one issued, and put key and certificate in place: docs/operations/own-pki.md. It is taken without a restart."
+
+    40098 Warning CertificateNotTaken { path, reason, seconds }
+        "the certificate in {path} is not used: {reason}; the one before stays in use; next try in {seconds} s, or when the files change"
+        meaning "There is another certificate or key in the files than the one in use, and it misses a need or was not registered."
+        cause "The reason names what it misses, or each parent that was asked."
+        cure "Have it issued as docs/operations/own-pki.md shows, and put key and certificate in place again."
+
+    40099 Information OwnCaTaken { path, name, to }
+        "channel certificates come from the CA {name} in {path} from now on, until {to}; the built-in CA issues none"
+        meaning "The group's root has certified the CA's key, and the trust log has it."
+        cause "`own_pki` names it, in the server's configuration."
+        cure "Nothing to do. Certificates that the built-in CA issued are good until they end; they are not renewed."
+
     40120 Critical GroupLeftOut { group, event }
         "group {group} is left out because of event {event}, which stands before this one; other groups of this agent go on"
         meaning "Nothing is watched for this group until the agent is started again. What waits in its queue is kept."

@@ -155,6 +155,11 @@ impl Channel {
         Ok(config)
     }
 
+    /// The certificate alone, without what leads to the root.
+    pub fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.certified.cert.first()
+    }
+
     /// The group.
     pub const fn group(&self) -> wardline_proto::GroupId {
         self.root.group()

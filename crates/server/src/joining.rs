@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
 use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
 use wardline_connector::journal::{self, Quota};
 use wardline_connector::now_ms;
@@ -17,13 +18,14 @@ use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
-use wardline_secrets::authority::IssuingAuthority;
+use wardline_secrets::certificate::Fault;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{VerifyingKey, sha256};
-use wardline_secrets::token;
+use wardline_secrets::trust::not_after;
 use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
+use wardline_secrets::{tls, token};
 
-use crate::founding::{moment, validity};
+use crate::founding::{Issuer, moment, validity};
 use crate::store::Store;
 
 /// The most decisions in a second.
@@ -36,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The desk.
 pub struct JoinDesk {
     store: Store,
-    issuing: Arc<IssuingAuthority>,
+    issuer: Issuer,
     /// The duty certificate, DER.
     duty: Bytes,
     lifetime: Duration,
@@ -70,13 +72,13 @@ impl JoinDesk {
     /// A desk of this server.
     pub fn new(
         store: Store,
-        issuing: Arc<IssuingAuthority>,
+        issuer: Issuer,
         duty: Bytes,
         lifetime: Duration,
         without_token: WithoutToken,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, issuing, duty, lifetime, without_token, gate, requests })
+        Arc::new(Self { store, issuer, duty, lifetime, without_token, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -88,7 +90,7 @@ impl JoinDesk {
         let ask = Ask::read(&asking.hello)?;
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
-        let (leaf, issued) = self.issue(&ask.name, ask.role, &key)?;
+        let (leaf, issued) = self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
         let (service, to) = (format!("{} {}", ask.role, ask.name), issued.not_after);
         let act = ask.act();
         let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
@@ -103,13 +105,41 @@ impl JoinDesk {
         Ok(self.welcome(&asking.transcript, &leaf))
     }
 
-    /// A channel certificate, and what the log is to say of it.
-    fn issue(&self, name: &Name, role: Role, key: &VerifyingKey) -> Result<(Bytes, trust::Issued), Refused> {
-        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), self.issuing.not_after());
-        let leaf = self.issuing.channel(name, role, key, valid);
-        let leaf = leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?;
-        let certificate = sha256(&[&leaf]).to_wire();
-        let issued = trust::Issued { name: name.to_string(), certificate, not_after: valid.to };
+    /// A channel certificate, the one that the host brought or a new one, and what the log is to say of it.
+    fn issue(
+        &self,
+        name: &Name,
+        role: Role,
+        key: &VerifyingKey,
+        brought: &Bytes,
+    ) -> Result<(Bytes, trust::Issued), Refused> {
+        let leaf = match (&self.issuer, brought.is_empty()) {
+            (Issuer::BuiltIn(issuing), true) => {
+                let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), issuing.not_after());
+                let leaf = issuing.channel(name, role, key, valid);
+                leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?
+            }
+            (Issuer::Own(_, cross), false) => {
+                let chain = [CertificateDer::from(brought.to_vec()), cross.clone()];
+                let certified = tls::certified(&self.store.keeper().root, &chain, name, role);
+                let id = certified.map_err(|fault| Refused::new(unfit(&fault), format!("its certificate: {fault}")))?;
+                if id != key.id() {
+                    return Err(Refused::new(Why::CertificateKey, "its certificate is not for the key of its request"));
+                }
+                let [leaf, _] = chain;
+                leaf
+            }
+            (Issuer::BuiltIn(_), false) => {
+                let reason = "it brings a certificate, and the built-in CA issues them";
+                return Err(Refused::new(Why::CertificateUnwanted, reason));
+            }
+            (Issuer::Own(..), true) => {
+                let reason = "it brings no certificate, and `own_pki` says that the company's PKI issues them";
+                return Err(Refused::new(Why::CertificateNeeded, reason));
+            }
+        };
+        let (certificate, not_after) = (sha256(&[&leaf]).to_wire(), not_after(&leaf));
+        let issued = trust::Issued { name: name.to_string(), certificate, not_after };
         Ok((Bytes::copy_from_slice(&leaf), issued))
     }
 
@@ -118,7 +148,7 @@ impl JoinDesk {
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
             transcript: transcript.to_wire(),
-            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuing.certificate())],
+            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuer.certificate())],
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
         };
@@ -193,6 +223,8 @@ struct Ask {
     token: Option<[u8; 16]>,
     identity: VerifyingKey,
     request: Bytes,
+    /// The certificate that it brings, DER.
+    certificate: Bytes,
 }
 
 impl Ask {
@@ -209,7 +241,8 @@ impl Ask {
             [] => None,
             id => Some(id.try_into().map_err(|_| Refused::new(Why::TokenUnknown, "a token's id has 16 bytes"))?),
         };
-        Ok(Self { name, role, token, identity, request: hello.request.clone() })
+        let (request, certificate) = (hello.request.clone(), hello.certificate.clone());
+        Ok(Self { name, role, token, identity, request, certificate })
     }
 
     /// Whose act it would be.
@@ -342,6 +375,17 @@ fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refu
             Err(Refused::new(Why::Unavailable, format!("the group has {MEMBERS} members, the most there may be")))
         }
         None => Ok(()),
+    }
+}
+
+/// What a host is told of a fault in the certificate that it brought.
+const fn unfit(fault: &Fault) -> Why {
+    match fault {
+        Fault::Encoding | Fault::Chain(_) => Why::CertificateChain,
+        Fault::Validity(..) => Why::CertificateValidity,
+        Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => Why::CertificateName,
+        Fault::Usage(_) => Why::CertificateUsage,
+        Fault::Key => Why::CertificateKey,
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Applicant {
     pub identity: Arc<SigningKey>,
     /// The request for its channel certificate, DER.
     pub request: Vec<u8>,
+    /// The channel certificate that it brings, of the same key, DER; empty when the server is to issue one.
+    pub certificate: Bytes,
     /// By what it hopes to be let in.
     pub with: With,
 }
@@ -211,6 +213,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         identity: public.spki().into(),
         request: applicant.request.clone().into(),
         nonce: Bytes::copy_from_slice(&random()),
+        certificate: applicant.certificate.clone(),
     });
     say(&mut stream, &Up { said: Some(Said::Hello(hello.clone())) }).await?;
     let challenge = match hear_answer(&mut stream).await? {
@@ -336,6 +339,9 @@ pub(super) fn check(
     let asked = Request::parse(&applicant.request).map_err(|_| Cause::Garbled("this host's request is none"))?;
     if key != asked.key.id() {
         return Err(Cause::Forged("the certificate that it issued is for another key".into()));
+    }
+    if !applicant.certificate.is_empty() && welcome.chain.first() != Some(&applicant.certificate) {
+        return Err(Cause::Forged("it answered with another certificate than this host's own".into()));
     }
     if !welcome.recovery.is_empty() && VerifyingKey::from_spki(&welcome.recovery).is_err() {
         return Err(Cause::Garbled("the recovery key that it names is none"));

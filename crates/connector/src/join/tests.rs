@@ -36,6 +36,7 @@ impl Site {
             role: Role::Agent,
             identity: self.group.identity(),
             request: wardline_secrets::request::request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
+            certificate: Bytes::new(),
             with: With::Token { token: wardline_secrets::token::Token::parse(&self.token).unwrap(), taken: Vec::new() },
         }
     }
@@ -90,6 +91,18 @@ async fn every_parent_is_asked_in_order_and_each_failure_is_named() {
     assert!(text.contains("the server lets this host in: it does not: the token has expired"), "{text}");
     *site.desk.twist.lock().unwrap() = Twist::None;
     assert_eq!(ask(&parents, &site.applicant()).await.unwrap().parent, parents[1]);
+}
+
+#[tokio::test]
+async fn a_host_with_a_certificate_of_its_own_takes_no_other() {
+    let site = site().await;
+    let applicant = || site.applicant();
+    let parents = [parent("srv.test", site.server)];
+    let certificate = Bytes::from_static(b"its own");
+    let JoinError(attempts) = ask(&parents, &Applicant { certificate, ..applicant() }).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Forged(_)), "{}", attempts[0]);
+    assert!(attempts[0].to_string().contains("another certificate"), "{}", attempts[0]);
+    ask(&parents, &applicant()).await.unwrap();
 }
 
 /// A gateway that changes one byte of one message, and keeps the messages it saw.
@@ -165,7 +178,8 @@ fn applying() -> Applying {
     let (_, channel) = wardline_secrets::signature::SigningKey::generate(GroupId([0; 16])).unwrap();
     let name = name("web1.test");
     let request = wardline_secrets::request::request(channel.as_bytes(), &name, Role::Agent).unwrap();
-    Applying { name, role: Role::Agent, identity: identity.as_bytes().to_vec().into(), request, pin: None }
+    let (identity, certificate) = (identity.as_bytes().to_vec().into(), Bytes::new());
+    Applying { name, role: Role::Agent, identity, request, certificate, pin: None }
 }
 
 #[tokio::test]
@@ -215,7 +229,7 @@ async fn only_what_was_committed_to_can_be_opened() {
         let request = applying().request.into();
         let (token, identity) = (Bytes::new(), identity.public().unwrap().spki().into());
         let (name, role, nonce) = (host.to_owned(), "agent".to_owned(), vec![1; 16].into());
-        encode(&Hello { token, name, role, identity, request, nonce })
+        encode(&Hello { token, name, role, identity, request, nonce, certificate: Bytes::new() })
     };
     let hash = |nonce: &[u8], hello: &[u8]| sha256(&[nonce, hello]).to_wire();
     let talk = async |digest: Bytes, nonce: &[u8], hello: Bytes| {

@@ -38,6 +38,8 @@ pub struct Applying {
     pub identity: Zeroizing<Vec<u8>>,
     /// The request for its channel certificate, DER.
     pub request: Vec<u8>,
+    /// The channel certificate that it brings, of the same key, DER; empty when the server is to issue one.
+    pub certificate: Bytes,
     /// The pin of the group's root, where it is known.
     pub pin: Option<Pin>,
 }
@@ -91,6 +93,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         identity: public.map_err(no_key)?.spki().into(),
         request: applying.request.clone().into(),
         nonce: Bytes::copy_from_slice(&random()),
+        certificate: applying.certificate.clone(),
     });
     let nonce = random_32();
     let commitment = encode(&Commitment {
@@ -128,6 +131,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         role: applying.role,
         identity: Arc::new(identity),
         request: applying.request.clone(),
+        certificate: applying.certificate.clone(),
         with: With::Root(root.clone()),
     };
     Ok(Waiting {

@@ -58,6 +58,7 @@ const GATEWAY: &[Mistake] = &[
 const SERVER: &[Mistake] = &[
     mistake("", "packs = []", "packs", "unknown field `packs`, expected one of `name`,"),
     mistake("listen = ", "listen = 5723", "5723", "expected a string"),
+    mistake("[group]", "[group]\nown_pki = { ca = \"ca.pem\" }", "{ ca", "missing field `certificate`"),
     mistake("database = ", "database = \"oracle:x\"", "", "`sqlite:PATH` is allowed"),
     mistake("name = \"test\"", "name = \"test\"\npin = \"sha256:12\"", "\"sha256:12\"", "`sha256:` and 64 hex digits"),
 ];
@@ -208,7 +209,7 @@ fn keys_and_certificates_that_do_not_fit_are_refused_at_the_start() {
         (issued(&group, Fault::NotYetValid, Role::Agent), 20051, "valid from"),
         (issued(&group, Fault::ClientUsageOnly, Role::Agent), 20050, "channel.pem"),
         (issued(&group, Fault::OtherKey, Role::Agent), 20068, "channel.key"),
-        (authority.channel("agent1.test", Role::Agent), 20050, "channel.pem"),
+        (authority.channel("agent1.test", Role::Agent), 40095, "channel.pem"),
     ];
     let agent = group.agent(0);
     let state = agent.state().to_owned();

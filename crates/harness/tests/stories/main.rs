@@ -16,6 +16,7 @@ mod hostile_gateway;
 mod joining;
 mod load_kills;
 mod load_power_cut;
+mod own_pki;
 mod queue_lives;
 mod renewal;
 mod slow_database;

@@ -191,7 +191,7 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     }
     let mark = north.agent(0).mark();
     north.agent(0).start();
-    wait_event_of(north.agent(0), mark, 20050, "south");
+    wait_event_of(north.agent(0), mark, 40095, "south");
     wait_event_of(north.agent(0), mark, 40120, "south");
     let mut more = lines("while-south-is-broken", 3);
     host.say(&more);

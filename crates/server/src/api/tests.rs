@@ -76,8 +76,8 @@ impl Served {
         let (store, _) = Store::open(&folder.join("server.db"), None, foundation.keeper).unwrap();
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
-        let (issuing, lifetime) = (foundation.issuing, crate::founding::default_lifetime());
-        let desk = JoinDesk::new(store.clone(), issuing, foundation.presence.duty, lifetime, WithoutToken::Review);
+        let (issuer, lifetime) = (foundation.issuer, crate::founding::default_lifetime());
+        let desk = JoinDesk::new(store.clone(), issuer, foundation.presence.duty, lifetime, WithoutToken::Review);
         let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };

@@ -60,6 +60,8 @@ struct Kept {
     identity: VerifyingKey,
     /// The key that it wants a certificate for.
     key: VerifyingKey,
+    /// The one that it brings, DER.
+    certificate: Bytes,
     address: SocketAddr,
     since_ms: u64,
     since: Instant,
@@ -229,6 +231,8 @@ impl JoinDesk {
         ask.proved(view.group(), &request.transcript, &request.signature)?;
         let key = ask.key()?;
         ask.unknown(&view)?;
+        // What comes of it is thrown away: nobody is to be refused once an operator has approved.
+        self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
         let now = Instant::now();
         let kept = Kept {
             id: request.transcript,
@@ -236,6 +240,7 @@ impl JoinDesk {
             role: ask.role,
             identity: ask.identity,
             key,
+            certificate: ask.certificate,
             address: request.address,
             since_ms: now_ms(),
             since: now,
@@ -365,7 +370,8 @@ impl JoinDesk {
     async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Bytes, Problem> {
         let log = "look at the server's log: `journalctl -u wardline-server`";
         let failed = |reason: String| Problem::new(Kind::Failed, reason, log);
-        let (leaf, issued) = self.issue(&kept.name, kept.role, &kept.key).map_err(|refused| failed(refused.reason))?;
+        let issued = self.issue(&kept.name, kept.role, &kept.key, &kept.certificate);
+        let (leaf, issued) = issued.map_err(|refused| failed(refused.reason))?;
         let member = trust::Member {
             name: kept.name.to_string(),
             role: kept.role.to_string(),

@@ -17,6 +17,7 @@ fn kept(name: &str, address: &str, now: Instant) -> Kept {
         role: Role::Agent,
         identity: public.clone(),
         key: public,
+        certificate: Bytes::new(),
         address: format!("{address}:5723").parse().unwrap(),
         since_ms: 0,
         since: now,
@@ -121,8 +122,8 @@ struct Served {
 async fn served(without_token: WithoutToken) -> Served {
     let scratch = Scratch::new();
     let running = Running::new(&scratch.0).await;
-    let (issuing, duty) = (Arc::clone(&running.issuing), running.presence.duty.clone());
-    let desk = JoinDesk::new(running.store.clone(), issuing, duty, default_lifetime(), without_token);
+    let (issuer, duty) = (running.issuer.clone(), running.presence.duty.clone());
+    let desk = JoinDesk::new(running.store.clone(), issuer, duty, default_lifetime(), without_token);
     Served { running, desk, _scratch: scratch }
 }
 
@@ -144,6 +145,7 @@ impl Served {
             identity: identity.public().unwrap().spki().into(),
             request: request(channel.as_bytes(), &name.parse().unwrap(), Role::Agent).unwrap().into(),
             nonce: vec![1; 16].into(),
+            certificate: Bytes::new(),
         };
         let transcript = sha256(&[&random()]);
         let signature = identity.sign(Context::Join, &transcript.0);
