@@ -233,7 +233,7 @@ struct Keys {
 impl Keys {
     /// Those that are in a folder; what is missing is made.
     fn of(folder: &Path, group: GroupId) -> Result<Self, String> {
-        home::settle(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        home::settle(folder, home::CHANNEL).map_err(|error| format!("{}: {error}", folder.display()))?;
         let (identity, _) = key(&folder.join("identity.key"), group)?;
         let (channel, channel_pem) = key(&folder.join("channel.key"), group)?;
         Ok(Self { identity: Arc::new(identity), channel, channel_pem })

@@ -154,6 +154,8 @@ pub enum Reason {
     Replaced = 6,
     /// The program is stopping.
     Stopping = 7,
+    /// Its channel certificate was revoked, or not issued to it. A new one, by the identity key, cures it.
+    Certificate = 8,
 }
 
 impl Reason {
@@ -168,6 +170,7 @@ impl Reason {
             Self::Held => "the stream is held until an operator releases it",
             Self::Replaced => "another session has taken its place",
             Self::Stopping => "the program is stopping",
+            Self::Certificate => "its channel certificate was revoked, or not issued to it",
         }
     }
 }

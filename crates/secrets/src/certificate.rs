@@ -168,6 +168,12 @@ pub(crate) fn common_name(subject: &x509_cert::name::Name) -> Option<&str> {
     Some(text.as_str())
 }
 
+/// The common name of a certificate in DER, if its subject is that and nothing else.
+pub fn subject(certificate: &[u8]) -> Option<String> {
+    let parsed = Parsed::new(certificate).ok()?;
+    common_name(parsed.certificate.tbs_certificate().subject()).map(str::to_owned)
+}
+
 fn describe(names: &[GeneralName]) -> String {
     let word = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => format!("DNS {:?}", name.as_str()),

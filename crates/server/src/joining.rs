@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
 use wardline_connector::{journal, now_ms};
 use wardline_proto::event::Event;
@@ -17,13 +18,12 @@ use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
-use wardline_secrets::authority::IssuingAuthority;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{VerifyingKey, sha256};
 use wardline_secrets::token;
 use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
 
-use crate::founding::{moment, validity};
+use crate::founding::{Authorities, moment, validity};
 use crate::store::Store;
 
 /// The most decisions in a second.
@@ -37,12 +37,13 @@ const MEMBERS: usize = 100_000;
 /// How long the database may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A channel certificate and the issuing CA's, DER.
+type Chain = [Bytes; 2];
+
 /// The desk.
 pub struct JoinDesk {
     store: Store,
-    issuing: Arc<IssuingAuthority>,
-    /// The duty certificate, DER.
-    duty: Bytes,
+    authorities: watch::Receiver<Arc<Authorities>>,
     lifetime: Duration,
     without_token: WithoutToken,
     gate: Mutex<Gate>,
@@ -74,13 +75,12 @@ impl JoinDesk {
     /// A desk of this server.
     pub fn new(
         store: Store,
-        issuing: Arc<IssuingAuthority>,
-        duty: Bytes,
+        authorities: watch::Receiver<Arc<Authorities>>,
         lifetime: Duration,
         without_token: WithoutToken,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, issuing, duty, lifetime, without_token, gate, requests })
+        Arc::new(Self { store, authorities, lifetime, without_token, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -92,7 +92,7 @@ impl JoinDesk {
         let ask = Ask::read(&asking.hello)?;
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
-        let (leaf, issued) = self.issue(&ask.name, ask.role, &key)?;
+        let (chain, issued) = self.issue(&ask.name, ask.role, &key)?;
         let (service, to) = (format!("{} {}", ask.role, ask.name), issued.not_after);
         let act = ask.act();
         let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
@@ -104,25 +104,31 @@ impl JoinDesk {
             true => Event::Joined { service, act },
             false => Event::CertificateIssued { service, to: moment(to) },
         });
-        Ok(self.welcome(&asking.transcript, &leaf))
+        Ok(self.welcome(&asking.transcript, chain))
     }
 
-    /// A channel certificate, and what the log is to say of it.
-    fn issue(&self, name: &Name, role: Role, key: &VerifyingKey) -> Result<(Bytes, trust::Issued), Refused> {
-        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), self.issuing.not_after());
-        let leaf = self.issuing.channel(name, role, key, valid);
+    fn authorities(&self) -> Arc<Authorities> {
+        Arc::clone(&self.authorities.borrow())
+    }
+
+    /// A channel certificate with the issuing CA's, and what the log is to say of it.
+    fn issue(&self, name: &Name, role: Role, key: &VerifyingKey) -> Result<(Chain, trust::Issued), Refused> {
+        let Authorities { issuing, .. } = &*self.authorities();
+        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), issuing.not_after());
+        let leaf = issuing.channel(name, role, key, valid);
         let leaf = leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?;
         let certificate = sha256(&[&leaf]).to_wire();
-        let issued = trust::Issued { name: name.to_string(), certificate, not_after: valid.to };
-        Ok((Bytes::copy_from_slice(&leaf), issued))
+        let issuer = Bytes::copy_from_slice(&issuing.key().0);
+        let issued = trust::Issued { name: name.to_string(), certificate, not_after: valid.to, issuer };
+        Ok(([&leaf, issuing.certificate()].map(|der| Bytes::copy_from_slice(der)), issued))
     }
 
-    fn welcome(&self, transcript: &Digest, leaf: &Bytes) -> Signed {
+    fn welcome(&self, transcript: &Digest, chain: Chain) -> Signed {
         let keeper = self.store.keeper();
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
             transcript: transcript.to_wire(),
-            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuing.certificate())],
+            chain: chain.into(),
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
         };
@@ -148,7 +154,7 @@ impl Desk for JoinDesk {
             nonce: Bytes::copy_from_slice(nonce),
             group: Bytes::copy_from_slice(&keeper.root.group().0),
             name,
-            chain: vec![self.duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
+            chain: vec![self.authorities().duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
         };
         keeper.duty.signed(Context::Join, encode(&challenge))
     }

@@ -87,6 +87,7 @@ impl Relay {
     /// One session above, until it ends; gives the reason.
     async fn above(&self, session: Session) -> String {
         let facts = self.measured(&session, true);
+        let own = session.own;
         let (mut incoming, up, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
         loop {
@@ -110,7 +111,11 @@ impl Relay {
                 }
                 Kind::Refusal => {
                     let refusal: Option<Refusal> = decode(&frame.body);
-                    return refusal.map_or(Reason::Unspecified, |refusal| refusal.reason()).as_str().into();
+                    let reason = refusal.map_or(Reason::Unspecified, |refusal| refusal.reason());
+                    if reason == Reason::Certificate {
+                        self.credential.refused(own);
+                    }
+                    return reason.as_str().into();
                 }
                 kind => return format!("an unexpected {kind:?} message"),
             }

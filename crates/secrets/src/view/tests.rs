@@ -87,7 +87,8 @@ fn a_replayed_log_gives_the_same_view_and_no_changed_missing_or_moved_entry_is_t
     let key = public();
     log.add(Fact::Token(log.token(Role::Agent, "web*", 2))).unwrap();
     log.add(member("web1.test", Role::Agent, &key, &["gw.test"], &TOKEN)).unwrap();
-    let issued = Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX };
+    let issued =
+        Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX, ..Issued::default() };
     log.add(Fact::Issued(issued)).unwrap();
     log.add(Fact::Recovery(Recovery { key: public().spki().into() })).unwrap();
     log.add(Fact::TokenRevoked(TokenRevoked { id: TOKEN.to_vec().into() })).unwrap();
@@ -207,7 +208,8 @@ fn a_name_belongs_to_one_key_until_it_is_removed_and_inherits_nothing() {
     let mut log = Log::new();
     let (first, second) = (public(), public());
     log.add(member("web1.test", Role::Agent, &first, &["gw.test"], &[])).unwrap();
-    let issued = Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX };
+    let issued =
+        Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX, ..Issued::default() };
     log.add(Fact::Issued(issued)).unwrap();
     assert!(unsound(log.add(member("web1.test", Role::Agent, &second, &[], &[]))));
     assert!(unsound(log.add(member("web1.test", Role::Gateway, &first, &[], &[]))));
@@ -261,7 +263,8 @@ fn certificates_that_ended_long_ago_are_forgotten_and_there_are_never_too_many()
     let now = log.now / 1000;
     let mut issue = |byte: u8, not_after| {
         let certificate = sha256(&[&[byte]]).to_wire();
-        log.add(Fact::Issued(Issued { name: "web1.test".into(), certificate, not_after })).unwrap();
+        log.add(Fact::Issued(Issued { name: "web1.test".into(), certificate, not_after, ..Issued::default() }))
+            .unwrap();
     };
     issue(0, now - REMEMBERED - 1);
     issue(1, now - 1);

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
+use tokio::sync::{Mutex, watch};
+use wardline_connector::credential::{Credential, credential};
+
 use super::*;
 
 fn now() -> u64 {
@@ -75,7 +78,7 @@ fn a_first_start_makes_everything_private_and_a_second_one_changes_nothing() {
     let again = found(&scratch.0);
     assert_eq!(scratch.files(), files);
     assert_eq!((again.presence.pin, again.keeper.duty.id()), (first.presence.pin, first.keeper.duty.id()));
-    assert_eq!(again.issuing.key(), first.issuing.key());
+    assert_eq!(again.authorities.issuing.key(), first.authorities.issuing.key());
     assert_eq!(first.keeper.root.group().0[6] >> 4, 7, "the id is a UUIDv7");
 }
 
@@ -171,7 +174,10 @@ fn a_root_of_ones_own_is_used_and_its_key_may_go_afterwards() {
     let made = found(&scratch.0);
     assert_eq!(made.presence.pin, root.pin());
     // Nothing outlives it.
-    assert_eq!((made.issuing.not_after(), made.presence.certificate.1), (root.not_after(), root.not_after()));
+    assert_eq!(
+        (made.authorities.issuing.not_after(), made.presence.certificate.1),
+        (root.not_after(), root.not_after())
+    );
     fs::remove_file(scratch.group().join("root.key")).unwrap();
     assert_eq!(found(&scratch.0).presence.pin, root.pin());
     fs::remove_file(scratch.group().join("issuing.key")).unwrap();
@@ -208,10 +214,26 @@ fn a_channel_certificate_is_made_anew_when_less_than_a_third_of_its_life_is_left
     assert!(new.presence.certificate.1 + 60 > now() + CHANNEL_LIFETIME);
 }
 
+/// What renews a server's certificates, and where its channel certificate is looked up.
+pub(crate) fn renewal(
+    folder: &Path,
+    store: &Store,
+    presence: Presence,
+    authorities: Arc<Authorities>,
+    channel: Channel,
+    lifetime: Duration,
+) -> (Arc<Renewal>, Credential) {
+    let (publisher, credential) = credential(Some(channel));
+    let (presence, authorities) = (Mutex::new(presence), watch::Sender::new(authorities));
+    let renewal =
+        Renewal { folder: folder.to_owned(), presence, authorities, lifetime, publisher, store: store.clone() };
+    (Arc::new(renewal), credential)
+}
+
 /// A server whose group is founded, as far as its store.
 pub(crate) struct Running {
     pub(crate) store: Store,
-    pub(crate) issuing: Arc<IssuingAuthority>,
+    pub(crate) authorities: Arc<Authorities>,
     pub(crate) presence: Presence,
 }
 
@@ -222,10 +244,15 @@ impl Running {
 
     /// The event with which it does not start.
     pub(crate) async fn start(folder: &Path) -> Result<Self, Event> {
-        let Foundation { keeper, issuing, presence, .. } = found(folder);
+        let Foundation { keeper, authorities, presence, .. } = found(folder);
         let (store, _) = Store::open(&folder.join("wardline.db"), None, keeper).map_err(|error| error.event())?;
         announce(&store, presence.clone()).await?;
-        Ok(Self { store, issuing, presence })
+        Ok(Self { store, authorities, presence })
+    }
+
+    /// What it lets hosts in with, which does not change.
+    pub(crate) fn authorities(&self) -> watch::Receiver<Arc<Authorities>> {
+        watch::channel(Arc::clone(&self.authorities)).1
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -272,13 +299,12 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     // So old that it is due in a second or two.
     let name = "srv1.test".parse().unwrap();
     let made = super::found(&scratch.group(), &name, &settings(), lifetime, now() - 7).unwrap();
-    let Foundation { keeper, issuing, channel, presence, .. } = made;
+    let Foundation { keeper, authorities, channel, presence, .. } = made;
     let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
     announce(&store, presence.clone()).await.unwrap();
     let (first, stop) = (channel.not_after, tokio_util::sync::CancellationToken::new());
-    let (publisher, credential) = wardline_connector::credential::credential(Some(channel));
-    let renewal = Renewal { folder: scratch.group(), presence, issuing, lifetime, publisher };
-    let running = tokio::spawn(renewal.run(store.clone(), stop.clone()));
+    let (renewal, credential) = renewal(&scratch.group(), &store, presence, authorities, channel, lifetime);
+    let running = tokio::spawn(renewal.run(stop.clone()));
     let mut view = store.view();
     view.mark_unchanged();
     tokio::time::timeout(Duration::from_secs(10), view.changed()).await.unwrap().unwrap();
@@ -288,12 +314,14 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     assert!(second.not_after > first);
     let view = Arc::clone(&view.borrow());
     let certificates = &view.find(&second.identity.name, Role::Server).unwrap().certificates;
-    assert_eq!(certificates.iter().map(|(_, end)| *end).collect::<Vec<_>>(), [first, second.not_after]);
+    assert_eq!(
+        certificates.iter().map(|certificate| certificate.not_after).collect::<Vec<_>>(),
+        [first, second.not_after]
+    );
 }
 
 #[test]
 fn a_certificate_is_due_at_a_third_of_its_life_before_its_end_unless_a_new_one_ended_no_later() {
-    let lifetime = Duration::from_secs(90);
-    assert_eq!(due(1000, lifetime, 5000), 971);
-    assert_eq!((due(1000, lifetime, 1000), due(10, lifetime, 1000)), (u64::MAX, 1));
+    assert_eq!(due(1000, 30, 5000), 971);
+    assert_eq!((due(1000, 30, 1000), due(10, 30, 1000)), (u64::MAX, 1));
 }

@@ -31,13 +31,8 @@ impl Served {
     async fn new() -> Self {
         let scratch = Scratch::new();
         let running = Running::new(&scratch.0).await;
-        let desk = JoinDesk::new(
-            running.store.clone(),
-            Arc::clone(&running.issuing),
-            running.presence.duty.clone(),
-            default_lifetime(),
-            WithoutToken::Review,
-        );
+        let desk =
+            JoinDesk::new(running.store.clone(), running.authorities(), default_lifetime(), WithoutToken::Review);
         Self { running, desk, _scratch: scratch }
     }
 
