@@ -134,7 +134,8 @@ mod tests {
 
     use super::*;
     use crate::config::StateFolder;
-    use crate::testing::{Group, Scratch, TestDesk, name, parent, server};
+    use crate::credential::credential;
+    use crate::testing::{Group, Scratch, TestDesk, eventually, name, parent, server};
 
     #[tokio::test]
     async fn a_host_whose_certificate_has_ended_starts_comes_home_and_renews_in_time() {
@@ -185,6 +186,33 @@ mod tests {
         let mut names: Vec<_> = names.collect();
         names.sort();
         assert_eq!(names, ["channel.key", "channel.pem", "identity.key", "membership.toml", "root.pem"]);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_refused_is_renewed_at_once_but_not_again_and_again() {
+        let (group, scratch, stop) = (Group::new(), Scratch::new(), CancellationToken::new());
+        let _stops = stop.clone().drop_guard();
+        let (desk, _) = TestDesk::new(&group);
+        let parents = vec![parent("srv.test", server(&desk, &stop).await)];
+        let (own, identity) = (Identity { name: name("web1.test"), role: Role::Agent }, group.identity());
+        let public = identity.public().unwrap().spki().into();
+        desk.members.lock().unwrap().push((public, bytes::Bytes::new()));
+        group.write(&scratch.0, "web1.test", Role::Agent, group.hour());
+        let channel = Channel::load(&scratch.0, group.trusted(), &own.name, own.role).unwrap();
+        let (publisher, credential) = credential(Some(channel));
+        let (membership, folder, root) = (group.membership(parents), scratch.0.clone(), group.trusted());
+        tokio::spawn(Renewal { own, membership, folder, identity, root, publisher }.run(stop.clone()));
+        let first = credential.current().unwrap().key;
+        // Another one is not what is in use.
+        credential.refused(group.identity().id());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(credential.current().unwrap().key, first);
+        credential.refused(first);
+        eventually("a new certificate", || credential.current().unwrap().key != first).await;
+        let second = credential.current().unwrap().key;
+        credential.refused(second);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert_eq!(credential.current().unwrap().key, second);
     }
 
     #[test]

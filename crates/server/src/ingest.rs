@@ -64,7 +64,7 @@ impl Ingest {
             Ok(member) => Arc::clone(member),
             Err((told, reason)) => {
                 journal::emit(Event::UnknownHealthService { peer: peer.to_string(), address, reason });
-                return refuse(session, told).await;
+                return refuse(session, Refusal::of(told)).await;
             }
         };
         journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.clone() });
@@ -103,10 +103,10 @@ impl Ingest {
 }
 
 /// What a peer is told, and what the operator is.
-type Told = (Reason, String);
+type Told = (Refusal, String);
 
 /// The member that a peer is who connects directly with this channel certificate, or why it is none.
-fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, Told> {
+fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, (Reason, String)> {
     let not_known = |reason: String| Err((Reason::NotKnown, reason));
     if peer.role == Role::Server {
         return not_known("servers do not report to servers".into());
@@ -128,13 +128,13 @@ fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&
 /// had so many entries.
 fn stands(view: &View, member: &Member, via: &[Name], since: u64) -> Result<(), Told> {
     let now = view.by_way(&member.name, member.role, via).filter(|now| now.identity == member.identity);
-    let Some(now) = now else { return Err((Reason::NotKnown, NO_LONGER.into())) };
+    let Some(now) = now else { return Err((Refusal::of(Reason::NotKnown), NO_LONGER.into())) };
     if now.revoked > since {
-        return Err((Reason::Certificate, REVOKED.into()));
+        return Err((Refusal::of(Reason::Certificate), REVOKED.into()));
     }
     let revoked = |name: &&Name| view.member_named(name).is_some_and(|gateway| gateway.revoked > since);
     match via.iter().find(revoked) {
-        Some(gateway) => Err((Reason::NotKnown, format!("{gateway} is on its way: {REVOKED}"))),
+        Some(gateway) => Err((Refusal::by_gateway(gateway), format!("{gateway} is on its way: {REVOKED}"))),
         None => Ok(()),
     }
 }
@@ -169,9 +169,9 @@ const REVOKED: &str = "its certificate was revoked";
 const NO_LONGER: &str = "it is no longer a member of the group, or no longer to come this way";
 
 /// Tells a peer why it is not wanted, and closes.
-async fn refuse(session: Session, reason: Reason) {
+async fn refuse(session: Session, refusal: Refusal) {
     let (_incoming, outgoing, writer) = link::open(session);
-    let _ = outgoing.send(Message::own(Kind::Refusal, Refusal { reason: reason.into() })).await;
+    let _ = outgoing.send(Message::own(Kind::Refusal, refusal)).await;
     drop(outgoing);
     let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;
 }
@@ -223,7 +223,7 @@ impl Routes<'_> {
         loop {
             let message = tokio::select! {
                 () = stop.cancelled() => {
-                    let refusal = Refusal { reason: Reason::Stopping.into() };
+                    let refusal = Refusal::of(Reason::Stopping);
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
                     return End::Gone(Reason::Stopping.as_str().into());
                 }
@@ -247,7 +247,7 @@ impl Routes<'_> {
                 }
                 Err(error @ Broken::Overfull(route)) if route != 0 => self.refuse(route, &error).await,
                 Err(error) if error.is_violation() => {
-                    let refusal = Refusal { reason: Reason::Protocol.into() };
+                    let refusal = Refusal::of(Reason::Protocol);
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
                     return End::Violation(error.to_string());
                 }
@@ -261,7 +261,7 @@ impl Routes<'_> {
         self.routes.remove(&route);
         let (peer, address) = (format!("an agent behind gateway {}", self.member.name), self.address.clone());
         journal::emit(Event::ProtocolViolation { peer, address, reason: reason.to_string() });
-        let refusal = Message::own(Kind::Refusal, Refusal { reason: Reason::Protocol.into() }).on(route);
+        let refusal = Message::own(Kind::Refusal, Refusal::of(Reason::Protocol)).on(route);
         let close = Message { kind: Kind::RouteClose, route, body: Bytes::new() };
         // A session that has ended is noticed where it is read.
         let _ = self.outgoing.send(refusal).await;
@@ -272,8 +272,7 @@ impl Routes<'_> {
     fn cut(&self, (told, reason): Told) -> End {
         let peer = Identity { name: self.member.name.clone(), role: self.member.role }.to_string();
         journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason: reason.clone() });
-        let refusal = Refusal { reason: told.into() };
-        let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
+        let _ = self.outgoing.try_send(Message::own(Kind::Refusal, told));
         End::Gone(reason)
     }
 
@@ -313,7 +312,7 @@ impl Routes<'_> {
         let via = match way(&open, &self.member.name) {
             Ok(via) => via,
             Err(reason) => {
-                self.refused(message.route, agent, (Reason::NotKnown, reason)).await;
+                self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
                 let close = Message { kind: Kind::RouteClose, route: message.route, body: Bytes::new() };
                 let _ = self.outgoing.send(close).await;
                 return Ok(());
@@ -322,7 +321,7 @@ impl Routes<'_> {
         let view = Arc::clone(&self.ingest.store.view().borrow());
         if let Some(foreign) = via.iter().find(|gateway| self.is_foreign(&view, gateway)) {
             let reason = format!("{foreign} is on its way: {FOREIGN}");
-            self.refused(message.route, agent, (Reason::NotKnown, reason)).await;
+            self.refused(message.route, agent, (Refusal::by_gateway(foreign), reason)).await;
             return Ok(());
         }
         match view.by_way(&agent, Role::Agent, &via) {
@@ -339,7 +338,7 @@ impl Routes<'_> {
                     Some(_) => format!("{} speaks for it, but was not given it", via.join(" by ")),
                     None => "it is not a member of the group".to_owned(),
                 };
-                self.refused(message.route, agent, (Reason::NotKnown, reason)).await;
+                self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
                 Ok(())
             }
         }
@@ -355,8 +354,7 @@ impl Routes<'_> {
     async fn refused(&self, route: u32, agent: Name, (told, reason): Told) {
         let peer = Identity { name: agent, role: Role::Agent }.to_string();
         journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason });
-        let refusal = Refusal { reason: told.into() };
-        let _ = self.outgoing.send(Message::own(Kind::Refusal, refusal).on(route)).await;
+        let _ = self.outgoing.send(Message::own(Kind::Refusal, told).on(route)).await;
     }
 
     fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>, since: u64) {
@@ -387,7 +385,8 @@ impl Routes<'_> {
         let cut: Vec<_> = self.routes.iter().filter(|(_, route)| behind(route)).map(|(route, _)| *route).collect();
         for route in cut {
             let Some(Route { agent, .. }) = self.routes.remove(&route) else { continue };
-            let told = if agent == peer { Reason::Certificate } else { Reason::NotKnown };
+            let own = role == Role::Agent;
+            let told = if own { Refusal::of(Reason::Certificate) } else { Refusal::by_gateway(&peer) };
             let reason = format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter);
             self.refused(route, agent, (told, reason)).await;
             let _ = self.outgoing.send(Message { kind: Kind::RouteClose, route, body: Bytes::new() }).await;

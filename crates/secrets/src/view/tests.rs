@@ -321,3 +321,33 @@ fn packs_are_for_whom_they_fit_and_each_change_counts_for_those_before_and_after
         assert!(unsound(log.add(bad)));
     }
 }
+
+#[test]
+fn what_was_issued_before_a_revocation_does_not_count_and_what_comes_after_does() {
+    let mut log = Log::new();
+    let hosts = [("srv1.test", Role::Server), ("gw1.test", Role::Gateway), ("web1.test", Role::Agent)];
+    let issued = |host: &str, byte: u8, issuer: &[u8]| {
+        let (certificate, issuer) = (vec![byte; 32].into(), issuer.to_vec().into());
+        Fact::Issued(Issued { name: host.into(), certificate, not_after: u64::MAX, issuer })
+    };
+    for (byte, (host, role)) in (1..).zip(hosts) {
+        log.add(member(host, role, &public(), &[], &[])).unwrap();
+        log.add(issued(host, byte, &[])).unwrap();
+    }
+    let newest = |log: &Log, host: &str| log.view.member_named(&name(host)).unwrap().certificates.last().copied();
+    // Older entries do not say who issued: it was the newest CA then.
+    let issuer = key_of(&log.view.issuers()[0]);
+    assert!(issuer.is_some() && newest(&log, "web1.test").unwrap().issuer == issuer);
+    let revoked = |host: &str| Fact::Revoked(trust::Revoked { name: host.into() });
+    assert!(unsound(log.add(revoked("web2.test"))));
+    log.add(revoked("web1.test")).unwrap();
+    assert_eq!((newest(&log, "web1.test"), newest(&log, "gw1.test").is_some()), (None, true));
+    assert_eq!(log.view.member_named(&name("web1.test")).unwrap().revoked, log.view.tree().size());
+    log.add(issued("web1.test", 9, &[7; 16])).unwrap();
+    assert_eq!(newest(&log, "web1.test").unwrap().issuer, Some(KeyId([7; 16])));
+    assert!(unsound(log.add(issued("web1.test", 9, &[7; 15]))));
+    // Everybody's but the servers'.
+    log.add(revoked("")).unwrap();
+    let left = hosts.map(|(host, _)| newest(&log, host).is_some());
+    assert_eq!(left, [true, false, false]);
+}

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use tokio::sync::{Mutex, watch};
 use wardline_connector::credential::{Credential, credential};
+use wardline_secrets::tls;
 
 use super::*;
 
@@ -320,8 +321,94 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     );
 }
 
+const YEAR: u64 = 365 * 24 * 3600;
+
+/// A group that was founded so many years ago. Its channel certificate has ended.
+fn years_ago(scratch: &Scratch, years: u64) -> BTreeMap<String, Vec<u8>> {
+    let ended = attempt(&scratch.0, &settings(), now() - years * YEAR).unwrap_err();
+    assert_eq!(ended.number(), 20051);
+    scratch.files()
+}
+
 #[test]
-fn a_certificate_is_due_at_a_third_of_its_life_before_its_end_unless_a_new_one_ended_no_later() {
-    assert_eq!(due(1000, 30, 5000), 971);
-    assert_eq!((due(1000, 30, 1000), due(10, 30, 1000)), (u64::MAX, 1));
+fn a_start_makes_anew_what_is_due_and_keeps_the_duty_key() {
+    for years in [4, 6] {
+        let scratch = Scratch::new();
+        let old = years_ago(&scratch, years);
+        let new = found(&scratch.0);
+        let files = scratch.files();
+        let changed: Vec<_> = files.keys().filter(|name| files[*name] != old[*name]).map(String::as_str).collect();
+        assert_eq!(changed, ["channel.pem", "duty.pem", "issuing.key", "issuing.pem"], "{years}");
+        assert!(new.authorities.issuing.not_after() + 60 > now() + 5 * YEAR, "{years}");
+        assert!(new.authorities.due(&new.keeper.root, default_lifetime()) > now() + 3 * YEAR, "{years}");
+    }
+    // What is not due stays.
+    let scratch = Scratch::new();
+    let old = years_ago(&scratch, 3);
+    found(&scratch.0);
+    let files = scratch.files();
+    assert!(files.keys().all(|name| name == "channel.pem" || files[name] == old[name]));
+}
+
+#[test]
+fn a_roll_that_was_interrupted_leaves_one_whole_pair() {
+    let scratch = Scratch::new();
+    let old = found(&scratch.0);
+    let files = scratch.files();
+    let (next, key) = {
+        let folder = Folder { path: &scratch.group(), now: now() };
+        let root = folder.authority(old.presence.pin).unwrap();
+        root.issue_ca(validity(now(), YEAR, root.not_after())).unwrap()
+    };
+    // Only the key was written: it is the old one still.
+    let by_id = scratch.group().join(tls::key_file("issuing", next.key()));
+    private::write(&by_id, key.as_bytes()).unwrap();
+    assert_eq!(found(&scratch.0).authorities.issuing.key(), old.authorities.issuing.key());
+    assert_eq!(scratch.files(), files);
+    // The certificate, too: it is the new one, whose key has not its name yet.
+    private::write(&by_id, key.as_bytes()).unwrap();
+    let pem = certificates_pem(&[next.certificate()]).unwrap();
+    private::write(&scratch.group().join("issuing.pem"), pem.as_bytes()).unwrap();
+    assert_eq!(found(&scratch.0).authorities.issuing.key(), next.key());
+    assert_eq!(scratch.files()["issuing.key"], key.as_bytes());
+    assert_eq!(scratch.files().len(), files.len());
+}
+
+#[tokio::test]
+async fn a_running_server_makes_anew_what_is_due_once_the_roots_key_is_there() {
+    let scratch = Scratch::new();
+    years_ago(&scratch, 4);
+    let (root_key, away) = (scratch.group().join("root.key"), scratch.0.join("root.key"));
+    fs::rename(&root_key, &away).unwrap();
+    let Foundation { keeper, authorities, channel, presence, .. } = found(&scratch.0);
+    let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
+    announce(&store, presence.clone()).await.unwrap();
+    let lifetime = default_lifetime();
+    let (renewal, _) = renewal(&scratch.group(), &store, presence, Arc::clone(&authorities), channel, lifetime);
+    let view = || Arc::clone(&store.view().borrow());
+    let before = view();
+    // Nothing changes without it, and it is told.
+    let waits = renewal.renew(now(), None).await.unwrap().unwrap();
+    assert!(waits.number() == 40091 && waits.text().contains("root.key"), "{}", waits.text());
+    let rotation = Rotation { act: "operator test".into(), revoke: true };
+    assert_eq!(renewal.rotate(rotation).await.unwrap_err().number(), 40091);
+    assert!(renewal.wants_root());
+    assert_eq!(view().tree().head(), before.tree().head());
+
+    fs::rename(&away, &root_key).unwrap();
+    assert_eq!(renewal.renew(now(), None).await.unwrap(), None);
+    assert!(!renewal.wants_root());
+    let (server, view, current) = (store.keeper().server.clone(), view(), Arc::clone(&renewal.authorities.borrow()));
+    assert_ne!(current.issuing.key(), authorities.issuing.key());
+    assert_eq!(view.issuers().last(), Some(current.issuing.certificate()));
+    // Another certificate of the same key.
+    assert_ne!(current.duty, authorities.duty);
+    assert_eq!(view.duty_certificate(&server), Some(&current.duty));
+    assert_eq!(view.duty(&server).map(VerifyingKey::id), Some(store.keeper().duty.id()));
+    // Its own channel certificate is of the new CA.
+    let newest = view.member_named(&server).unwrap().certificates.last().unwrap();
+    assert_eq!(newest.issuer, Some(current.issuing.key()));
+    // What is not due is left alone.
+    let size = view.tree().size();
+    assert_eq!((renewal.renew(now(), None).await.unwrap(), store.view().borrow().tree().size()), (None, size));
 }

@@ -40,7 +40,7 @@ enum End {
     /// The session is gone, or another has taken its place.
     Quiet,
     /// The agent is told this much.
-    Refused(Reason),
+    Refused(Refusal),
 }
 
 /// One conversation.
@@ -99,7 +99,7 @@ impl Talk {
             let step = tokio::select! {
                 biased;
                 view = changed(&mut changes) => self.look_again(&view).await,
-                () = conversation.replaced.notified() => Err(End::Refused(Reason::Replaced)),
+                () = conversation.replaced.notified() => Err(End::Refused(Refusal::of(Reason::Replaced))),
                 () = conversation.released.notified() => self.broken(None).await,
                 Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
                 message = messages.recv(), if self.writing.len() < WRITING => match message {
@@ -111,8 +111,8 @@ impl Talk {
                 break end;
             }
         };
-        if let End::Refused(reason) = end {
-            let _ = self.send(Message::own(Kind::Refusal, Refusal { reason: reason.into() })).await;
+        if let End::Refused(refusal) = end {
+            let _ = self.send(Message::own(Kind::Refusal, refusal)).await;
             if self.route != 0 {
                 let close = Message { kind: Kind::RouteClose, route: 0, body: bytes::Bytes::new() };
                 let _ = self.send(close).await;
@@ -204,7 +204,7 @@ impl Talk {
             address: self.address.clone(),
             reason: reason.to_owned(),
         });
-        End::Refused(Reason::Signature)
+        End::Refused(Refusal::of(Reason::Signature))
     }
 
     fn signed_position(&self, message: &Message) -> Result<Position, End> {
@@ -357,7 +357,7 @@ impl Talk {
             address: self.address.clone(),
             reason: reason.to_owned(),
         });
-        End::Refused(Reason::Protocol)
+        End::Refused(Refusal::of(Reason::Protocol))
     }
 
     async fn written(&mut self, mark: Mark, outcome: Result<Outcome, store::Error>) -> Result<(), End> {
@@ -388,7 +388,7 @@ impl Talk {
             journal::emit(Event::StreamBroken { agent, reason: reason.to_owned() });
         }
         self.taken = None;
-        self.send(Message::own(Kind::Refusal, Refusal { reason: Reason::Stream.into() })).await
+        self.send(Message::own(Kind::Refusal, Refusal::of(Reason::Stream))).await
     }
 
     async fn acknowledge(&self, upto: &Mark) -> Result<(), End> {
