@@ -89,6 +89,8 @@ fn about(fact: &Fact) -> (&'static str, String) {
         Fact::Pack(pack) => ("pack", format!("{} for {}, text {}", pack.name, pack.agents, hex::encode(&pack.text))),
         Fact::PackRemoved(removed) => ("pack removed", removed.name.clone()),
         Fact::Issued(issued) => ("issued", format!("{}, {}", issued.name, hex::encode(&issued.certificate))),
+        Fact::Revoked(revoked) if revoked.name.is_empty() => ("revoked", "every agent and gateway".into()),
+        Fact::Revoked(revoked) => ("revoked", revoked.name.clone()),
     }
 }
 

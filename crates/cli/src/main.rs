@@ -4,6 +4,7 @@
 
 mod agent;
 mod alert;
+mod ca;
 mod explain;
 mod gap;
 mod keys;
@@ -55,6 +56,9 @@ enum Noun {
     /// What hosts join with.
     #[command(subcommand)]
     Token(token::Verb),
+    /// What issues channel certificates, and which of them count.
+    #[command(subcommand)]
+    Ca(ca::Verb),
     /// The keys of the management group, and the log of who is trusted.
     #[command(subcommand)]
     Keys(keys::Verb),
@@ -107,6 +111,7 @@ async fn run(arguments: Arguments) -> Result<(), Problem> {
         Noun::Agent(verb) => agent::run(verb, &client, &output).await,
         Noun::Gateway(verb) => member::run(Role::Gateway, verb, &client, &output).await,
         Noun::Token(verb) => token::run(verb, &client, &output).await,
+        Noun::Ca(verb) => ca::run(verb, &client, &output).await,
         Noun::Keys(verb) => keys::run(verb, &client, &output).await,
         Noun::Pack(verb) => pack::run(verb, &client, &output).await,
         Noun::Gap(verb) => gap::run(verb, &client, &output).await,

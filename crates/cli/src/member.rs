@@ -60,7 +60,7 @@ pub(crate) enum Change {
     },
 }
 
-const COLUMNS: &[Column<Member>] = &[
+pub(crate) const COLUMNS: &[Column<Member>] = &[
     Column::new("NAME", |member| Cell::text(&member.name)),
     Column::new("ROLE", |member| Cell::text(member.role)),
     Column::new("STATE", |member| Cell::text(if member.connected { "connected" } else { "away" })),
@@ -133,6 +133,6 @@ fn waiting(pending: &Pending) -> String {
     pending.name.to_string()
 }
 
-fn name(member: &Member) -> String {
+pub(crate) fn name(member: &Member) -> String {
     member.name.to_string()
 }

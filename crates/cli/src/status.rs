@@ -27,5 +27,10 @@ pub(crate) async fn run(client: &Client, output: &Output) -> Result<(), Problem>
     if !status.recovery {
         crate::note("warning: the group has no recovery key; make one: `wardline keys escrow`");
     }
+    if status.root_key_needed {
+        crate::note(
+            "warning: the issuing CA or the duty certificate is due and waits for root.key: `wardline explain 40091`",
+        );
+    }
     Ok(())
 }

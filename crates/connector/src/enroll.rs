@@ -269,7 +269,7 @@ struct Keys {
 impl Keys {
     /// Those that are in a folder, or that this host brings; what is missing is made.
     fn of(folder: &Path, group: GroupId, own: Option<Offered>) -> Result<Self, String> {
-        home::settle(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        home::settle(folder, home::CHANNEL).map_err(|error| format!("{}: {error}", folder.display()))?;
         let (identity, _) = key(&folder.join("identity.key"), group)?;
         let identity = Arc::new(identity);
         if let Some(Offered { leaf, key: channel, pem: channel_pem }) = own {
@@ -283,7 +283,7 @@ impl Keys {
     fn keep(&self, folder: &Path, admitted: &Admitted, pin: Pin, enrolment: &Enrolment) -> io::Result<()> {
         let id = self.channel.id();
         if !self.certificate.is_empty() {
-            private::write(&folder.join(tls::key_file(id)), &self.channel_pem)?;
+            private::write(&folder.join(tls::key_file(home::CHANNEL, id)), &self.channel_pem)?;
         }
         home::keep(folder, admitted, pin, &enrolment.parents, enrolment.own_pki.as_ref(), id)
     }

@@ -20,7 +20,7 @@ use wardline_proto::frame::{Frame, Message, Part};
 use wardline_proto::message::{Bound, Digest, decode};
 use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Kind};
 use wardline_secrets::certificate::Identity;
-use wardline_secrets::signature::sha256;
+use wardline_secrets::signature::{KeyId, sha256};
 use wardline_secrets::tls::{self, Channel};
 use wardline_secrets::trust::not_after;
 
@@ -47,6 +47,8 @@ pub struct Session {
     pub direction: Direction,
     /// What was measured.
     pub facts: Facts,
+    /// The id of this end's channel key.
+    pub own: KeyId,
     pub(crate) stream: TlsStream<TcpStream>,
     pub(crate) buffer: BytesMut,
 }
@@ -296,7 +298,7 @@ async fn bind(
     if theirs.dialler != ours.dialler || theirs.listener != ours.listener {
         return Err(HandshakeError::Bound("the ends do not agree who they are"));
     }
-    Ok(Session { peer, address, direction, facts, stream, buffer })
+    Ok(Session { peer, address, direction, facts, own: channel.key, stream, buffer })
 }
 
 fn prepare(tcp: &TcpStream) -> io::Result<()> {

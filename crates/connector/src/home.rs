@@ -6,7 +6,8 @@
 //!
 //! A pair of channel key and certificate is changed by one rename: the new key is written beside the old one, under a
 //! name with its id; then `channel.pem` is replaced, and from that moment on the new pair is the one that is loaded;
-//! then the key takes the plain name. Whatever is interrupted, one pair is whole.
+//! then the key takes the plain name. Whatever is interrupted, one pair is whole. A server changes its issuing CA the same
+//! way.
 
 use std::fs;
 use std::io;
@@ -34,6 +35,8 @@ use crate::renewal::Renewal;
 
 /// The file that says which group a folder is of.
 const MEMBERSHIP: &str = "membership.toml";
+/// The name of the pair of channel key and certificate.
+pub const CHANNEL: &str = "channel";
 
 /// The folders of the groups that a host has joined, in the order of their names.
 ///
@@ -177,7 +180,7 @@ pub fn load(Found { folder, membership, joined }: Found, own: &Identity) -> Resu
         let (credential, identity) = (channel.into(), Arc::new(identity));
         return Ok(Member { membership, folder, credential, identity, root, renewal: None });
     }
-    settle(&folder)
+    settle(&folder, CHANNEL)
         .map_err(|error| Event::StateFolderInUse { path: folder.display().to_string(), reason: error.to_string() })?;
     let Keys { channel, identity, root } = Keys::load_renewable(&folder, &group, &own.name, own.role)?;
     let ((publisher, credential), identity) = (credential(channel), Arc::new(identity));
@@ -232,42 +235,41 @@ pub fn keep(
         let recovery = VerifyingKey::from_spki(&admitted.recovery).map_err(io::Error::other)?;
         private::write(&folder.join("recovery.pem"), public_pem(&recovery).as_bytes())?;
     }
-    certificate(folder, &admitted.chain, key)?;
+    certificate(folder, CHANNEL, &admitted.chain, key)?;
     private::write(&folder.join(MEMBERSHIP), membership.as_bytes())
 }
 
-/// Replaces the channel certificate; its key must be there already, under the plain name or that of its id.
-fn certificate(folder: &Path, chain: &[CertificateDer<'_>], key: KeyId) -> io::Result<()> {
+/// Replaces a pair's certificate; its key must be there already, under the plain name or that of its id.
+fn certificate(folder: &Path, name: &str, chain: &[CertificateDer<'_>], key: KeyId) -> io::Result<()> {
     let pem = certificates_pem(&chain.iter().collect::<Vec<_>>()).map_err(io::Error::other)?;
-    private::write(&folder.join("channel.pem"), pem.as_bytes())?;
-    let by_id = folder.join(tls::key_file(key));
-    if by_id.exists() { fs::rename(by_id, folder.join("channel.key")) } else { Ok(()) }
+    private::write(&folder.join(format!("{name}.pem")), pem.as_bytes())?;
+    let by_id = folder.join(tls::key_file(name, key));
+    if by_id.exists() { fs::rename(by_id, folder.join(format!("{name}.key"))) } else { Ok(()) }
 }
 
-/// Replaces the pair of channel key and certificate.
+/// Replaces a pair of key and certificate, [`CHANNEL`] or another.
 ///
 /// # Errors
 /// It cannot be written. The old pair is usable then.
-pub fn replace(folder: &Path, key: KeyId, pem: &[u8], chain: &[CertificateDer<'_>]) -> io::Result<()> {
-    private::write(&folder.join(tls::key_file(key)), pem)?;
-    certificate(folder, chain, key)
+pub fn replace(folder: &Path, name: &str, key: KeyId, pem: &[u8], chain: &[CertificateDer<'_>]) -> io::Result<()> {
+    private::write(&folder.join(tls::key_file(name, key)), pem)?;
+    certificate(folder, name, chain, key)
 }
 
-/// Finishes what was interrupted when a pair was replaced.
+/// Finishes what was interrupted when the pair of this name was replaced.
 ///
 /// # Errors
 /// Files cannot be renamed or removed.
-pub fn settle(folder: &Path) -> io::Result<()> {
-    let Ok(pem) = private::read_public(&folder.join("channel.pem")) else { return Ok(()) };
+pub fn settle(folder: &Path, pair: &str) -> io::Result<()> {
+    let Ok(pem) = private::read_public(&folder.join(format!("{pair}.pem"))) else { return Ok(()) };
+    let is_key = |name: &&str| name.strip_prefix(pair).is_some_and(|id| id.starts_with('-') && id.ends_with(".key"));
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).take(1).collect();
-    let current = tls::facts(&chain).map(|(key, ..)| tls::key_file(key));
+    let current = tls::facts(&chain).map(|(key, ..)| tls::key_file(pair, key));
     for file in fs::read_dir(folder)? {
         let (path, name) = file.map(|file| (file.path(), file.file_name()))?;
-        let Some(name) = name.to_str().filter(|name| name.starts_with("channel-") && name.ends_with(".key")) else {
-            continue;
-        };
+        let Some(name) = name.to_str().filter(is_key) else { continue };
         if current.as_deref() == Some(name) {
-            fs::rename(path, folder.join("channel.key"))?;
+            fs::rename(path, folder.join(format!("{pair}.key")))?;
         } else {
             fs::remove_file(path)?;
         }
@@ -347,20 +349,20 @@ mod tests {
         let chain = group.issue(&name("web1.test"), Role::Agent, &key.public().unwrap(), group.hour());
         let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         // Only the key was written.
-        private::write(&folder.join(tls::key_file(key.id())), pem.as_bytes()).unwrap();
+        private::write(&folder.join(tls::key_file(CHANNEL, key.id())), pem.as_bytes()).unwrap();
         assert_eq!(load(), old);
-        settle(folder).unwrap();
+        settle(folder, CHANNEL).unwrap();
         assert_eq!((load(), files()), (old, vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
         // Key and certificate were written, and the key has not its plain name yet.
-        private::write(&folder.join(tls::key_file(key.id())), pem.as_bytes()).unwrap();
+        private::write(&folder.join(tls::key_file(CHANNEL, key.id())), pem.as_bytes()).unwrap();
         let text = certificates_pem(&chain.iter().collect::<Vec<_>>()).unwrap();
         private::write(&folder.join("channel.pem"), text.as_bytes()).unwrap();
         assert_eq!(load(), key.id());
-        settle(folder).unwrap();
+        settle(folder, CHANNEL).unwrap();
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
         // Nothing was interrupted.
         group.write(folder, "web1.test", Role::Agent, group.hour());
-        replace(folder, key.id(), pem.as_bytes(), &chain).unwrap();
+        replace(folder, CHANNEL, key.id(), pem.as_bytes(), &chain).unwrap();
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
     }
 }

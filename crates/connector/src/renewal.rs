@@ -1,10 +1,10 @@
-//! The channel certificate is renewed in time, and at once when it has ended: that is how a host that was away comes
-//! home. It asks as a member, with its identity key, for a certificate of a fresh key; or, where certificates come from
-//! the company's own PKI, has the one registered that somebody has laid down.
+//! The channel certificate is renewed in time, and at once when it has ended or was refused: that is how a host that was
+//! away, or whose certificate was revoked, comes home. It asks as a member, with its identity key, for a certificate of a
+//! fresh key; or, where certificates come from the company's own PKI, has the one registered that somebody has laid down.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,9 @@ use crate::{home, journal, now_ms};
 pub(crate) const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// How long is slept at most before the clock is looked at again: it may have been set, or the host may have slept.
 const LOOK: Duration = Duration::from_secs(3600);
+/// The least time between two renewals for refusals; doubled for each one that follows, to [`LOOK`] at most: whoever says
+/// no without end must not make the trust log grow.
+const REFUSED: Duration = Duration::from_secs(60);
 
 /// What is needed to renew.
 #[derive(Debug)]
@@ -90,14 +93,22 @@ impl Renewal {
         let mut pause = PAUSE.0;
         // Hosts that joined together do not renew in one moment.
         let mut late = Duration::ZERO;
+        // When a refusal was the reason to renew, and how long the next one waits from then on.
+        let mut refused: Option<(Instant, Duration)> = None;
         loop {
             let current = self.publisher.current();
             let wait =
                 current.as_ref().map_or(0, |channel| due(channel.not_before, channel.not_after, now_ms() / 1000));
             if let Some(channel) = current.as_ref().filter(|_| wait > 0) {
                 late = jitter(Duration::from_secs(channel.not_after.saturating_sub(channel.not_before) / 16));
-                tokio::time::sleep(Duration::from_secs(wait).min(LOOK)).await;
-                continue;
+                let rest = refused.map_or(Duration::ZERO, |(at, rest)| rest.saturating_sub(at.elapsed()));
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(wait).min(LOOK)) => continue,
+                    () = async { tokio::join!(self.publisher.refused(), tokio::time::sleep(rest)); } => {}
+                }
+                let before = refused.filter(|(at, _)| at.elapsed() < LOOK);
+                refused = Some((Instant::now(), before.map_or(REFUSED, |(_, rest)| (rest * 2).min(LOOK))));
+                late = Duration::ZERO;
             }
             tokio::time::sleep(std::mem::take(&mut late)).await;
             match self.renew().await {
@@ -108,6 +119,8 @@ impl Renewal {
                     tokio::time::sleep(PAUSE.0).await;
                 }
                 Err(reason) => {
+                    // It is the pause that holds back then.
+                    refused = None;
                     let next = pause + jitter(pause);
                     let to = current.map_or_else(|| "it has ended".into(), |channel| config::date(channel.not_after));
                     let (group, seconds) = (self.membership.name.to_string(), next.as_secs().to_string());
@@ -137,7 +150,8 @@ impl Renewal {
         };
         let admitted = ask(&self.membership.parents, &applicant).await.map_err(|error| error.to_string())?;
         let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", self.folder.display());
-        home::replace(&self.folder, key.id(), pem, &admitted.chain).map_err(|error| shown(&error))?;
+        let replaced = home::replace(&self.folder, home::CHANNEL, key.id(), pem, &admitted.chain);
+        replaced.map_err(|error| shown(&error))?;
         let loaded = Channel::load(&self.folder, self.root.clone(), &self.own.name, self.own.role);
         loaded.map_err(|error| error.to_string())
     }
@@ -153,7 +167,8 @@ mod tests {
 
     use super::*;
     use crate::config::StateFolder;
-    use crate::testing::{Group, Scratch, TestDesk, name, parent, server};
+    use crate::credential::credential;
+    use crate::testing::{Group, Scratch, TestDesk, eventually, name, parent, server};
 
     #[tokio::test]
     async fn a_host_whose_certificate_has_ended_starts_comes_home_and_renews_in_time() {
@@ -204,6 +219,33 @@ mod tests {
         let mut names: Vec<_> = names.collect();
         names.sort();
         assert_eq!(names, ["channel.key", "channel.pem", "identity.key", "membership.toml", "root.pem"]);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_refused_is_renewed_at_once_but_not_again_and_again() {
+        let (group, scratch, stop) = (Group::new(), Scratch::new(), CancellationToken::new());
+        let _stops = stop.clone().drop_guard();
+        let (desk, _) = TestDesk::new(&group);
+        let parents = vec![parent("srv.test", server(&desk, &stop).await)];
+        let (own, identity) = (Identity { name: name("web1.test"), role: Role::Agent }, group.identity());
+        let public = identity.public().unwrap().spki().into();
+        desk.members.lock().unwrap().push((public, Bytes::new()));
+        group.write(&scratch.0, "web1.test", Role::Agent, group.hour());
+        let channel = Channel::load(&scratch.0, group.trusted(), &own.name, own.role).unwrap();
+        let (publisher, credential) = credential(Some(channel));
+        let (membership, folder, root) = (group.membership(parents), scratch.0.clone(), group.trusted());
+        tokio::spawn(Renewal { own, membership, folder, identity, root, publisher }.run(stop.clone()));
+        let first = credential.current().unwrap().key;
+        // Another one is not what is in use.
+        credential.refused(group.identity().id());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(credential.current().unwrap().key, first);
+        credential.refused(first);
+        eventually("a new certificate", || credential.current().unwrap().key != first).await;
+        let second = credential.current().unwrap().key;
+        credential.refused(second);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert_eq!(credential.current().unwrap().key, second);
     }
 
     #[test]

@@ -123,9 +123,10 @@ impl Uplink {
     /// One session, until it ends.
     async fn session(&mut self, session: Session, parent: &Parent) -> End {
         let facts = hop(&self.own, &self.identity, &session.peer, &session.facts, true);
+        let own = session.own;
         let (mut incoming, outgoing, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
-        let mut talk = Talk { link: self, parent, facts, outgoing, state: State::Closed, sent: 0, duty: None };
+        let mut talk = Talk { link: self, parent, own, facts, outgoing, state: State::Closed, sent: 0, duty: None };
         let mut heartbeat = tokio::time::interval(talk.link.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut queue = talk.link.queue.clone();
@@ -192,6 +193,8 @@ impl State {
 struct Talk<'a> {
     link: &'a Uplink,
     parent: &'a Parent,
+    /// The id of this end's channel key.
+    own: KeyId,
     /// What this end measured, signed.
     facts: Signed,
     outgoing: Outgoing,
@@ -227,6 +230,10 @@ impl Talk<'_> {
                     Reason::Stream if matches!(self.state, State::Asking { .. }) => Ok(()),
                     Reason::Stream => self.ask().await,
                     reason @ Reason::Stopping => Err(End::Gone(reason.as_str().into())),
+                    reason @ Reason::Certificate => {
+                        self.link.credential.refused(self.own);
+                        Err(End::Refused(reason.as_str().into()))
+                    }
                     reason => Err(End::Refused(reason.as_str().into())),
                 }
             }

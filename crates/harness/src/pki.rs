@@ -19,6 +19,8 @@ const DUTY: &str = "urn:wardline:duty";
 
 /// A group's root and the authority under it that issues channel certificates.
 pub struct Authority {
+    /// The issuing authority's.
+    name: String,
     root: CertifiedIssuer<'static, KeyPair>,
     issuing: CertifiedIssuer<'static, KeyPair>,
 }
@@ -29,9 +31,10 @@ impl Authority {
         let root =
             CertifiedIssuer::self_signed(authority(&format!("{group} root"), BasicConstraints::Constrained(1)), key());
         let root = root.expect("a root can be made");
-        let issuing = authority(&format!("{group} issuing"), BasicConstraints::Constrained(0));
+        let name = format!("{group} issuing");
+        let issuing = authority(&name, BasicConstraints::Constrained(0));
         let issuing = CertifiedIssuer::signed_by(issuing, key(), &root).expect("an issuing authority can be made");
-        Self { root, issuing }
+        Self { name, root, issuing }
     }
 
     /// Writes both as a server of the group keeps them: `root.{pem,key}` and `issuing.{pem,key}`.
@@ -61,10 +64,25 @@ impl Authority {
 
     /// A server's duty certificate, straight under the root.
     pub fn duty(&self, name: &str) -> Credential {
-        let leaf =
-            Leaf { names: vec![San::dns(name), San::Uri(DUTY)], usages: vec![], ..Leaf::channel(name, Role::Server) };
+        let Leaf { from, to, .. } = Leaf::channel(name, Role::Server);
+        self.duty_until(name, from, to)
+    }
+
+    /// A server's duty certificate that is valid from then to then.
+    pub fn duty_until(&self, name: &str, from: SystemTime, to: SystemTime) -> Credential {
+        let names = vec![San::dns(name), San::Uri(DUTY)];
+        let leaf = Leaf { names, usages: vec![], from, to, ..Leaf::channel(name, Role::Server) };
         let key = key();
         let certificate = leaf.params().signed_by(&key, &self.root).expect("a certificate can be made");
+        Credential { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// Another issuing authority under the root, valid from then to then.
+    pub fn issuing_until(&self, from: SystemTime, to: SystemTime) -> Credential {
+        let mut params = authority(&self.name, BasicConstraints::Constrained(0));
+        (params.not_before, params.not_after) = (from.into(), to.into());
+        let key = key();
+        let certificate = params.signed_by(&key, &self.root).expect("an issuing authority can be made");
         Credential { chain: certificate.pem(), key: key.serialize_pem() }
     }
 

@@ -459,6 +459,30 @@ catalogue! {
         cause "Somebody wrote into the database by hand, or a backup of one table was put back."
         cure "Apply the pack again: `wardline pack apply FILE`. Find out who can write into the database."
 
+    40090 Information IssuingCaRolled { key, to, act }
+        "channel certificates are issued by a new issuing CA from now on, key id {key}, valid until {to}, by {act}"
+        meaning "Joining and renewing get certificates of it. Those of the one before stay good until they end."
+        cause "A third of the life of the one before was left, or an operator ran `wardline ca rotate`."
+        cure "Nothing to do. `wardline ca list` shows how many still have a certificate of an older one."
+
+    40091 Warning RootKeyNeeded { what, to, path, reason }
+        "{what}, valid until {to}, cannot be made anew: {path}: {reason}"
+        meaning "Only the root makes issuing CAs and duty certificates. What is in use goes on to be used; when it ends, nobody can join or renew any more, or agents believe no answer."
+        cause "The root's key was moved away from this server, as it should be."
+        cure "Put it back, mode 0600 and the server's own user's. What is due is made within an hour, or by `wardline ca rotate` at once. Then move it away again."
+
+    40092 Information DutyCertificateRenewed { server, to }
+        "the duty key of {server} has a new certificate, valid until {to}"
+        meaning "The key is the same. What the server promises is believed until then."
+        cause "A third of the life of the one before was left, or there is a new duty key."
+        cure "Nothing to do."
+
+    40093 Warning CertificatesRevoked { service, act }
+        "the channel certificates of {service} were revoked by {act}"
+        meaning "Sessions that stand by them end now, and no new one is made with them. Hosts come home by their identity keys."
+        cause "An operator ran `wardline ca revoke` or `wardline ca rotate --revoke`."
+        cure "Nothing to do. A host that does not come back says event 40051; one that is not to come back: `wardline agent remove NAME`."
+
     40095 Critical CertificateChain { path, reason }
         "the certificate in {path} is not one of this group: {reason}"
         meaning "Nobody in the group would believe the channel certificate: nothing leads from it to the group's root."

@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use crate::Name;
+
 /// A stream's epoch: 128 random bits made with the agent's queue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub [u8; 16]);
@@ -132,6 +134,21 @@ pub struct Refusal {
     /// The reason's number.
     #[prost(enumeration = "Reason", tag = "1")]
     pub reason: i32,
+    /// The gateway on a route's way whose own certificate is why; empty when the route's end or the peer is meant.
+    #[prost(string, tag = "2")]
+    pub gateway: String,
+}
+
+impl Refusal {
+    /// For a reason that the peer, or the route's end, has given.
+    pub fn of(reason: Reason) -> Self {
+        Self { reason: reason.into(), gateway: String::new() }
+    }
+
+    /// Of a route, because of the certificate of a gateway on its way.
+    pub fn by_gateway(gateway: &Name) -> Self {
+        Self { gateway: gateway.to_string(), ..Self::of(Reason::NotKnown) }
+    }
 }
 
 /// Reasons that a peer may know.
@@ -154,6 +171,8 @@ pub enum Reason {
     Replaced = 6,
     /// The program is stopping.
     Stopping = 7,
+    /// Its channel certificate was revoked, or not issued to it. A new one, by the identity key, cures it.
+    Certificate = 8,
 }
 
 impl Reason {
@@ -168,6 +187,7 @@ impl Reason {
             Self::Held => "the stream is held until an operator releases it",
             Self::Replaced => "another session has taken its place",
             Self::Stopping => "the program is stopping",
+            Self::Certificate => "its channel certificate was revoked, or not issued to it",
         }
     }
 }

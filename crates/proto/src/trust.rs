@@ -40,7 +40,7 @@ pub struct Entry {
     #[prost(string, tag = "4")]
     pub act: String,
     /// What is so from now on.
-    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 30, 31")]
+    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31")]
     pub fact: Option<Fact>,
 }
 
@@ -88,6 +88,9 @@ pub enum Fact {
     /// A channel certificate was issued to a member.
     #[prost(message, tag = "18")]
     Issued(Issued),
+    /// Channel certificates that were issued so far are worth nothing any more.
+    #[prost(message, tag = "19")]
+    Revoked(Revoked),
     /// Agents are to run a pack. A later entry of the same name replaces an earlier one.
     #[prost(message, tag = "30")]
     Pack(Pack),
@@ -214,6 +217,17 @@ pub struct Issued {
     /// When it ends, seconds since 1970.
     #[prost(uint64, tag = "3")]
     pub not_after: u64,
+    /// The id of the issuing CA's key, 16 bytes; empty in older entries: the newest issuing CA in front of them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub issuer: Bytes,
+}
+
+/// Every channel certificate that was issued so far. Identity keys stay: who was meant comes home by its own.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Revoked {
+    /// To whom they were issued; empty: to every agent and gateway.
+    #[prost(string, tag = "1")]
+    pub name: String,
 }
 
 /// A pack, and who is to run it. Its text is not in the log.

@@ -5,9 +5,9 @@ use std::future::Future;
 use wardline_proto::{Name, Role};
 
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group, Issuer,
     LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter,
-    Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Problem, RecoveryOrder, RotationOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
@@ -56,6 +56,15 @@ pub trait DataAccess: Send + Sync {
         name: &Name,
         assignment: Assignment,
     ) -> impl Future<Output = Result<Member, Problem>> + Send;
+
+    /// A member's channel certificates are worth nothing any more; gives how it is then. It comes home by its identity key.
+    fn revoke(&self, member: &Name) -> impl Future<Output = Result<Member, Problem>> + Send;
+
+    /// Lists the CAs that issue, or have issued, channel certificates, oldest first.
+    fn issuers(&self) -> impl Future<Output = Result<Page<Issuer>, Problem>> + Send;
+
+    /// Channel certificates are issued by a new CA from now on, which is given.
+    fn rotate(&self, order: RotationOrder) -> impl Future<Output = Result<Issuer, Problem>> + Send;
 
     /// Lists those that ask to join without a token, by name.
     fn pending(&self, filter: PendingFilter) -> impl Future<Output = Result<Page<Pending>, Problem>> + Send;
@@ -120,6 +129,12 @@ pub mod path {
     pub const REMOVE: &str = "/api/v1/members/{role}/{name}/remove";
     /// `POST`: give a member to gateways.
     pub const ASSIGN: &str = "/api/v1/members/{role}/{name}/assign";
+    /// `POST`: revoke a member's channel certificates.
+    pub const REVOKE_CERTIFICATES: &str = "/api/v1/certificates/{name}/revoke";
+    /// `GET`: list of issuing CAs.
+    pub const ISSUERS: &str = "/api/v1/issuers";
+    /// `POST`: make a new issuing CA.
+    pub const ROTATE: &str = "/api/v1/issuers/rotate";
     /// `GET`: who asks to join without a token.
     pub const PENDING: &str = "/api/v1/pending";
     /// `POST`: let one in that asks.

@@ -10,9 +10,9 @@ use wardline_proto::{Name, Role};
 
 use crate::access::{DataAccess, path};
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group, Kind,
-    LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter,
-    Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group, Issuer,
+    Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
+    PendingFilter, Problem, RecoveryOrder, RotationOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 /// How long an answer may take.
@@ -168,6 +168,18 @@ impl DataAccess for Client {
 
     async fn assign(&self, role: Role, name: &Name, assignment: Assignment) -> Result<Member, Problem> {
         self.tell(&member(path::ASSIGN, role, name), &assignment).await
+    }
+
+    async fn revoke(&self, member: &Name) -> Result<Member, Problem> {
+        self.tell(&path::REVOKE_CERTIFICATES.replace("{name}", member.as_str()), &()).await
+    }
+
+    async fn issuers(&self) -> Result<Page<Issuer>, Problem> {
+        self.ask(Method::GET, path::ISSUERS, &()).await
+    }
+
+    async fn rotate(&self, order: RotationOrder) -> Result<Issuer, Problem> {
+        self.tell(path::ROTATE, &order).await
     }
 
     async fn pending(&self, filter: PendingFilter) -> Result<Page<Pending>, Problem> {

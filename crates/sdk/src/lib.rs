@@ -38,8 +38,8 @@ pub use status::Status;
 pub use time::Time;
 pub use topology::{Hop, HopEnd, Service, Topology};
 pub use trust::{
-    Approval, Approved, Assignment, Group, LogEntry, LogFilter, Member, MemberFilter, Pending, PendingFilter,
-    RecoveryOrder, Token, TokenFilter, TokenOrder, TokenState,
+    Approval, Approved, Assignment, Group, Issuer, LogEntry, LogFilter, Member, MemberFilter, Pending, PendingFilter,
+    RecoveryOrder, RotationOrder, Token, TokenFilter, TokenOrder, TokenState,
 };
 
 /// Where the service listens when nothing else is configured.

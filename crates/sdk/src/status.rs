@@ -34,4 +34,7 @@ pub struct Status {
     pub set_aside: u64,
     /// Whether the group has a recovery key.
     pub recovery: bool,
+    /// Whether the issuing CA or the duty certificate is due to be made anew and waits for the root's key.
+    #[serde(default)]
+    pub root_key_needed: bool,
 }

@@ -111,6 +111,32 @@ pub struct Member {
     pub connected: bool,
 }
 
+/// A CA that issues, or has issued, channel certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// The id of its key, hexadecimal.
+    pub key: String,
+    /// What its certificate calls it.
+    pub subject: String,
+    /// Valid from.
+    pub from: Time,
+    /// Valid to.
+    pub to: Time,
+    /// Whether this server issues with it.
+    pub in_use: bool,
+    /// Of how many members it has issued the newest channel certificate that counts.
+    pub members: u64,
+}
+
+/// A new issuing CA that is to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationOrder {
+    /// Whether every channel certificate of an agent or gateway is to be worth nothing from then on.
+    #[serde(default)]
+    pub revoke: bool,
+}
+
 /// Which members to list, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberFilter {

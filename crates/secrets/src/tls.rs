@@ -101,7 +101,7 @@ impl Channel {
         let key = certified(&root, &chain, name, role).map_err(wrong)?;
         let (_, not_before, not_after) = facts(&chain).ok_or_else(|| wrong(Fault::Encoding))?;
 
-        let by_id = folder.join(key_file(key));
+        let by_id = folder.join(key_file("channel", key));
         let key_path = if by_id.exists() { by_id } else { folder.join("channel.key") };
         let pem = private::read(&key_path).map_err(unreadable(&key_path))?;
         let unusable = |reason: &dyn ToString| LoadError::Key { path: key_path.clone(), reason: reason.to_string() };
@@ -175,9 +175,10 @@ impl Channel {
     }
 }
 
-/// The name of a file with the channel key of this id; see [`Channel::load`].
-pub fn key_file(key: KeyId) -> String {
-    format!("channel-{key}.key")
+/// The name of a file with a new key of this id, which has not its plain name, `channel.key` say, yet; see
+/// [`Channel::load`].
+pub fn key_file(name: &str, key: KeyId) -> String {
+    format!("{name}-{key}.key")
 }
 
 /// The id of the key in a channel certificate (leaf first) that is good now, for this name and role.

@@ -44,9 +44,22 @@ pub struct Member {
     pub token: Option<[u8; 16]>,
     /// When it joined, milliseconds since 1970.
     pub joined_at: u64,
-    /// SHA-256 of the channel certificates that were issued to it, and when they end, seconds since 1970; newest last.
-    /// The oldest are forgotten once they have ended.
-    pub certificates: Vec<(Digest, u64)>,
+    /// The channel certificates that were issued to it and not revoked; newest last. The oldest are forgotten once they
+    /// have ended.
+    pub certificates: Vec<Certificate>,
+    /// How many entries the log had with the newest that revoked its channel certificates; 0: none did.
+    pub revoked: u64,
+}
+
+/// A channel certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// SHA-256 of it.
+    pub hash: Digest,
+    /// When it ends, seconds since 1970.
+    pub not_after: u64,
+    /// The id of the key of the CA that issued it.
+    pub issuer: Option<KeyId>,
 }
 
 /// A join token.
@@ -136,7 +149,8 @@ pub struct View {
     tree: Tree,
     /// The latest moment that an entry has named.
     latest: u64,
-    duties: HashMap<Name, VerifyingKey>,
+    /// The duty key of each server, and its certificate.
+    duties: HashMap<Name, (VerifyingKey, Bytes)>,
     issuers: Vec<CertificateDer<'static>>,
     recovery: Option<VerifyingKey>,
     tokens: HashMap<[u8; 16], Arc<Token>>,
@@ -188,7 +202,7 @@ impl View {
             Fact::Duty(duty) if duty.server == entry.server => Some(self.certified(duty, entry.at)?.1),
             _ => None,
         };
-        let known = entry.server.parse::<Name>().ok().and_then(|server| self.duties.get(&server).cloned());
+        let known = entry.server.parse::<Name>().ok().and_then(|server| self.duty(&server).cloned());
         let unsigned = || Unsound::Signature(entry.server.clone());
         let by = [own, known].into_iter().flatten().find(|key| key.open(Context::Log, self.group(), signed).is_ok());
         by.ok_or_else(unsigned)?;
@@ -229,7 +243,7 @@ impl View {
             Fact::Issuer(issuer) => self.issuers.push(CertificateDer::from(issuer.certificate.to_vec())),
             Fact::Duty(duty) => {
                 let (server, key) = self.certified(&duty, at)?;
-                self.duties.insert(server, key);
+                self.duties.insert(server, (key, duty.certificate));
             }
             Fact::Recovery(recovery) => {
                 let key = VerifyingKey::from_spki(&recovery.key).map_err(|_| wrong("the recovery key"))?;
@@ -282,12 +296,29 @@ impl View {
             Fact::Issued(issued) => {
                 let name: Name = issued.name.parse().map_err(|_| wrong("a member's name"))?;
                 let hash = Digest::from_wire(&issued.certificate).ok_or(wrong("a certificate's hash"))?;
+                let issuer = match issued.issuer.as_ref() {
+                    [] => self.issuers.last().and_then(|newest| key_of(newest)),
+                    id => Some(KeyId(id.try_into().map_err(|_| wrong("the id of an issuing CA's key"))?)),
+                };
                 let member = self.members.get_mut(&name).ok_or(wrong("a member that is not there"))?;
                 let certificates = &mut Arc::make_mut(member).certificates;
-                certificates.retain(|(_, end)| end.saturating_add(REMEMBERED) >= at / 1000);
+                certificates.retain(|known| known.not_after.saturating_add(REMEMBERED) >= at / 1000);
                 let surplus = (certificates.len() + 1).saturating_sub(CERTIFICATES);
                 certificates.drain(..surplus);
-                certificates.push((hash, issued.not_after));
+                certificates.push(Certificate { hash, not_after: issued.not_after, issuer });
+            }
+            Fact::Revoked(revoked) => {
+                let number = self.tree.size() + 1;
+                let revoke = |member: &mut Arc<Member>| {
+                    let member = Arc::make_mut(member);
+                    (member.certificates, member.revoked) = (Vec::new(), number);
+                };
+                if revoked.name.is_empty() {
+                    self.members.values_mut().filter(|member| member.role != Role::Server).for_each(revoke);
+                } else {
+                    let name: Name = revoked.name.parse().map_err(|_| wrong("a member's name"))?;
+                    self.members.get_mut(&name).map(revoke).ok_or(wrong("a member that is not there"))?;
+                }
             }
         }
         Ok(())
@@ -331,8 +362,9 @@ impl View {
                 id.try_into().ok()
             }
         };
-        let certificates = Vec::new();
-        let member = Member { name: name.clone(), role, identity, parents, token, joined_at: at, certificates };
+        let (certificates, revoked) = (Vec::new(), 0);
+        let member =
+            Member { name: name.clone(), role, identity, parents, token, joined_at: at, certificates, revoked };
         self.versions.members.insert(name.clone(), self.tree.size() + 1);
         self.members.insert(name, Arc::new(member));
         Ok(())
@@ -365,7 +397,12 @@ impl View {
 
     /// A server's duty key.
     pub fn duty(&self, server: &Name) -> Option<&VerifyingKey> {
-        self.duties.get(server)
+        self.duties.get(server).map(|(key, _)| key)
+    }
+
+    /// The certificate of a server's duty key, DER.
+    pub fn duty_certificate(&self, server: &Name) -> Option<&Bytes> {
+        self.duties.get(server).map(|(_, certificate)| certificate)
     }
 
     /// The public half of the recovery key, once there is one.
@@ -451,7 +488,7 @@ impl View {
 impl Member {
     /// Whether this channel certificate was issued to it.
     pub fn holds(&self, certificate: &Digest) -> bool {
-        self.certificates.iter().any(|(hash, _)| hash == certificate)
+        self.certificates.iter().any(|known| known.hash == *certificate)
     }
 
     /// The id of its identity key.
@@ -464,6 +501,12 @@ impl Member {
 pub fn pin_of(certificate: &[u8]) -> Option<Pin> {
     let spki = Parsed::new(certificate).and_then(|parsed| parsed.spki());
     spki.ok().map(|spki| Pin::of(&spki))
+}
+
+/// The id of the key of a certificate in DER; `None` when it is no certificate.
+pub fn key_of(certificate: &[u8]) -> Option<KeyId> {
+    let spki = Parsed::new(certificate).and_then(|parsed| parsed.spki());
+    spki.ok().map(|spki| KeyId::of(&spki))
 }
 
 fn names(texts: &[String]) -> Result<Vec<Name>, Unsound> {

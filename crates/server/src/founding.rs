@@ -21,7 +21,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 use uuid::Uuid;
 use wardline_connector::config::{self, Group, Keys};
-use wardline_connector::journal;
+use wardline_connector::{home, journal};
 use wardline_proto::event::Event;
 use wardline_proto::message::Digest;
 use wardline_proto::trust::{self, Fact};
@@ -31,16 +31,18 @@ use wardline_secrets::authority::{
     certificates_pem,
 };
 use wardline_secrets::private;
-use wardline_secrets::signature::{KeyId, SigningKey, VerifyingKey, sha256};
+use wardline_secrets::signature::{SigningKey, VerifyingKey, sha256};
 use wardline_secrets::tls::Channel;
 use wardline_secrets::trust::{Pin, Root, not_after};
-use wardline_secrets::view::{Unsound, View, pin_of};
+use wardline_secrets::view::{Unsound, View, key_of, pin_of};
 use zeroize::Zeroizing;
 
 use crate::store::{Keeper, Store};
 
 /// How long a duty certificate is valid, seconds.
 const DUTY_LIFETIME: u64 = ISSUING_LIFETIME;
+/// The name of the pair of files of the issuing CA.
+const ISSUING: &str = "issuing";
 /// How far a new certificate reaches back, seconds, for clocks that are behind; at most a tenth of how long it is valid.
 const BACK: u64 = 3600;
 /// What a channel certificate may be valid for, seconds.
@@ -86,14 +88,36 @@ pub const fn default_lifetime() -> Duration {
 pub struct Foundation {
     /// For the trust log.
     pub keeper: Keeper,
-    /// Where channel certificates come from.
-    pub issuer: Issuer,
+    /// What it issues and answers with.
+    pub authorities: Arc<Authorities>,
     /// Signs what this server measures.
     pub identity: SigningKey,
     /// Its channel.
     pub channel: Channel,
     /// What the trust log is to say of it.
     pub presence: Presence,
+}
+
+/// What a server lets hosts in with and is believed by. It changes while the server runs; [`Renewal`] publishes it.
+#[derive(Debug)]
+pub struct Authorities {
+    /// Where channel certificates come from.
+    pub issuer: Issuer,
+    /// The certificate of this server's duty key, DER.
+    pub duty: Bytes,
+}
+
+impl Authorities {
+    /// From when on one of them is to be made anew, seconds since 1970, by this root and for channel certificates that are
+    /// valid for so long.
+    pub fn due(&self, root: &Root, lifetime: Duration) -> u64 {
+        let root = not_after(root.certificate());
+        let issuing = match &self.issuer {
+            Issuer::BuiltIn(issuing) => issuing_due(issuing.certificate(), lifetime, root),
+            Issuer::Own(..) => u64::MAX,
+        };
+        issuing.min(duty_due(&self.duty, root))
+    }
 }
 
 /// What the trust log is to say of the group and of this server.
@@ -107,8 +131,6 @@ pub struct Presence {
     pub duty: Bytes,
     root: Root,
     server: Name,
-    /// The id of the duty key.
-    key: KeyId,
     issuing: CertificateDer<'static>,
     /// The public half of the identity key.
     identity: VerifyingKey,
@@ -120,12 +142,6 @@ pub struct Presence {
 pub fn validity(now: u64, seconds: u64, ends: u64) -> Validity {
     let from = now.saturating_sub(BACK.min(seconds / 10));
     Validity { from, to: now.saturating_add(seconds).min(ends) }
-}
-
-/// When a certificate that ends then is to be made anew: when a third of its life is left. Never when a new one would not
-/// last longer, because what it leads to ends.
-const fn due(ends: u64, lifetime: Duration, issuing: u64) -> u64 {
-    if ends >= issuing { u64::MAX } else { ends.saturating_sub(lifetime.as_secs() / 3).saturating_add(1) }
 }
 
 /// Gives what is in the group's folder, and makes what is missing. `now` is in seconds since 1970.
@@ -144,12 +160,16 @@ pub fn found(
     let unusable = |error: std::io::Error| Event::StateFolderInUse { path: shown(folder), reason: error.to_string() };
     private::create_folder(folder).map_err(unusable)?;
     clear(folder).map_err(unusable)?;
+    home::settle(folder, ISSUING).map_err(unusable)?;
     let folder = Folder { path: folder, now };
     let id = folder.id(settings)?;
     let (root, authority) = folder.root(id, settings)?;
-    let issuer = match &settings.own_pki {
-        None => Issuer::BuiltIn(folder.issuing(&root, authority.as_ref())?.into()),
-        Some(pki) => Issuer::Own(pki.clone(), folder.cross(authority.as_ref(), &pki.ca)?),
+    let (issuer, rolled) = match &settings.own_pki {
+        None => {
+            let (issuing, rolled) = folder.issuing(&root, authority.as_ref(), lifetime, false)?;
+            (Issuer::BuiltIn(issuing.into()), rolled)
+        }
+        Some(pki) => (Issuer::Own(pki.clone(), folder.cross(authority.as_ref(), &pki.ca)?), false),
     };
     let (duty, certificate) = folder.duty(&root, authority.as_ref(), server)?;
     let identity = folder.path.join("identity.key");
@@ -158,7 +178,7 @@ pub fn found(
         folder.write(&identity, pem.as_bytes())?;
     }
     match &issuer {
-        Issuer::BuiltIn(issuing) => folder.channel(issuing, server, lifetime)?,
+        Issuer::BuiltIn(issuing) => folder.channel(issuing, server, lifetime, rolled)?,
         Issuer::Own(pki, cross) => folder.adopt(&root, cross, pki, server)?,
     }
     let pin = pin_of(root.certificate()).ok_or_else(|| key_event(folder.path, &"its root has no key"))?;
@@ -168,26 +188,27 @@ pub fn found(
     let presence = Presence {
         group: settings.name.clone(),
         pin,
-        duty: certificate,
+        duty: certificate.clone(),
         root: root.clone(),
         server: server.clone(),
-        key: duty.id(),
         issuing: issuer.certificate().clone(),
         identity: identity.public().map_err(|error| key_event(folder.path, &error))?,
         certificate: (sha256(&[&leaf]), not_after(&leaf)),
     };
     let keeper = Keeper { root, server: server.clone(), duty: Arc::new(duty), kept: folder.path.join("head") };
-    Ok(Foundation { keeper, issuer, identity, channel, presence })
+    let authorities = Arc::new(Authorities { issuer, duty: certificate });
+    Ok(Foundation { keeper, authorities, identity, channel, presence })
 }
 
 /// Enters into the trust log what it does not say yet of the group and this server. Event 40060 when that founds the
-/// group, 40068 as long as there is no recovery key.
+/// group, 40090 and 40092 when its start has made something anew, 40068 as long as there is no recovery key.
 ///
 /// # Errors
 /// One event: the log does not take it.
 pub async fn announce(store: &Store, presence: Presence) -> Result<(), Event> {
     let (group, pin) = (presence.group.to_string(), presence.pin.to_string());
-    let facts = enter(store, presence).await?;
+    let act = format!("server {}", presence.server);
+    let facts = enter(store, presence, act, false).await?;
     if facts.iter().any(|fact| matches!(fact, Fact::Founded(_))) {
         journal::emit(Event::GroupFounded { group: group.clone(), pin });
     }
@@ -197,16 +218,43 @@ pub async fn announce(store: &Store, presence: Presence) -> Result<(), Event> {
     Ok(())
 }
 
-/// Enters what the trust log does not say yet; gives what that was.
-async fn enter(store: &Store, presence: Presence) -> Result<Vec<Fact>, Event> {
+/// Enters what the trust log does not say yet, and tells it; gives what that was. On demand the certificates of every agent
+/// and gateway are worth nothing from then on.
+async fn enter(store: &Store, presence: Presence, act: String, revoke: bool) -> Result<Vec<Fact>, Event> {
     let path = shown(&store.keeper().kept);
     let refused = |reason: String| Event::StateFolderInUse { path: path.clone(), reason };
-    let nothing = presence.facts(&store.view().borrow()).is_ok_and(|facts| facts.is_empty());
+    let decide = move |view: &View, _| {
+        let all = Fact::Revoked(trust::Revoked::default());
+        Ok(presence.facts(view)?.into_iter().chain(revoke.then_some(all)).collect())
+    };
+    let nothing = decide(&store.view().borrow(), 0).is_ok_and(|facts: Vec<_>| facts.is_empty());
     if nothing {
         return Ok(Vec::new());
     }
-    let decided = store.act(format!("server {}", presence.server), move |view, _| presence.facts(view)).await;
-    decided.map_err(|error| refused(error.to_string()))?.map_err(|error| refused(error.to_string()))
+    let decided = store.act(act.clone(), decide).await;
+    let decided: Result<_, Unsound> = decided.map_err(|error| refused(error.to_string()))?;
+    let facts = decided.map_err(|error| refused(error.to_string()))?;
+    if !facts.iter().any(|fact| matches!(fact, Fact::Founded(_))) {
+        facts.iter().filter_map(|fact| news(fact, &act)).for_each(journal::emit);
+    }
+    Ok(facts)
+}
+
+/// What operators are told of an entry about this server.
+fn news(fact: &Fact, act: &str) -> Option<Event> {
+    let ends = |certificate: &[u8]| moment(life(certificate).1);
+    let act = act.to_owned();
+    match fact {
+        Fact::Issuer(trust::Certificate { certificate }) => {
+            let key = key_of(certificate).map(|key| key.to_string()).unwrap_or_default();
+            Some(Event::IssuingCaRolled { key, to: ends(certificate), act })
+        }
+        Fact::Duty(trust::Duty { server, certificate }) => {
+            Some(Event::DutyCertificateRenewed { server: server.clone(), to: ends(certificate) })
+        }
+        Fact::Revoked(_) => Some(Event::CertificatesRevoked { service: "every agent and gateway".into(), act }),
+        _ => None,
+    }
 }
 
 impl Presence {
@@ -218,7 +266,7 @@ impl Presence {
         let copy = |der: &[u8]| Bytes::copy_from_slice(der);
         let name = self.server.to_string();
         let mut facts = Vec::new();
-        if view.duty(&self.server).is_none_or(|known| known.id() != self.key) {
+        if view.duty_certificate(&self.server) != Some(&self.duty) {
             facts.push(Fact::Duty(trust::Duty { server: name.clone(), certificate: self.duty.clone() }));
         }
         match view.name() {
@@ -255,7 +303,8 @@ impl Presence {
         }
         let (certificate, not_after) = self.certificate;
         if same.is_none_or(|member| !member.holds(&certificate)) {
-            facts.push(Fact::Issued(trust::Issued { name, certificate: certificate.to_wire(), not_after }));
+            let issuer = key_of(&self.issuing).map(|key| copy(&key.0)).unwrap_or_default();
+            facts.push(Fact::Issued(trust::Issued { name, certificate: certificate.to_wire(), not_after, issuer }));
         }
         Ok(facts)
     }
@@ -334,15 +383,43 @@ impl Folder<'_> {
         Ok((root.map_err(|error| missing(&path, &error.to_string()))?, authority))
     }
 
-    fn issuing(&self, root: &Root, authority: Option<&RootAuthority>) -> Result<IssuingAuthority, Event> {
-        let path = self.file("issuing", "pem");
-        let (pem, key) = self.pair("issuing", || {
-            let authority = authority.ok_or_else(|| no_root_key(&path))?;
+    /// What makes issuing CAs and duty certificates, from the files of the root with this pin.
+    fn authority(&self, pin: Pin) -> Result<RootAuthority, Event> {
+        let (path, key_path) = (self.file("root", "pem"), self.file("root", "key"));
+        let pem = private::read_public(&path).map_err(|error| missing(&path, &error.to_string()))?;
+        let key = private::read(&key_path).map_err(|error| missing(&key_path, &error.to_string()))?;
+        let authority = RootAuthority::open(&pem, &key).map_err(|error| authority_event(&path, &error))?;
+        if authority.pin() == pin { Ok(authority) } else { Err(missing(&path, "it is another root than at the start")) }
+    }
+
+    /// The issuing CA: made when it is not there, and made anew when it is due or wanted and the root's key is here. And
+    /// whether it was made anew.
+    fn issuing(
+        &self,
+        root: &Root,
+        authority: Option<&RootAuthority>,
+        lifetime: Duration,
+        wanted: bool,
+    ) -> Result<(IssuingAuthority, bool), Event> {
+        let path = self.file(ISSUING, "pem");
+        let make = |authority: &RootAuthority| {
             let made = authority.issue_ca(validity(self.now, ISSUING_LIFETIME, authority.not_after()));
-            let (issuing, key) = made.map_err(|error| authority_event(&path, &error))?;
+            made.map_err(|error| authority_event(&path, &error))
+        };
+        let (pem, key) = self.pair(ISSUING, || {
+            let (issuing, key) = make(authority.ok_or_else(|| no_root_key(&path))?)?;
             Ok((pem_of(&path, &[issuing.certificate()])?, key))
         })?;
-        let issuing = IssuingAuthority::open(&pem, &key).map_err(|error| authority_event(&path, &error))?;
+        let mut issuing = IssuingAuthority::open(&pem, &key).map_err(|error| authority_event(&path, &error))?;
+        let due = issuing_due(issuing.certificate(), lifetime, not_after(root.certificate()));
+        let anew = authority.filter(|_| wanted || self.now >= due);
+        if let Some(authority) = anew {
+            let (next, key) = make(authority)?;
+            let replaced =
+                home::replace(self.path, ISSUING, next.key(), key.as_bytes(), std::slice::from_ref(next.certificate()));
+            replaced.map_err(|error| missing(&path, &error.to_string()))?;
+            issuing = next;
+        }
         // What it would issue must be believed by everybody.
         let key = SigningKey::generate(root.group()).and_then(|(key, _)| key.public());
         let key = key.map_err(|error| key_event(&path, &error))?;
@@ -352,10 +429,11 @@ impl Folder<'_> {
         let at = UnixTime::since_unix_epoch(Duration::from_secs(self.now));
         let believed = root.channel(&probe, std::slice::from_ref(issuing.certificate()), at);
         believed.map_err(|fault| missing(&path, &format!("what it issues is worth nothing: {fault}")))?;
-        Ok(issuing)
+        Ok((issuing, anew.is_some()))
     }
 
-    /// The duty key and its certificate, which the root must have issued to this server.
+    /// The duty key and its certificate, which the root must have issued to this server: made anew, for the same key, when
+    /// it is due and the root's key is here.
     fn duty(
         &self,
         root: &Root,
@@ -363,16 +441,26 @@ impl Folder<'_> {
         server: &Name,
     ) -> Result<(SigningKey, Bytes), Event> {
         let (path, key_path) = (self.file("duty", "pem"), self.file("duty", "key"));
+        let certify = |authority: &RootAuthority, public: &VerifyingKey| {
+            let valid = validity(self.now, DUTY_LIFETIME, authority.not_after());
+            let certificate = authority.duty(server, public, valid).map_err(|error| authority_event(&path, &error))?;
+            pem_of(&path, &[&certificate])
+        };
         let (_, key) = self.pair("duty", || {
             let authority = authority.ok_or_else(|| no_root_key(&path))?;
             let made = SigningKey::generate(root.group()).and_then(|(key, pem)| Ok((key.public()?, pem)));
             let (public, key) = made.map_err(|error| key_event(&key_path, &error))?;
-            let valid = validity(self.now, DUTY_LIFETIME, authority.not_after());
-            let certificate = authority.duty(server, &public, valid).map_err(|error| authority_event(&path, &error))?;
-            Ok((pem_of(&path, &[&certificate])?, key))
+            Ok((certify(authority, &public)?, key))
         })?;
         let key = SigningKey::from_pem(&key, root.group()).map_err(|error| key_event(&key_path, &error))?;
-        let certificate = self.certificate("duty.pem")?;
+        let mut certificate = self.certificate("duty.pem")?;
+        let due =
+            key_of(&certificate) == Some(key.id()) && self.now >= duty_due(&certificate, not_after(root.certificate()));
+        if let Some(authority) = authority.filter(|_| due) {
+            let public = key.public().map_err(|error| key_event(&key_path, &error))?;
+            self.write(&path, certify(authority, &public)?.as_bytes())?;
+            certificate = self.certificate("duty.pem")?;
+        }
         let unfit = |reason: String| Event::CertificateName { path: shown(&path), name: server.to_string(), reason };
         let at = UnixTime::since_unix_epoch(Duration::from_secs(self.now));
         let certified = root.duty(std::slice::from_ref(&certificate), at);
@@ -386,9 +474,15 @@ impl Folder<'_> {
         Ok((key, Bytes::copy_from_slice(&certificate)))
     }
 
-    /// This server's channel certificate: made when it is not there, and made anew, for the same key, when less than a
-    /// third of its life is left. It is checked when it is loaded.
-    fn channel(&self, issuing: &IssuingAuthority, server: &Name, lifetime: Duration) -> Result<(), Event> {
+    /// This server's channel certificate: made when it is not there, and made anew, for the same key, when it is wanted or
+    /// less than a third of its life is left. It is checked when it is loaded.
+    fn channel(
+        &self,
+        issuing: &IssuingAuthority,
+        server: &Name,
+        lifetime: Duration,
+        wanted: bool,
+    ) -> Result<(), Event> {
         let (path, key_path) = (self.file("channel", "pem"), self.file("channel", "key"));
         let group = GroupId([0; 16]);
         let issue = |public: &VerifyingKey| {
@@ -404,7 +498,7 @@ impl Folder<'_> {
         })?;
         let ends = not_after(&self.certificate("channel.pem")?);
         // What cannot be decoded is for whoever loads it to tell.
-        if ends == 0 || self.now < due(ends, lifetime, issuing.not_after()) {
+        if ends == 0 || !wanted && self.now < due(ends, lifetime.as_secs() / 3, issuing.not_after()) {
             return Ok(());
         }
         let public = SigningKey::from_pem(&key, group).and_then(|key| key.public());
@@ -506,10 +600,12 @@ fn authority_event(path: &Path, error: &AuthorityError) -> Event {
     }
 }
 
+mod due;
 mod own_pki;
 mod renewal;
+use due::{due, duty_due, issuing_due, life};
 pub use own_pki::{Following, Issuer, OwnPki};
-pub use renewal::Renewal;
+pub use renewal::{Renewal, Rotation};
 
 #[cfg(test)]
 pub(crate) mod tests;

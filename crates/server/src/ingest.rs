@@ -8,7 +8,7 @@
 
 mod conversation;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::view::{Member, View, WAY};
 
 use crate::configuration::Configurations;
-use crate::live::{Conversation, Registry};
+use crate::founding::Authorities;
+use crate::live::Registry;
 use crate::store::Store;
 use conversation::Talk;
 
@@ -43,8 +44,8 @@ pub struct Ingest {
     pub identity: SigningKey,
     /// Signs what this server promises.
     pub duty: Arc<SigningKey>,
-    /// The duty certificate and what leads to the root, DER.
-    pub duty_chain: Vec<Bytes>,
+    /// The certificate of that key.
+    pub authorities: watch::Receiver<Arc<Authorities>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// What agents are to do.
@@ -61,9 +62,9 @@ impl Ingest {
         let view = Arc::clone(&changes.borrow_and_update());
         let member = match direct(&view, &peer, &session.facts.peer_certificate) {
             Ok(member) => Arc::clone(member),
-            Err(reason) => {
+            Err((told, reason)) => {
                 journal::emit(Event::UnknownHealthService { peer: peer.to_string(), address, reason });
-                return refuse(session, Reason::NotKnown).await;
+                return refuse(session, Refusal::of(told)).await;
             }
         };
         journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.clone() });
@@ -75,10 +76,11 @@ impl Ingest {
         let session = Routes {
             ingest: &self,
             member,
+            since: view.tree().size(),
             address: address.clone(),
             outgoing,
             routes: HashMap::new(),
-            foreign: HashSet::new(),
+            seen: HashMap::new(),
             changes,
         };
         let end = match peer.role {
@@ -100,25 +102,41 @@ impl Ingest {
     }
 }
 
+/// What a peer is told, and what the operator is.
+type Told = (Refusal, String);
+
 /// The member that a peer is who connects directly with this channel certificate, or why it is none.
-fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, String> {
+fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, (Reason, String)> {
+    let not_known = |reason: String| Err((Reason::NotKnown, reason));
     if peer.role == Role::Server {
-        return Err("servers do not report to servers".into());
+        return not_known("servers do not report to servers".into());
     }
-    let member = view.find(&peer.name, peer.role).ok_or("it is not a member of the group")?;
+    let Some(member) = view.find(&peer.name, peer.role) else {
+        return not_known("it is not a member of the group".into());
+    };
     if view.by_way(&peer.name, peer.role, &[]).is_none() {
         let gateways: Vec<_> = member.parents.iter().map(Name::as_str).collect();
-        return Err(format!("it is to come by {}", gateways.join(" or ")));
+        return not_known(format!("it is to come by {}", gateways.join(" or ")));
     }
     if !member.holds(certificate) {
-        return Err("its channel certificate was not issued to this member".into());
+        return Err((Reason::Certificate, "its channel certificate was revoked, or not issued to this member".into()));
     }
     Ok(member)
 }
 
-/// Whether a member may still come this way, and is still the same.
-fn stands(view: &View, member: &Member, via: &[Name]) -> bool {
-    view.by_way(&member.name, member.role, via).is_some_and(|now| now.identity == member.identity)
+/// Whether a member may still come this way, is still the same, and no certificate on the way was revoked since the log
+/// had so many entries.
+fn stands(view: &View, member: &Member, via: &[Name], since: u64) -> Result<(), Told> {
+    let now = view.by_way(&member.name, member.role, via).filter(|now| now.identity == member.identity);
+    let Some(now) = now else { return Err((Refusal::of(Reason::NotKnown), NO_LONGER.into())) };
+    if now.revoked > since {
+        return Err((Refusal::of(Reason::Certificate), REVOKED.into()));
+    }
+    let revoked = |name: &&Name| view.member_named(name).is_some_and(|gateway| gateway.revoked > since);
+    match via.iter().find(revoked) {
+        Some(gateway) => Err((Refusal::by_gateway(gateway), format!("{gateway} is on its way: {REVOKED}"))),
+        None => Ok(()),
+    }
 }
 
 /// Returns at the next change of what the trust log says; never when there will be none.
@@ -147,12 +165,13 @@ fn is_behind(view: &View, gateway: &Name, other: &Name, steps: usize) -> bool {
 }
 
 /// Why somebody is not served any more.
+const REVOKED: &str = "its certificate was revoked";
 const NO_LONGER: &str = "it is no longer a member of the group, or no longer to come this way";
 
 /// Tells a peer why it is not wanted, and closes.
-async fn refuse(session: Session, reason: Reason) {
+async fn refuse(session: Session, refusal: Refusal) {
     let (_incoming, outgoing, writer) = link::open(session);
-    let _ = outgoing.send(Message::own(Kind::Refusal, Refusal { reason: reason.into() })).await;
+    let _ = outgoing.send(Message::own(Kind::Refusal, refusal)).await;
     drop(outgoing);
     let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;
 }
@@ -175,11 +194,14 @@ impl End {
 struct Routes<'a> {
     ingest: &'a Arc<Ingest>,
     member: Arc<Member>,
+    /// How many entries the log had when it began.
+    since: u64,
     address: String,
     outgoing: Outgoing,
     routes: HashMap<u32, Route>,
-    /// Members that a gateway has let in with a channel certificate that was not issued to them.
-    foreign: HashSet<Name>,
+    /// How many entries the log had when a gateway behind this one was last let in with a channel certificate of its own;
+    /// nothing when it was not its own.
+    seen: HashMap<Name, Option<u64>>,
     changes: watch::Receiver<Arc<View>>,
 }
 
@@ -193,7 +215,7 @@ struct Route {
 impl Routes<'_> {
     async fn run(mut self, mut incoming: Incoming, stop: CancellationToken) -> End {
         if self.member.role == Role::Agent {
-            self.open(0, Arc::clone(&self.member), Vec::new());
+            self.open(0, Arc::clone(&self.member), Vec::new(), self.since);
         }
         if self.outgoing.send(Message::own(Kind::Way, Way { open: true })).await.is_err() {
             return End::Gone("the connection ended".into());
@@ -201,16 +223,16 @@ impl Routes<'_> {
         loop {
             let message = tokio::select! {
                 () = stop.cancelled() => {
-                    let refusal = Refusal { reason: Reason::Stopping.into() };
+                    let refusal = Refusal::of(Reason::Stopping);
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
                     return End::Gone(Reason::Stopping.as_str().into());
                 }
                 view = changed(&mut self.changes) => {
                     // An agent's own conversation notices by itself, and tells it.
-                    if self.member.role == Role::Gateway && !stands(&view, &self.member, &[]) {
-                        return self.cut();
+                    match stands(&view, &self.member, &[], self.since) {
+                        Err(told) if self.member.role == Role::Gateway => return self.cut(told),
+                        _ => continue,
                     }
-                    continue;
                 }
                 () = ended(self.routes.get(&0)), if self.member.role == Role::Agent => {
                     return End::Gone("its conversation was ended".into());
@@ -225,7 +247,7 @@ impl Routes<'_> {
                 }
                 Err(error @ Broken::Overfull(route)) if route != 0 => self.refuse(route, &error).await,
                 Err(error) if error.is_violation() => {
-                    let refusal = Refusal { reason: Reason::Protocol.into() };
+                    let refusal = Refusal::of(Reason::Protocol);
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
                     return End::Violation(error.to_string());
                 }
@@ -239,7 +261,7 @@ impl Routes<'_> {
         self.routes.remove(&route);
         let (peer, address) = (format!("an agent behind gateway {}", self.member.name), self.address.clone());
         journal::emit(Event::ProtocolViolation { peer, address, reason: reason.to_string() });
-        let refusal = Message::own(Kind::Refusal, Refusal { reason: Reason::Protocol.into() }).on(route);
+        let refusal = Message::own(Kind::Refusal, Refusal::of(Reason::Protocol)).on(route);
         let close = Message { kind: Kind::RouteClose, route, body: Bytes::new() };
         // A session that has ended is noticed where it is read.
         let _ = self.outgoing.send(refusal).await;
@@ -247,13 +269,11 @@ impl Routes<'_> {
     }
 
     /// Ends the session of a gateway that does not belong here any more.
-    fn cut(&self) -> End {
+    fn cut(&self, (told, reason): Told) -> End {
         let peer = Identity { name: self.member.name.clone(), role: self.member.role }.to_string();
-        let (address, reason) = (self.address.clone(), NO_LONGER.to_owned());
-        journal::emit(Event::UnknownHealthService { peer, address, reason });
-        let refusal = Refusal { reason: Reason::NotKnown.into() };
-        let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
-        End::Gone(NO_LONGER.into())
+        journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason: reason.clone() });
+        let _ = self.outgoing.try_send(Message::own(Kind::Refusal, told));
+        End::Gone(reason)
     }
 
     async fn take(&mut self, message: Message) -> Result<(), String> {
@@ -292,22 +312,21 @@ impl Routes<'_> {
         let via = match way(&open, &self.member.name) {
             Ok(via) => via,
             Err(reason) => {
-                self.not_known(message.route, agent, reason).await;
+                self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
                 let close = Message { kind: Kind::RouteClose, route: message.route, body: Bytes::new() };
                 let _ = self.outgoing.send(close).await;
                 return Ok(());
             }
         };
         let view = Arc::clone(&self.ingest.store.view().borrow());
-        let foreign = via.iter().chain([&agent]).find(|name| self.foreign.contains(*name));
-        if let Some(foreign) = foreign {
+        if let Some(foreign) = via.iter().find(|gateway| self.is_foreign(&view, gateway)) {
             let reason = format!("{foreign} is on its way: {FOREIGN}");
-            self.not_known(message.route, agent, reason).await;
+            self.refused(message.route, agent, (Refusal::by_gateway(foreign), reason)).await;
             return Ok(());
         }
         match view.by_way(&agent, Role::Agent, &via) {
             Some(member) => {
-                self.open(message.route, Arc::clone(member), via);
+                self.open(message.route, Arc::clone(member), via, view.tree().size());
                 let way = Message::own(Kind::Way, Way { open: true }).on(message.route);
                 // A session that has ended is noticed where it is read.
                 let _ = self.outgoing.send(way).await;
@@ -319,34 +338,30 @@ impl Routes<'_> {
                     Some(_) => format!("{} speaks for it, but was not given it", via.join(" by ")),
                     None => "it is not a member of the group".to_owned(),
                 };
-                self.not_known(message.route, agent, reason).await;
+                self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
                 Ok(())
             }
         }
     }
 
-    /// A route that is none.
-    async fn not_known(&self, route: u32, agent: Name, reason: String) {
-        let peer = Identity { name: agent, role: Role::Agent }.to_string();
-        journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason });
-        let refusal = Refusal { reason: Reason::NotKnown.into() };
-        let _ = self.outgoing.send(Message::own(Kind::Refusal, refusal).on(route)).await;
+    /// Whether a gateway behind this one was let in with a channel certificate that is not, or not any more, its own.
+    fn is_foreign(&self, view: &View, gateway: &Name) -> bool {
+        let revoked = || view.member_named(gateway).map_or(0, |member| member.revoked);
+        self.seen.get(gateway).is_some_and(|seen| seen.is_none_or(|at| revoked() > at))
     }
 
-    fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>) {
+    /// A route that is none.
+    async fn refused(&self, route: u32, agent: Name, (told, reason): Told) {
+        let peer = Identity { name: agent, role: Role::Agent }.to_string();
+        journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason });
+        let _ = self.outgoing.send(Message::own(Kind::Refusal, told).on(route)).await;
+    }
+
+    fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>, since: u64) {
         let (inbox, messages) = mpsc::channel(WAITING);
-        let conversation = Conversation::new(via.first().cloned());
-        self.ingest.registry.begin(&member.name, &conversation);
         let opened = Route { agent: member.name.clone(), via: via.clone(), inbox };
-        let talk = Talk::new(
-            Arc::clone(self.ingest),
-            member,
-            via,
-            route,
-            self.outgoing.clone(),
-            self.address.clone(),
-            conversation,
-        );
+        let talk =
+            Talk::new(Arc::clone(self.ingest), member, via, since, route, self.outgoing.clone(), self.address.clone());
         tokio::spawn(talk.run(messages));
         self.routes.insert(route, opened);
     }
@@ -358,24 +373,29 @@ impl Routes<'_> {
         // not cost the session of who passed it on.
         let Some(signed) = decode::<Signed>(&message.body) else { return };
         let Ok(Some(hop)) = self.ingest.measured(&self.member, &signed) else { return };
-        let Some((peer, holds)) = self.ingest.holds(&hop) else { return };
-        if holds {
-            self.foreign.remove(&peer);
+        let Some((peer, role, seen)) = self.ingest.seen(&hop) else { return };
+        // An agent's session with its gateway ends with its route: when it comes again, it is looked at again.
+        if role == Role::Gateway {
+            self.seen.insert(peer.clone(), seen);
+        }
+        if seen.is_some() {
             return;
         }
-        self.foreign.insert(peer.clone());
         let behind = |route: &Route| route.agent == peer || route.via.contains(&peer);
         let cut: Vec<_> = self.routes.iter().filter(|(_, route)| behind(route)).map(|(route, _)| *route).collect();
         for route in cut {
             let Some(Route { agent, .. }) = self.routes.remove(&route) else { continue };
-            self.not_known(route, agent, format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter)).await;
+            let own = role == Role::Agent;
+            let told = if own { Refusal::of(Reason::Certificate) } else { Refusal::by_gateway(&peer) };
+            let reason = format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter);
+            self.refused(route, agent, (told, reason)).await;
             let _ = self.outgoing.send(Message { kind: Kind::RouteClose, route, body: Bytes::new() }).await;
         }
     }
 }
 
 /// Why a member is not served that a gateway has let in.
-const FOREIGN: &str = "its channel certificate was not issued to this member, or ended long ago";
+const FOREIGN: &str = "its channel certificate was revoked, or not issued to this member, or ended long ago";
 
 /// Returns when the conversation of a route has ended by itself.
 async fn ended(route: Option<&Route>) {
@@ -415,15 +435,15 @@ impl Ingest {
         Ok(Some(said))
     }
 
-    /// The member at the dialling end of a hop, when the listening end reports, and whether the channel certificate that
-    /// it came with was issued to it.
-    fn holds(&self, hop: &Hop) -> Option<(Name, bool)> {
+    /// The member at the dialling end of a hop, when the listening end reports, and, when the channel certificate that it
+    /// came with is its own, how many entries the log has now.
+    fn seen(&self, hop: &Hop) -> Option<(Name, Role, Option<u64>)> {
         let peer: Name = hop.peer.parse().ok().filter(|_| !hop.dialled)?;
         let certificate = Digest::from_wire(&hop.peer_certificate).unwrap_or_default();
         let view = self.store.view();
         let view = view.borrow();
-        let holds = view.member_named(&peer)?.holds(&certificate);
-        Some((peer, holds))
+        let member = view.member_named(&peer)?;
+        Some((peer, member.role, member.holds(&certificate).then(|| view.tree().size())))
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
 use wardline_connector::journal::{self, Quota};
 use wardline_connector::now_ms;
@@ -22,10 +23,10 @@ use wardline_secrets::certificate::Fault;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{VerifyingKey, sha256};
 use wardline_secrets::trust::not_after;
-use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
+use wardline_secrets::view::{Member, Token, Unsound, View, key_of, signed_head};
 use wardline_secrets::{tls, token};
 
-use crate::founding::{Issuer, moment, validity};
+use crate::founding::{Authorities, Issuer, moment, validity};
 use crate::store::Store;
 
 /// The most decisions in a second.
@@ -35,12 +36,13 @@ const MEMBERS: usize = 100_000;
 /// How long the database may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A channel certificate and the issuing CA's, DER.
+type Chain = [Bytes; 2];
+
 /// The desk.
 pub struct JoinDesk {
     store: Store,
-    issuer: Issuer,
-    /// The duty certificate, DER.
-    duty: Bytes,
+    authorities: watch::Receiver<Arc<Authorities>>,
     lifetime: Duration,
     without_token: WithoutToken,
     gate: Mutex<Gate>,
@@ -72,13 +74,12 @@ impl JoinDesk {
     /// A desk of this server.
     pub fn new(
         store: Store,
-        issuer: Issuer,
-        duty: Bytes,
+        authorities: watch::Receiver<Arc<Authorities>>,
         lifetime: Duration,
         without_token: WithoutToken,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, issuer, duty, lifetime, without_token, gate, requests })
+        Arc::new(Self { store, authorities, lifetime, without_token, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -90,7 +91,7 @@ impl JoinDesk {
         let ask = Ask::read(&asking.hello)?;
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
-        let (leaf, issued) = self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
+        let (chain, issued) = self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
         let (service, to) = (format!("{} {}", ask.role, ask.name), issued.not_after);
         let act = ask.act();
         let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
@@ -102,18 +103,24 @@ impl JoinDesk {
             true => Event::Joined { service, act },
             false => Event::CertificateIssued { service, to: moment(to) },
         });
-        Ok(self.welcome(&asking.transcript, &leaf))
+        Ok(self.welcome(&asking.transcript, chain))
     }
 
-    /// A channel certificate, the one that the host brought or a new one, and what the log is to say of it.
+    fn authorities(&self) -> Arc<Authorities> {
+        Arc::clone(&self.authorities.borrow())
+    }
+
+    /// A channel certificate, the one that the host brought or a new one, with what leads from it to the root; and what the
+    /// log is to say of it.
     fn issue(
         &self,
         name: &Name,
         role: Role,
         key: &VerifyingKey,
         brought: &Bytes,
-    ) -> Result<(Bytes, trust::Issued), Refused> {
-        let leaf = match (&self.issuer, brought.is_empty()) {
+    ) -> Result<(Chain, trust::Issued), Refused> {
+        let authorities = self.authorities();
+        let leaf = match (&authorities.issuer, brought.is_empty()) {
             (Issuer::BuiltIn(issuing), true) => {
                 let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), issuing.not_after());
                 let leaf = issuing.channel(name, role, key, valid);
@@ -138,17 +145,19 @@ impl JoinDesk {
                 return Err(Refused::new(Why::CertificateNeeded, reason));
             }
         };
+        let above = authorities.issuer.certificate();
+        let issuer = key_of(above).map(|key| Bytes::copy_from_slice(&key.0)).unwrap_or_default();
         let (certificate, not_after) = (sha256(&[&leaf]).to_wire(), not_after(&leaf));
-        let issued = trust::Issued { name: name.to_string(), certificate, not_after };
-        Ok((Bytes::copy_from_slice(&leaf), issued))
+        let issued = trust::Issued { name: name.to_string(), certificate, not_after, issuer };
+        Ok(([&leaf, above].map(|der| Bytes::copy_from_slice(der)), issued))
     }
 
-    fn welcome(&self, transcript: &Digest, leaf: &Bytes) -> Signed {
+    fn welcome(&self, transcript: &Digest, chain: Chain) -> Signed {
         let keeper = self.store.keeper();
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
             transcript: transcript.to_wire(),
-            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuer.certificate())],
+            chain: chain.into(),
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
         };
@@ -174,7 +183,7 @@ impl Desk for JoinDesk {
             nonce: Bytes::copy_from_slice(nonce),
             group: Bytes::copy_from_slice(&keeper.root.group().0),
             name,
-            chain: vec![self.duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
+            chain: vec![self.authorities().duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
         };
         keeper.duty.signed(Context::Join, encode(&challenge))
     }

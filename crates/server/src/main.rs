@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde::Deserialize;
 use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, StateFolder};
 use wardline_connector::credential::credential;
@@ -18,7 +19,7 @@ use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT};
 use wardline_server::api::{Live, Service, Socket};
 use wardline_server::configuration::Configurations;
-use wardline_server::founding::{self, Following, Foundation, Issuer, Renewal};
+use wardline_server::founding::{self, Following, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
 use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
@@ -117,8 +118,7 @@ fn run(path: &Path) -> Result<(), Event> {
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
     let foundation = founding::found(&folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
-    let Foundation { keeper, issuer, identity, channel, presence } = foundation;
-    let duty = presence.duty.clone();
+    let Foundation { keeper, authorities, identity, channel, presence } = foundation;
     let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
     let registry = Registry::new(config.name.clone(), store.view());
 
@@ -140,34 +140,37 @@ fn run(path: &Path) -> Result<(), Event> {
         });
         founding::announce(&store, presence.clone()).await?;
         let stop = CancellationToken::new();
-        let lifetime = config.channel_lifetime;
-        let desk = JoinDesk::new(store.clone(), issuer.clone(), duty.clone(), lifetime, config.join_without_token);
-        let service = Service::new(store.clone(), Arc::clone(&registry) as Arc<dyn Live>, Arc::clone(&desk));
-        let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let own = channel.identity.clone();
         let (publisher, credential) = credential(Some(channel));
-        let renewing = match issuer {
-            Issuer::BuiltIn(issuing) => {
-                let renewal = Renewal { folder, presence, issuing, lifetime, publisher };
-                tokio::spawn(renewal.run(store.clone(), stop.clone()))
-            }
-            Issuer::Own(pki, _) => {
-                let following = Following { folder, presence, pki, publisher };
-                tokio::spawn(following.run(store.clone(), stop.clone()))
-            }
-        };
+        let lifetime = config.channel_lifetime;
+        let (presence, published) = (Mutex::new(presence), watch::Sender::new(authorities));
+        let authorities = published.subscribe();
+        let renewal =
+            Arc::new(Renewal { folder, presence, authorities: published, lifetime, publisher, store: store.clone() });
+        let following = renewal.own_pki().map(|pki| Following { pki, renewal: Arc::clone(&renewal) });
+        let following = following.map(|following| tokio::spawn(following.run(stop.clone())));
+        let renewing = tokio::spawn(Arc::clone(&renewal).run(stop.clone()));
+        let desk = JoinDesk::new(store.clone(), authorities.clone(), lifetime, config.join_without_token);
+        let live = Arc::clone(&registry) as Arc<dyn Live>;
+        let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal);
+        let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
-        let (configurations, duty_chain) = (Configurations::new(store.clone()), vec![duty]);
-        let ingest = Ingest { own, identity, duty: signs, duty_chain, registry, configurations, store };
+        let configurations = Configurations::new(store.clone());
+        let ingest = Ingest { own, identity, duty: signs, authorities, registry, configurations, store };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);
         let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, join));
         stopped.await;
         stop.cancel();
-        let _ =
-            tokio::time::timeout(signals::STOPPING, async { tokio::join!(api, listening, comparing, renewing) }).await;
+        let following = async {
+            if let Some(following) = following {
+                let _ = following.await;
+            }
+        };
+        let all = async { tokio::join!(api, listening, comparing, renewing, following) };
+        let _ = tokio::time::timeout(signals::STOPPING, all).await;
         // What waits is written; what cannot be was acknowledged to nobody.
         let _ = tokio::time::timeout(signals::STOPPING, writer.ended()).await;
         Ok(())

@@ -100,6 +100,26 @@ pub fn remove(role: Role, name: &Name, view: &View) -> Decision {
     Ok(vec![Fact::Removed(trust::Removed { name: name.to_string(), identity })])
 }
 
+/// What was issued to a member so far is worth nothing any more.
+///
+/// # Errors
+/// There is no such member, or it is a server.
+pub fn revoke(name: &Name, view: &View) -> Decision {
+    match view.member_named(name) {
+        Some(member) if member.role != Role::Server => {
+            Ok(vec![Fact::Revoked(trust::Revoked { name: name.to_string() })])
+        }
+        Some(_) => {
+            let next = "a server makes its own anew with a new issuing CA: `wardline ca rotate`";
+            refuse(Kind::Invalid, "a server's certificate is not revoked", next)
+        }
+        None => {
+            let next = "`wardline topology` shows who is in the group";
+            refuse(Kind::NotFound, format!("there is no {name} in the group"), next)
+        }
+    }
+}
+
 /// Other gateways speak for a member from now on; none: it reports to servers itself.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! A gateway between who is below, agents and other gateways, and its parent: many sessions below, one above. It checks
-//! who may send what and copies frames; it opens no body but those that open routes. It keeps nothing: agents hold what
+//! who may send what and copies frames; it opens no body but those that open and refuse routes. It keeps nothing: agents hold what
 //! they sent until the server's acknowledgement has come the whole way back, and compare positions anew whenever the way
 //! was gone.
 //!
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::Kind;
 use wardline_proto::event::Event;
-use wardline_proto::frame::Message;
+use wardline_proto::frame::{Frame, Message};
 use wardline_proto::message::{Reason, Refusal, Signed, Way, decode};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
@@ -87,6 +87,7 @@ impl Relay {
     /// One session above, until it ends; gives the reason.
     async fn above(&self, session: Session) -> String {
         let facts = self.measured(&session, true);
+        let own = session.own;
         let (mut incoming, up, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
         loop {
@@ -95,6 +96,10 @@ impl Relay {
                 Err(error) => return error.to_string(),
             };
             if frame.route != 0 {
+                if self.is_meant(&frame) {
+                    self.credential.refused(own);
+                    return Reason::Certificate.as_str().into();
+                }
                 self.table().down(frame);
                 continue;
             }
@@ -110,11 +115,21 @@ impl Relay {
                 }
                 Kind::Refusal => {
                     let refusal: Option<Refusal> = decode(&frame.body);
-                    return refusal.map_or(Reason::Unspecified, |refusal| refusal.reason()).as_str().into();
+                    let reason = refusal.map_or(Reason::Unspecified, |refusal| refusal.reason());
+                    if reason == Reason::Certificate {
+                        self.credential.refused(own);
+                    }
+                    return reason.as_str().into();
                 }
                 kind => return format!("an unexpected {kind:?} message"),
             }
         }
+    }
+
+    /// Whether a route is refused because of this gateway's own certificate, which who is above cannot tell it directly.
+    fn is_meant(&self, frame: &Frame) -> bool {
+        let refusal = (frame.kind == Kind::Refusal).then(|| decode::<Refusal>(&frame.body)).flatten();
+        refusal.is_some_and(|refusal| refusal.gateway == self.own.name.as_str())
     }
 
     /// The facts of a session, signed.

@@ -86,7 +86,7 @@ impl Table {
         let mut messages = Vec::new();
         if let Some(older) = self.names.insert(name, id) {
             if let Some(older) = self.sessions.get(&older) {
-                let _ = older.down.try_send(Message::own(Kind::Refusal, Refusal { reason: Reason::Replaced.into() }));
+                let _ = older.down.try_send(Message::own(Kind::Refusal, Refusal::of(Reason::Replaced)));
                 older.gone.notify_one();
             }
             messages = self.leave(older);
@@ -174,7 +174,7 @@ impl Table {
             return Err(format!("more than {ROUTES} routes"));
         }
         if open.via.len() >= GATEWAYS {
-            below.say(Message::own(Kind::Refusal, Refusal { reason: Reason::NotKnown.into() }).on(route));
+            below.say(Message::own(Kind::Refusal, Refusal::of(Reason::NotKnown)).on(route));
             below.say(close(route));
             return Ok(None);
         }

@@ -118,7 +118,7 @@ async fn what_an_agent_and_a_server_say_goes_through_two_gateways() {
     }
 
     // The server does not want one of them: it is told, and its session ends; the other goes on.
-    server.say(Message::own(Kind::Refusal, Refusal { reason: Reason::NotKnown.into() }).on(route)).await;
+    server.say(Message::own(Kind::Refusal, Refusal::of(Reason::NotKnown)).on(route)).await;
     server.say(raw(Kind::RouteClose, route)).await;
     let (refusal, _) = web1.hear(Kind::Refusal).await;
     assert_eq!(decode::<Refusal>(&refusal.body).unwrap().reason(), Reason::NotKnown);

@@ -129,7 +129,7 @@ fn said(key: &SigningKey, agent: &str, kind: Kind) -> Bytes {
 /// What is well formed, and nobody's in particular.
 fn anything(kind: Kind) -> Bytes {
     match kind {
-        Kind::Refusal => encode(&Refusal { reason: Reason::Stopping.into() }),
+        Kind::Refusal => encode(&Refusal::of(Reason::Stopping)),
         Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), via: Vec::new() }),
         Kind::Way => encode(&Way { open: true }),
         Kind::Bound | Kind::RouteClose => Bytes::new(),

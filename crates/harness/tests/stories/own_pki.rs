@@ -251,7 +251,7 @@ fn own_pki_replaces_the_built_in_ca() {
     peer.wait_closed();
     let refused = group.server().wait_event_since(mark, 20000);
     assert!(refused.text.contains(&peer.address().to_string()), "{}", refused.text);
-    assert!(refused.text.contains("was not issued"), "{}", refused.text);
+    assert!(refused.text.contains("not issued to this member"), "{}", refused.text);
 
     // A new certificate is used as soon as it lies there: one that misses a need is not.
     let (mark, pid) = (group.agent(0).mark(), group.agent(0).pid());

@@ -38,7 +38,7 @@ fn server() -> (Scratch, Channel) {
     assert_eq!(load().unwrap().key, key.id());
     // A pair is changed by one rename, and good before it and after.
     let (next, pem) = signature::SigningKey::generate(GROUP).unwrap();
-    private::write(&scratch.0.join(key_file(next.id())), pem.as_bytes()).unwrap();
+    private::write(&scratch.0.join(key_file("channel", next.id())), pem.as_bytes()).unwrap();
     assert_eq!(load().unwrap().key, key.id());
     private::write(&scratch.0.join("channel.pem"), issue(&next).as_bytes()).unwrap();
     let channel = load().unwrap();

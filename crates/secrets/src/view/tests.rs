@@ -87,7 +87,8 @@ fn a_replayed_log_gives_the_same_view_and_no_changed_missing_or_moved_entry_is_t
     let key = public();
     log.add(Fact::Token(log.token(Role::Agent, "web*", 2))).unwrap();
     log.add(member("web1.test", Role::Agent, &key, &["gw.test"], &TOKEN)).unwrap();
-    let issued = Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX };
+    let issued =
+        Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX, ..Issued::default() };
     log.add(Fact::Issued(issued)).unwrap();
     log.add(Fact::Recovery(Recovery { key: public().spki().into() })).unwrap();
     log.add(Fact::TokenRevoked(TokenRevoked { id: TOKEN.to_vec().into() })).unwrap();
@@ -207,7 +208,8 @@ fn a_name_belongs_to_one_key_until_it_is_removed_and_inherits_nothing() {
     let mut log = Log::new();
     let (first, second) = (public(), public());
     log.add(member("web1.test", Role::Agent, &first, &["gw.test"], &[])).unwrap();
-    let issued = Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX };
+    let issued =
+        Issued { name: "web1.test".into(), certificate: vec![9; 32].into(), not_after: u64::MAX, ..Issued::default() };
     log.add(Fact::Issued(issued)).unwrap();
     assert!(unsound(log.add(member("web1.test", Role::Agent, &second, &[], &[]))));
     assert!(unsound(log.add(member("web1.test", Role::Gateway, &first, &[], &[]))));
@@ -261,7 +263,8 @@ fn certificates_that_ended_long_ago_are_forgotten_and_there_are_never_too_many()
     let now = log.now / 1000;
     let mut issue = |byte: u8, not_after| {
         let certificate = sha256(&[&[byte]]).to_wire();
-        log.add(Fact::Issued(Issued { name: "web1.test".into(), certificate, not_after })).unwrap();
+        log.add(Fact::Issued(Issued { name: "web1.test".into(), certificate, not_after, ..Issued::default() }))
+            .unwrap();
     };
     issue(0, now - REMEMBERED - 1);
     issue(1, now - 1);
@@ -317,4 +320,34 @@ fn packs_are_for_whom_they_fit_and_each_change_counts_for_those_before_and_after
     for bad in [removed("b"), pack("", "*"), pack("d", ""), Fact::Pack(nobodys)] {
         assert!(unsound(log.add(bad)));
     }
+}
+
+#[test]
+fn what_was_issued_before_a_revocation_does_not_count_and_what_comes_after_does() {
+    let mut log = Log::new();
+    let hosts = [("srv1.test", Role::Server), ("gw1.test", Role::Gateway), ("web1.test", Role::Agent)];
+    let issued = |host: &str, byte: u8, issuer: &[u8]| {
+        let (certificate, issuer) = (vec![byte; 32].into(), issuer.to_vec().into());
+        Fact::Issued(Issued { name: host.into(), certificate, not_after: u64::MAX, issuer })
+    };
+    for (byte, (host, role)) in (1..).zip(hosts) {
+        log.add(member(host, role, &public(), &[], &[])).unwrap();
+        log.add(issued(host, byte, &[])).unwrap();
+    }
+    let newest = |log: &Log, host: &str| log.view.member_named(&name(host)).unwrap().certificates.last().copied();
+    // Older entries do not say who issued: it was the newest CA then.
+    let issuer = key_of(&log.view.issuers()[0]);
+    assert!(issuer.is_some() && newest(&log, "web1.test").unwrap().issuer == issuer);
+    let revoked = |host: &str| Fact::Revoked(trust::Revoked { name: host.into() });
+    assert!(unsound(log.add(revoked("web2.test"))));
+    log.add(revoked("web1.test")).unwrap();
+    assert_eq!((newest(&log, "web1.test"), newest(&log, "gw1.test").is_some()), (None, true));
+    assert_eq!(log.view.member_named(&name("web1.test")).unwrap().revoked, log.view.tree().size());
+    log.add(issued("web1.test", 9, &[7; 16])).unwrap();
+    assert_eq!(newest(&log, "web1.test").unwrap().issuer, Some(KeyId([7; 16])));
+    assert!(unsound(log.add(issued("web1.test", 9, &[7; 15]))));
+    // Everybody's but the servers'.
+    log.add(revoked("")).unwrap();
+    let left = hosts.map(|(host, _)| newest(&log, host).is_some());
+    assert_eq!(left, [true, false, false]);
 }

@@ -12,8 +12,8 @@ use wardline_proto::{Name, Role};
 use wardline_sdk::access::path;
 use wardline_sdk::{
     Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, DataAccess, Gap, GapFilter,
-    Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
-    PendingFilter, Problem, RecoveryOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page,
+    Pending, PendingFilter, Problem, RecoveryOrder, RotationOrder, Status, Token, TokenFilter, TokenOrder, Topology,
 };
 
 use super::service::OnBehalf;
@@ -42,6 +42,9 @@ pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
         .route(path::MEMBERS, get(members::<D>))
         .route(path::REMOVE, post(remove::<D>))
         .route(path::ASSIGN, post(assign::<D>))
+        .route(path::REVOKE_CERTIFICATES, post(revoke::<D>))
+        .route(path::ISSUERS, get(issuers::<D>))
+        .route(path::ROTATE, post(rotate::<D>))
         .route(path::PENDING, get(pending::<D>))
         .route(path::APPROVE, post(approve::<D>))
         .route(path::REJECT, post(reject::<D>))
@@ -183,6 +186,26 @@ async fn assign<D: OnBehalf>(
 ) -> Answer<Member> {
     let Path((role, name)) = member?;
     Ok(Json(data.on_behalf_of(&operator).assign(role, &name, assignment?.0).await?))
+}
+
+async fn revoke<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    name: Result<Path<Name>, PathRejection>,
+) -> Answer<Member> {
+    Ok(Json(data.on_behalf_of(&operator).revoke(&name?.0).await?))
+}
+
+async fn issuers<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Page<Issuer>> {
+    Ok(Json(data.issuers().await?))
+}
+
+async fn rotate<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    order: Body<RotationOrder>,
+) -> Answer<Issuer> {
+    Ok(Json(data.on_behalf_of(&operator).rotate(order?.0).await?))
 }
 
 async fn pending<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<PendingFilter>) -> Answer<Page<Pending>> {

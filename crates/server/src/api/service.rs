@@ -7,11 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
     Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, DataAccess, Gap, GapFilter,
-    Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
-    PendingFilter, Problem, RecoveryOrder, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology,
+    Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page,
+    Pending, PendingFilter, Problem, RecoveryOrder, RotationOrder, Session, Status, Time, Token, TokenFilter,
+    TokenOrder, Topology,
 };
 
 use super::{packs, trust};
+use crate::founding::Renewal;
 use crate::joining::JoinDesk;
 use crate::store::{self, Found, Released, Store};
 
@@ -53,6 +55,8 @@ pub struct Service {
     pub live: Arc<dyn Live>,
     /// Where hosts ask to join.
     pub desk: Arc<JoinDesk>,
+    /// What makes the issuing CA anew.
+    pub renewal: Arc<Renewal>,
     /// On whose behalf.
     operator: Arc<str>,
 }
@@ -72,8 +76,8 @@ impl OnBehalf for Service {
 
 impl Service {
     /// A service on behalf of nobody in particular.
-    pub fn new(store: Store, live: Arc<dyn Live>, desk: Arc<JoinDesk>) -> Self {
-        Self { store, live, desk, operator: "unknown".into() }
+    pub fn new(store: Store, live: Arc<dyn Live>, desk: Arc<JoinDesk>, renewal: Arc<Renewal>) -> Self {
+        Self { store, live, desk, renewal, operator: "unknown".into() }
     }
 
     /// Whose acts these are.
@@ -157,6 +161,7 @@ impl DataAccess for Service {
             gaps: counts.gaps,
             set_aside: counts.set_aside,
             recovery: self.store.view().borrow().recovery().is_some(),
+            root_key_needed: self.renewal.wants_root(),
         })
     }
 
@@ -182,6 +187,18 @@ impl DataAccess for Service {
 
     async fn assign(&self, role: Role, name: &Name, assignment: Assignment) -> Result<Member, Problem> {
         trust::assign(self, role, name, assignment).await
+    }
+
+    async fn revoke(&self, member: &Name) -> Result<Member, Problem> {
+        trust::revoke(self, member).await
+    }
+
+    async fn issuers(&self) -> Result<Page<Issuer>, Problem> {
+        Ok(Page { items: trust::issuers(self), next: None })
+    }
+
+    async fn rotate(&self, order: RotationOrder) -> Result<Issuer, Problem> {
+        trust::rotate(self, order).await
     }
 
     async fn pending(&self, filter: PendingFilter) -> Result<Page<Pending>, Problem> {

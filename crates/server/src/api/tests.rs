@@ -20,6 +20,8 @@ use wardline_sdk::{
 };
 
 use super::{Connected, Live, Service, Socket};
+use crate::founding::tests::renewal;
+use crate::founding::{Foundation, default_lifetime};
 use crate::joining::{JoinDesk, WithoutToken};
 use crate::store::{Commit, Open, Opened, Store};
 
@@ -72,13 +74,14 @@ impl Served {
     fn new() -> Self {
         let folder = std::env::temp_dir().join(format!("wardline-api-{}", Uuid::now_v7()));
         std::fs::create_dir(&folder).unwrap();
-        let foundation = crate::founding::tests::found(&folder);
-        let (store, _) = Store::open(&folder.join("server.db"), None, foundation.keeper).unwrap();
+        let Foundation { keeper, presence, authorities, channel, .. } = crate::founding::tests::found(&folder);
+        let (store, _) = Store::open(&folder.join("server.db"), None, keeper).unwrap();
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
-        let (issuer, lifetime) = (foundation.issuer, crate::founding::default_lifetime());
-        let desk = JoinDesk::new(store.clone(), issuer, foundation.presence.duty, lifetime, WithoutToken::Review);
-        let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk);
+        let lifetime = default_lifetime();
+        let (renewal, _) = renewal(&folder.join("north"), &store, presence, authorities, channel, lifetime);
+        let desk = JoinDesk::new(store.clone(), renewal.authorities.subscribe(), lifetime, WithoutToken::Review);
+        let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk, renewal);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
         let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(Arc::new(service), shutdown));

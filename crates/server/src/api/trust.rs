@@ -1,18 +1,23 @@
 //! Answers about trust: what the trust log says, and what operators add to it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use wardline_connector::journal;
 use wardline_proto::event::Event;
 use wardline_proto::message::encode;
 use wardline_proto::trust::Fact;
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
-    Assignment, Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter, Problem,
-    RecoveryOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
+    Assignment, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter, Problem,
+    RecoveryOrder, RotationOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
 };
-use wardline_secrets::view::{self, View, pin_of};
+use wardline_secrets::signature::KeyId;
+use wardline_secrets::view::{self, View, key_of, pin_of};
+use wardline_secrets::{certificate, tls};
 
 use super::service::{Service, now_ms, problem};
+use crate::founding::Rotation;
 use crate::operating::{self, Decision, Refusal};
 
 /// Has something decided, in the name of whoever asks.
@@ -114,7 +119,7 @@ fn member(member: &view::Member, connected: &HashSet<Name>) -> Member {
         via: member.parents.clone(),
         joined_at: Time(member.joined_at),
         token: member.token.map(|id| hex::encode(&id)),
-        certificate_ends: member.certificates.last().map(|(_, end)| Time(end.saturating_mul(1000))),
+        certificate_ends: member.certificates.last().map(|newest| Time(newest.not_after.saturating_mul(1000))),
         connected: connected.contains(&member.name),
     }
 }
@@ -129,7 +134,7 @@ pub(super) async fn remove(service: &Service, role: Role, name: &Name) -> Result
     let removed = name.clone();
     decide(service, move |view, _| operating::remove(role, &removed, view)).await?;
     let service_name = format!("{role} {name}");
-    wardline_connector::journal::emit(Event::MemberRemoved { service: service_name, act: service.act() });
+    journal::emit(Event::MemberRemoved { service: service_name, act: service.act() });
     before.map(|member| Member { connected: false, ..member }).ok_or_else(|| gone("the member"))
 }
 
@@ -142,6 +147,61 @@ pub(super) async fn assign(
     let assigned = name.clone();
     decide(service, move |view, _| operating::assign(role, &assigned, &assignment.via, view)).await?;
     one_member(service, role, name).ok_or_else(|| gone("the member"))
+}
+
+pub(super) async fn revoke(service: &Service, name: &Name) -> Result<Member, Problem> {
+    let revoked = name.clone();
+    decide(service, move |view, _| operating::revoke(&revoked, view)).await?;
+    let role = service.store.view().borrow().member_named(name).map(|member| member.role);
+    let member = role.and_then(|role| one_member(service, role, name)).ok_or_else(|| gone("the member"))?;
+    let revoked = format!("{} {}", member.role, member.name);
+    journal::emit(Event::CertificatesRevoked { service: revoked, act: service.act() });
+    Ok(member)
+}
+
+pub(super) fn issuers(service: &Service) -> Vec<Issuer> {
+    let current = key_of(service.renewal.authorities.borrow().issuer.certificate());
+    let view = service.store.view();
+    let view = view.borrow();
+    let mut members = HashMap::<KeyId, u64>::new();
+    for issuer in view.members().filter_map(|member| member.certificates.last()?.issuer) {
+        *members.entry(issuer).or_default() += 1;
+    }
+    let issuer = |certificate| {
+        let (key, from, to) = tls::facts(std::slice::from_ref(certificate))?;
+        Some(Issuer {
+            key: key.to_string(),
+            subject: certificate::subject(certificate).unwrap_or_default(),
+            from: Time(from.saturating_mul(1000)),
+            to: Time(to.saturating_mul(1000)),
+            in_use: Some(key) == current,
+            members: members.get(&key).copied().unwrap_or_default(),
+        })
+    };
+    view.issuers().iter().filter_map(issuer).collect()
+}
+
+pub(super) async fn rotate(service: &Service, order: RotationOrder) -> Result<Issuer, Problem> {
+    if let Some(pki) = service.renewal.own_pki() {
+        let detail = format!("channel certificates come from the CA in {}, not from the group's own", pki.ca.display());
+        let next = "roll it in the company's PKI: docs/operations/own-pki.md; `wardline ca revoke NAME` for one host";
+        return Err(Problem::new(Kind::Conflict, detail, next));
+    }
+    let rotation = Rotation { act: service.act(), revoke: order.revoke };
+    let renewal = Arc::clone(&service.renewal);
+    // Whoever asked may go away; what was begun is finished.
+    let rotated = tokio::spawn(async move { renewal.rotate(rotation).await });
+    let stopped = |_| Problem::new(Kind::Failed, "the server is stopping", "try again once it runs");
+    rotated.await.map_err(stopped)?.map_err(|event| {
+        let next = match event {
+            Event::RootKeyNeeded { .. } => {
+                "put the root's key there, mode 0600 and the server's own user's, and try again"
+            }
+            _ => "look at the server's log: `journalctl -u wardline-server`",
+        };
+        Problem::new(Kind::Failed, event.text(), next).explained_by(event.number())
+    })?;
+    issuers(service).into_iter().find(|issuer| issuer.in_use).ok_or_else(|| gone("the issuing CA"))
 }
 
 pub(super) fn pending(service: &Service, filter: &PendingFilter) -> Page<Pending> {

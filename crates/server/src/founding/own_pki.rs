@@ -10,7 +10,6 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, own_certificate};
-use wardline_connector::credential::Publisher;
 use wardline_connector::own_pki::{Follower, Offered, OwnPair};
 use wardline_connector::{home, journal};
 use wardline_proto::event::Event;
@@ -22,8 +21,7 @@ use wardline_secrets::signature::sha256;
 use wardline_secrets::tls::{self, Channel, LoadError};
 use wardline_secrets::trust::{Root, not_after};
 
-use super::{Folder, Presence, enter, moment, pem_of, shown, validity};
-use crate::store::Store;
+use super::{Folder, Presence, Renewal, enter, moment, pem_of, shown, validity};
 
 /// The company's PKI as the server's configuration names it.
 #[derive(Clone, Debug, Deserialize)]
@@ -108,37 +106,32 @@ impl Folder<'_> {
         let (path, [leaf, cross]) = (self.file("channel", "pem"), &chain);
         let unusable =
             |error: std::io::Error| Event::StateFolderInUse { path: shown(self.path), reason: error.to_string() };
-        home::settle(self.path).map_err(unusable)?;
+        home::settle(self.path, home::CHANNEL).map_err(unusable)?;
         if private::read_public(&path)
             .is_ok_and(|there| pem_of(&path, &[leaf, cross]).is_ok_and(|pem| pem.as_bytes() == there))
         {
             return Ok(());
         }
-        home::replace(self.path, key.id(), &pem, &chain).map_err(unusable)
+        home::replace(self.path, home::CHANNEL, key.id(), &pem, &chain).map_err(unusable)
     }
 }
 
 /// Looks at the files of this server's own channel certificate while it runs, and uses a new one.
-#[derive(Debug)]
 pub struct Following {
-    /// The group's folder.
-    pub folder: PathBuf,
-    /// What the trust log says of this server.
-    pub presence: Presence,
     /// Where the certificate lies.
     pub pki: OwnPki,
-    /// Where a new one is made known.
-    pub publisher: Publisher,
+    /// What else of this server is made anew.
+    pub renewal: Arc<Renewal>,
 }
 
 impl Following {
     /// Follows them until the program stops.
-    pub async fn run(mut self, store: Store, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         let mut follower = Follower::new(self.pki.pair());
         let follow = async {
             loop {
-                follower.next(&self.publisher, self.presence.root.group()).await;
-                match self.take(&store).await {
+                follower.next(&self.renewal.publisher, self.renewal.store.keeper().root.group()).await;
+                match self.take().await {
                     Ok(()) => follower.taken(),
                     Err(event) => follower.refused(&event.text()),
                 }
@@ -150,17 +143,19 @@ impl Following {
         }
     }
 
-    async fn take(&mut self, store: &Store) -> Result<(), Event> {
-        let folder = Folder { path: &self.folder, now: wardline_connector::now_ms() / 1000 };
-        let Presence { root, server, issuing, .. } = &self.presence;
+    async fn take(&self) -> Result<(), Event> {
+        let Renewal { folder: path, presence, publisher, store, .. } = &*self.renewal;
+        let mut presence = presence.lock().await;
+        let folder = Folder { path, now: wardline_connector::now_ms() / 1000 };
+        let Presence { root, server, issuing, .. } = &*presence;
         folder.adopt(root, issuing, &self.pki, server)?;
-        let channel = Channel::load(&self.folder, root.clone(), server, Role::Server);
+        let channel = Channel::load(path, root.clone(), server, Role::Server);
         let channel = channel.map_err(|error| own_certificate(error, server))?;
-        let leaf = folder.certificate("channel.pem")?;
-        self.presence.certificate = (sha256(&[&leaf]), not_after(&leaf));
-        enter(store, self.presence.clone()).await?;
-        journal::emit(config::loaded(&self.folder, &channel));
-        self.publisher.publish(channel);
+        let (leaf, act) = (folder.certificate("channel.pem")?, format!("server {server}"));
+        presence.certificate = (sha256(&[&leaf]), not_after(&leaf));
+        enter(store, presence.clone(), act, false).await?;
+        journal::emit(config::loaded(path, &channel));
+        publisher.publish(channel);
         Ok(())
     }
 }

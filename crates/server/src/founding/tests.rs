@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
+use tokio::sync::{Mutex, watch};
+use wardline_connector::credential::{Credential, credential};
+use wardline_secrets::tls;
+
 use super::*;
 
 fn now() -> u64 {
@@ -14,9 +18,9 @@ fn settings() -> Settings {
 }
 
 /// The built-in CA of a group that uses it.
-pub(crate) fn issuing(issuer: &Issuer) -> Arc<IssuingAuthority> {
-    let Issuer::BuiltIn(issuing) = issuer else { panic!("{issuer:?}") };
-    Arc::clone(issuing)
+pub(crate) fn issuing(authorities: &Authorities) -> &IssuingAuthority {
+    let Issuer::BuiltIn(issuing) = &authorities.issuer else { panic!("{authorities:?}") };
+    issuing
 }
 
 fn attempt(folder: &Path, settings: &Settings, now: u64) -> Result<Foundation, Event> {
@@ -81,7 +85,7 @@ fn a_first_start_makes_everything_private_and_a_second_one_changes_nothing() {
     let again = found(&scratch.0);
     assert_eq!(scratch.files(), files);
     assert_eq!((again.presence.pin, again.keeper.duty.id()), (first.presence.pin, first.keeper.duty.id()));
-    assert_eq!(issuing(&again.issuer).key(), issuing(&first.issuer).key());
+    assert_eq!(issuing(&again.authorities).key(), issuing(&first.authorities).key());
     assert_eq!(first.keeper.root.group().0[6] >> 4, 7, "the id is a UUIDv7");
 }
 
@@ -177,7 +181,7 @@ fn a_root_of_ones_own_is_used_and_its_key_may_go_afterwards() {
     let made = found(&scratch.0);
     assert_eq!(made.presence.pin, root.pin());
     // Nothing outlives it.
-    let ends = (issuing(&made.issuer).not_after(), made.presence.certificate.1);
+    let ends = (issuing(&made.authorities).not_after(), made.presence.certificate.1);
     assert_eq!(ends, (root.not_after(), root.not_after()));
     fs::remove_file(scratch.group().join("root.key")).unwrap();
     assert_eq!(found(&scratch.0).presence.pin, root.pin());
@@ -215,10 +219,26 @@ fn a_channel_certificate_is_made_anew_when_less_than_a_third_of_its_life_is_left
     assert!(new.presence.certificate.1 + 60 > now() + CHANNEL_LIFETIME);
 }
 
+/// What renews a server's certificates, and where its channel certificate is looked up.
+pub(crate) fn renewal(
+    folder: &Path,
+    store: &Store,
+    presence: Presence,
+    authorities: Arc<Authorities>,
+    channel: Channel,
+    lifetime: Duration,
+) -> (Arc<Renewal>, Credential) {
+    let (publisher, credential) = credential(Some(channel));
+    let (presence, authorities) = (Mutex::new(presence), watch::Sender::new(authorities));
+    let renewal =
+        Renewal { folder: folder.to_owned(), presence, authorities, lifetime, publisher, store: store.clone() };
+    (Arc::new(renewal), credential)
+}
+
 /// A server whose group is founded, as far as its store.
 pub(crate) struct Running {
     pub(crate) store: Store,
-    pub(crate) issuer: Issuer,
+    pub(crate) authorities: Arc<Authorities>,
     pub(crate) presence: Presence,
 }
 
@@ -229,10 +249,15 @@ impl Running {
 
     /// The event with which it does not start.
     pub(crate) async fn start(folder: &Path) -> Result<Self, Event> {
-        let Foundation { keeper, issuer, presence, .. } = found(folder);
+        let Foundation { keeper, authorities, presence, .. } = found(folder);
         let (store, _) = Store::open(&folder.join("wardline.db"), None, keeper).map_err(|error| error.event())?;
         announce(&store, presence.clone()).await?;
-        Ok(Self { store, issuer, presence })
+        Ok(Self { store, authorities, presence })
+    }
+
+    /// What it lets hosts in with, which does not change.
+    pub(crate) fn authorities(&self) -> watch::Receiver<Arc<Authorities>> {
+        watch::channel(Arc::clone(&self.authorities)).1
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -279,14 +304,12 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     // So old that it is due in a second or two.
     let name = "srv1.test".parse().unwrap();
     let made = super::found(&scratch.group(), &name, &settings(), lifetime, now() - 7).unwrap();
-    let Foundation { keeper, issuer, channel, presence, .. } = made;
-    let issuing = issuing(&issuer);
+    let Foundation { keeper, authorities, channel, presence, .. } = made;
     let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
     announce(&store, presence.clone()).await.unwrap();
     let (first, stop) = (channel.not_after, tokio_util::sync::CancellationToken::new());
-    let (publisher, credential) = wardline_connector::credential::credential(Some(channel));
-    let renewal = Renewal { folder: scratch.group(), presence, issuing, lifetime, publisher };
-    let running = tokio::spawn(renewal.run(store.clone(), stop.clone()));
+    let (renewal, credential) = renewal(&scratch.group(), &store, presence, authorities, channel, lifetime);
+    let running = tokio::spawn(renewal.run(stop.clone()));
     let mut view = store.view();
     view.mark_unchanged();
     tokio::time::timeout(Duration::from_secs(10), view.changed()).await.unwrap().unwrap();
@@ -296,12 +319,100 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     assert!(second.not_after > first);
     let view = Arc::clone(&view.borrow());
     let certificates = &view.find(&second.identity.name, Role::Server).unwrap().certificates;
-    assert_eq!(certificates.iter().map(|(_, end)| *end).collect::<Vec<_>>(), [first, second.not_after]);
+    assert_eq!(
+        certificates.iter().map(|certificate| certificate.not_after).collect::<Vec<_>>(),
+        [first, second.not_after]
+    );
+}
+
+const YEAR: u64 = 365 * 24 * 3600;
+
+/// A group that was founded so many years ago. Its channel certificate has ended.
+fn years_ago(scratch: &Scratch, years: u64) -> BTreeMap<String, Vec<u8>> {
+    let ended = attempt(&scratch.0, &settings(), now() - years * YEAR).unwrap_err();
+    assert_eq!(ended.number(), 20051);
+    scratch.files()
 }
 
 #[test]
-fn a_certificate_is_due_at_a_third_of_its_life_before_its_end_unless_a_new_one_ended_no_later() {
-    let lifetime = Duration::from_secs(90);
-    assert_eq!(due(1000, lifetime, 5000), 971);
-    assert_eq!((due(1000, lifetime, 1000), due(10, lifetime, 1000)), (u64::MAX, 1));
+fn a_start_makes_anew_what_is_due_and_keeps_the_duty_key() {
+    for years in [4, 6] {
+        let scratch = Scratch::new();
+        let old = years_ago(&scratch, years);
+        let new = found(&scratch.0);
+        let files = scratch.files();
+        let changed: Vec<_> = files.keys().filter(|name| files[*name] != old[*name]).map(String::as_str).collect();
+        assert_eq!(changed, ["channel.pem", "duty.pem", "issuing.key", "issuing.pem"], "{years}");
+        assert!(issuing(&new.authorities).not_after() + 60 > now() + 5 * YEAR, "{years}");
+        assert!(new.authorities.due(&new.keeper.root, default_lifetime()) > now() + 3 * YEAR, "{years}");
+    }
+    // What is not due stays.
+    let scratch = Scratch::new();
+    let old = years_ago(&scratch, 3);
+    found(&scratch.0);
+    let files = scratch.files();
+    assert!(files.keys().all(|name| name == "channel.pem" || files[name] == old[name]));
+}
+
+#[test]
+fn a_roll_that_was_interrupted_leaves_one_whole_pair() {
+    let scratch = Scratch::new();
+    let old = found(&scratch.0);
+    let files = scratch.files();
+    let (next, key) = {
+        let folder = Folder { path: &scratch.group(), now: now() };
+        let root = folder.authority(old.presence.pin).unwrap();
+        root.issue_ca(validity(now(), YEAR, root.not_after())).unwrap()
+    };
+    // Only the key was written: it is the old one still.
+    let by_id = scratch.group().join(tls::key_file("issuing", next.key()));
+    private::write(&by_id, key.as_bytes()).unwrap();
+    assert_eq!(issuing(&found(&scratch.0).authorities).key(), issuing(&old.authorities).key());
+    assert_eq!(scratch.files(), files);
+    // The certificate, too: it is the new one, whose key has not its name yet.
+    private::write(&by_id, key.as_bytes()).unwrap();
+    let pem = certificates_pem(&[next.certificate()]).unwrap();
+    private::write(&scratch.group().join("issuing.pem"), pem.as_bytes()).unwrap();
+    assert_eq!(issuing(&found(&scratch.0).authorities).key(), next.key());
+    assert_eq!(scratch.files()["issuing.key"], key.as_bytes());
+    assert_eq!(scratch.files().len(), files.len());
+}
+
+#[tokio::test]
+async fn a_running_server_makes_anew_what_is_due_once_the_roots_key_is_there() {
+    let scratch = Scratch::new();
+    years_ago(&scratch, 4);
+    let (root_key, away) = (scratch.group().join("root.key"), scratch.0.join("root.key"));
+    fs::rename(&root_key, &away).unwrap();
+    let Foundation { keeper, authorities, channel, presence, .. } = found(&scratch.0);
+    let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
+    announce(&store, presence.clone()).await.unwrap();
+    let lifetime = default_lifetime();
+    let (renewal, _) = renewal(&scratch.group(), &store, presence, Arc::clone(&authorities), channel, lifetime);
+    let view = || Arc::clone(&store.view().borrow());
+    let before = view();
+    // Nothing changes without it, and it is told.
+    let waits = renewal.renew(now(), None).await.unwrap().unwrap();
+    assert!(waits.number() == 40091 && waits.text().contains("root.key"), "{}", waits.text());
+    let rotation = Rotation { act: "operator test".into(), revoke: true };
+    assert_eq!(renewal.rotate(rotation).await.unwrap_err().number(), 40091);
+    assert!(renewal.wants_root());
+    assert_eq!(view().tree().head(), before.tree().head());
+
+    fs::rename(&away, &root_key).unwrap();
+    assert_eq!(renewal.renew(now(), None).await.unwrap(), None);
+    assert!(!renewal.wants_root());
+    let (server, view, current) = (store.keeper().server.clone(), view(), Arc::clone(&renewal.authorities.borrow()));
+    assert_ne!(issuing(&current).key(), issuing(&authorities).key());
+    assert_eq!(view.issuers().last(), Some(issuing(&current).certificate()));
+    // Another certificate of the same key.
+    assert_ne!(current.duty, authorities.duty);
+    assert_eq!(view.duty_certificate(&server), Some(&current.duty));
+    assert_eq!(view.duty(&server).map(VerifyingKey::id), Some(store.keeper().duty.id()));
+    // Its own channel certificate is of the new CA.
+    let newest = view.member_named(&server).unwrap().certificates.last().unwrap();
+    assert_eq!(newest.issuer, Some(issuing(&current).key()));
+    // What is not due is left alone.
+    let size = view.tree().size();
+    assert_eq!((renewal.renew(now(), None).await.unwrap(), store.view().borrow().tree().size()), (None, size));
 }

@@ -24,7 +24,7 @@ use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::signature::sha256;
 use wardline_secrets::view::{Member, View};
 
-use super::{Ingest, NO_LONGER, changed, stands};
+use super::{Ingest, Told, changed, stands};
 use crate::live::Conversation;
 use crate::store::{self, Commit, Open, Opened, Outcome};
 
@@ -40,7 +40,7 @@ enum End {
     /// The session is gone, or another has taken its place.
     Quiet,
     /// The agent is told this much.
-    Refused(Reason),
+    Refused(Refusal),
 }
 
 /// One conversation.
@@ -48,6 +48,8 @@ pub(super) struct Talk {
     ingest: Arc<Ingest>,
     member: Arc<Member>,
     via: Vec<Name>,
+    /// How many entries the log had when it began.
+    since: u64,
     route: u32,
     outgoing: Outgoing,
     address: String,
@@ -71,17 +73,20 @@ struct Held {
 }
 
 impl Talk {
+    /// Begins one; an earlier one of the same agent ends.
     pub(super) fn new(
         ingest: Arc<Ingest>,
         member: Arc<Member>,
         via: Vec<Name>,
+        since: u64,
         route: u32,
         outgoing: Outgoing,
         address: String,
-        conversation: Arc<Conversation>,
     ) -> Self {
+        let conversation = Conversation::new(via.first().cloned());
+        ingest.registry.begin(&member.name, &conversation);
         let (taken, writing, configured) = (None, VecDeque::new(), None);
-        Self { ingest, member, via, route, outgoing, address, conversation, taken, writing, configured }
+        Self { ingest, member, via, since, route, outgoing, address, conversation, taken, writing, configured }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
@@ -94,7 +99,7 @@ impl Talk {
             let step = tokio::select! {
                 biased;
                 view = changed(&mut changes) => self.look_again(&view).await,
-                () = conversation.replaced.notified() => Err(End::Refused(Reason::Replaced)),
+                () = conversation.replaced.notified() => Err(End::Refused(Refusal::of(Reason::Replaced))),
                 () = conversation.released.notified() => self.broken(None).await,
                 Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
                 message = messages.recv(), if self.writing.len() < WRITING => match message {
@@ -106,8 +111,8 @@ impl Talk {
                 break end;
             }
         };
-        if let End::Refused(reason) = end {
-            let _ = self.send(Message::own(Kind::Refusal, Refusal { reason: reason.into() })).await;
+        if let End::Refused(refusal) = end {
+            let _ = self.send(Message::own(Kind::Refusal, refusal)).await;
             if self.route != 0 {
                 let close = Message { kind: Kind::RouteClose, route: 0, body: bytes::Bytes::new() };
                 let _ = self.send(close).await;
@@ -118,7 +123,7 @@ impl Talk {
 
     /// Whether the agent may still come this way.
     fn stands(&self, view: &View) -> Result<(), End> {
-        if stands(view, &self.member, &self.via) { Ok(()) } else { Err(self.not_known(NO_LONGER)) }
+        stands(view, &self.member, &self.via, self.since).map_err(|told| self.not_known(told))
     }
 
     /// Something is said about trust that was not before.
@@ -166,10 +171,10 @@ impl Talk {
         self.send(Message::own(Kind::Configuration, issued)).await
     }
 
-    fn not_known(&self, reason: &str) -> End {
+    fn not_known(&self, (told, reason): Told) -> End {
         let (peer, address) = (format!("agent {}", self.member.name), self.address.clone());
-        journal::emit(Event::UnknownHealthService { peer, address, reason: reason.to_owned() });
-        End::Refused(Reason::NotKnown)
+        journal::emit(Event::UnknownHealthService { peer, address, reason });
+        End::Refused(told)
     }
 
     async fn take(&mut self, message: Message) -> Result<(), End> {
@@ -199,7 +204,7 @@ impl Talk {
             address: self.address.clone(),
             reason: reason.to_owned(),
         });
-        End::Refused(Reason::Signature)
+        End::Refused(Refusal::of(Reason::Signature))
     }
 
     fn signed_position(&self, message: &Message) -> Result<Position, End> {
@@ -238,7 +243,7 @@ impl Talk {
             standing: standing.into(),
             watermark: Point::of(&watermark),
             common: Point::of(&common),
-            chain: self.ingest.duty_chain.clone(),
+            chain: vec![self.ingest.authorities.borrow().duty.clone()],
             live: live.map(Epoch::to_wire).unwrap_or_default(),
             cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
         };
@@ -352,7 +357,7 @@ impl Talk {
             address: self.address.clone(),
             reason: reason.to_owned(),
         });
-        End::Refused(Reason::Protocol)
+        End::Refused(Refusal::of(Reason::Protocol))
     }
 
     async fn written(&mut self, mark: Mark, outcome: Result<Outcome, store::Error>) -> Result<(), End> {
@@ -383,7 +388,7 @@ impl Talk {
             journal::emit(Event::StreamBroken { agent, reason: reason.to_owned() });
         }
         self.taken = None;
-        self.send(Message::own(Kind::Refusal, Refusal { reason: Reason::Stream.into() })).await
+        self.send(Message::own(Kind::Refusal, Refusal::of(Reason::Stream))).await
     }
 
     async fn acknowledge(&self, upto: &Mark) -> Result<(), End> {

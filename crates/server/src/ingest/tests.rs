@@ -29,7 +29,8 @@ async fn group(scratch: &Scratch) -> Running {
             token: Bytes::new(),
         };
         let certificate = sha256(&[called.as_bytes()]).to_wire();
-        let issued = trust::Issued { name: called.into(), certificate, not_after: u64::MAX };
+        let issued =
+            trust::Issued { name: called.into(), certificate, not_after: u64::MAX, ..trust::Issued::default() };
         running.act(vec![Fact::Member(member), Fact::Issued(issued)]).await;
     }
     running
@@ -40,7 +41,8 @@ async fn only_a_member_that_may_come_directly_with_its_own_certificate_is_served
     let scratch = Scratch::new();
     let view = group(&scratch).await.view();
     let come = |called: &str, role, certificate: &str| {
-        direct(&view, &Identity { name: name(called), role }, &sha256(&[certificate.as_bytes()])).map(|_| ())
+        let come = direct(&view, &Identity { name: name(called), role }, &sha256(&[certificate.as_bytes()]));
+        come.map(|_| ()).map_err(|(_, reason)| reason)
     };
     assert_eq!(come("web2.test", Role::Agent, "web2.test"), Ok(()));
     assert_eq!(come("gw1.test", Role::Gateway, "gw1.test"), Ok(()));
@@ -62,6 +64,7 @@ async fn who_is_removed_replaced_or_assigned_elsewhere_does_not_stand_any_more()
     let running = group(&scratch).await;
     let before = running.view();
     let (web1, way) = (before.member_named(&name("web1.test")).unwrap(), [name("gw2.test"), name("gw1.test")]);
+    let stands = |view: &View, member, via: &[Name]| stands(view, member, via, before.tree().size()).is_ok();
     assert!(stands(&before, web1, &way));
     assert!(!stands(&before, web1, &way[..1]) && !stands(&before, web1, &[]));
     let mut changes = running.store.view();
@@ -101,4 +104,31 @@ async fn a_way_ends_with_the_gateway_that_speaks_and_has_a_limit() {
     assert!(is_behind(&view, &name("gw2.test"), &name("gw1.test"), WAY));
     assert!(!is_behind(&view, &name("gw1.test"), &name("gw2.test"), WAY));
     assert!(!is_behind(&view, &name("web1.test"), &name("gw1.test"), WAY), "an agent carries nobody");
+}
+
+#[tokio::test]
+async fn who_was_revoked_or_comes_by_a_gateway_that_was_does_not_stand_any_more_and_is_told_who() {
+    let scratch = Scratch::new();
+    let running = group(&scratch).await;
+    let before = running.view();
+    let (web1, web2) = ["web1.test", "web2.test"].map(|called| before.member_named(&name(called)).unwrap()).into();
+    let way = [name("gw2.test"), name("gw1.test")];
+    let told =
+        |view: &View, member, via: &[Name], since: u64| stands(view, member, via, since).map_err(|(told, _)| told);
+    running.act(crate::operating::revoke(&way[0], &before).unwrap()).await;
+    let view = running.view();
+    assert_eq!(told(&view, web1, &way, before.tree().size()), Err(Refusal::by_gateway(&way[0])));
+    assert_eq!(told(&view, web2, &[], before.tree().size()), Ok(()));
+    running.act(crate::operating::revoke(&web2.name, &before).unwrap()).await;
+    let after = running.view();
+    assert_eq!(told(&after, web2, &[], view.tree().size()), Err(Refusal::of(Reason::Certificate)));
+    // Who began after it has another certificate.
+    assert_eq!(told(&after, web2, &[], after.tree().size()), Ok(()));
+    let known = Identity { name: web2.name.clone(), role: Role::Agent };
+    let come = direct(&after, &known, &sha256(&[b"web2.test"]));
+    assert_eq!(come.map(|_| ()).map_err(|(reason, _)| reason), Err(Reason::Certificate));
+    for (called, kind) in [("srv1.test", wardline_sdk::Kind::Invalid), ("web9.test", wardline_sdk::Kind::NotFound)] {
+        let refused = crate::operating::revoke(&name(called), &after).unwrap_err();
+        assert_eq!(refused.0.kind(), kind, "{called}");
+    }
 }

@@ -19,7 +19,7 @@ use wardline_sdk::{Approval, Approved, Kind, Pending, Problem, Time};
 use wardline_secrets::signature::VerifyingKey;
 use wardline_secrets::token::{Code, code, confirmation};
 
-use super::{Ask, DECISIONS, JoinDesk, Refused};
+use super::{Ask, Chain, DECISIONS, JoinDesk, Refused};
 use crate::operating::{self, Refusal};
 
 /// The most requests.
@@ -74,9 +74,9 @@ enum State {
     Waits,
     /// The right code was typed; the trust log is being written.
     Deciding,
-    /// With its certificate, and whose act it was.
+    /// With its certificates, and whose act it was.
     Approved {
-        leaf: Bytes,
+        chain: Chain,
         act: String,
         fetched: bool,
     },
@@ -255,7 +255,7 @@ impl JoinDesk {
 
     /// What became of a request; nothing while no operator has decided.
     pub(super) fn became(&self, asked: &Asked) -> Result<Option<Signed>, Why> {
-        let (leaf, act, service, first) = {
+        let (chain, act, service, first) = {
             let now = Instant::now();
             let mut requests = self.requests();
             requests.expire(now);
@@ -268,7 +268,7 @@ impl JoinDesk {
             match &mut kept.state {
                 State::Waits | State::Deciding => return Ok(None),
                 State::Rejected => return Err(Why::Rejected),
-                State::Approved { leaf, act, fetched } => {
+                State::Approved { chain, act, fetched } => {
                     let view = self.store.view();
                     let member = view.borrow().find(&kept.name, kept.role).map(|member| member.identity.clone());
                     // It may have been removed in the meantime.
@@ -276,14 +276,14 @@ impl JoinDesk {
                         return Err(Why::NotMember);
                     }
                     let first = !std::mem::replace(fetched, true);
-                    (leaf.clone(), act.clone(), service, first)
+                    (chain.clone(), act.clone(), service, first)
                 }
             }
         };
         if first {
             journal::emit(Event::Joined { service, act });
         }
-        Ok(Some(self.welcome(&asked.transcript, &leaf)))
+        Ok(Some(self.welcome(&asked.transcript, chain)))
     }
 
     /// Those that wait for an operator.
@@ -348,8 +348,8 @@ impl JoinDesk {
     async fn enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<(), Problem> {
         let entered = self.try_enter(kept, via, act.clone()).await;
         let mut requests = self.requests();
-        let state = entered.as_ref().map_or(State::Waits, |leaf| State::Approved {
-            leaf: leaf.clone(),
+        let state = entered.as_ref().map_or(State::Waits, |chain| State::Approved {
+            chain: chain.clone(),
             act: act.clone(),
             fetched: false,
         });
@@ -367,11 +367,11 @@ impl JoinDesk {
         Ok(())
     }
 
-    async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Bytes, Problem> {
+    async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Chain, Problem> {
         let log = "look at the server's log: `journalctl -u wardline-server`";
         let failed = |reason: String| Problem::new(Kind::Failed, reason, log);
         let issued = self.issue(&kept.name, kept.role, &kept.key, &kept.certificate);
-        let (leaf, issued) = issued.map_err(|refused| failed(refused.reason))?;
+        let (chain, issued) = issued.map_err(|refused| failed(refused.reason))?;
         let member = trust::Member {
             name: kept.name.to_string(),
             role: kept.role.to_string(),
@@ -390,7 +390,7 @@ impl JoinDesk {
         });
         let decided = decided.await.map_err(|error| failed(error.to_string()))?;
         decided.map_err(|Refusal(problem)| problem)?;
-        Ok(leaf)
+        Ok(chain)
     }
 
     /// An operator does not want this host, whatever its code is.

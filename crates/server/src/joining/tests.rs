@@ -31,13 +31,8 @@ impl Served {
     async fn new() -> Self {
         let scratch = Scratch::new();
         let running = Running::new(&scratch.0).await;
-        let desk = JoinDesk::new(
-            running.store.clone(),
-            running.issuer.clone(),
-            running.presence.duty.clone(),
-            default_lifetime(),
-            WithoutToken::Review,
-        );
+        let desk =
+            JoinDesk::new(running.store.clone(), running.authorities(), default_lifetime(), WithoutToken::Review);
         Self { running, desk, _scratch: scratch }
     }
 
@@ -209,7 +204,8 @@ async fn every_wrong_kind_of_knock_is_refused_and_no_token_is_used_up() {
 #[tokio::test]
 async fn with_a_pki_of_its_own_the_company_issues_and_the_built_in_ca_does_not() {
     let mut served = Served::new().await;
-    let issuing = issuing(&served.running.issuer);
+    let authorities = Arc::clone(&served.running.authorities);
+    let issuing = issuing(&authorities);
     let (host, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "*", 1, 60_000).await);
     let certificate = |role, of: &Host| {
         let key = Request::parse(&of.request).unwrap().key;
@@ -227,8 +223,9 @@ async fn with_a_pki_of_its_own_the_company_issues_and_the_built_in_ca_does_not()
     let nowhere = std::path::PathBuf::new;
     let pki = OwnPki { ca: nowhere(), certificate: nowhere(), key: nowhere() };
     let (store, duty) = (served.running.store.clone(), served.running.presence.duty.clone());
-    let issuer = Issuer::Own(pki, issuing.certificate().clone());
-    served.desk = JoinDesk::new(store, issuer, duty, default_lifetime(), WithoutToken::Review);
+    let authorities = Authorities { issuer: Issuer::Own(pki, issuing.certificate().clone()), duty };
+    let (_publish, authorities) = watch::channel(authorities.into());
+    served.desk = JoinDesk::new(store, authorities, default_lifetime(), WithoutToken::Review);
     let other = served.host("web1.test", Role::Agent);
     let mut changed = own.to_vec();
     *changed.last_mut().unwrap() ^= 1;

@@ -47,8 +47,8 @@ fn member(member: &Member) -> Vec<Value> {
         joined(&member.parents),
         member.token.map_or(Value::Null, |id| Value::Blob(id.to_vec())),
         Value::Integer(to_sql(member.joined_at)),
-        newest.map_or(Value::Null, |(hash, _)| Value::Blob(hash.0.to_vec())),
-        newest.map_or(Value::Null, |(_, end)| Value::Integer(to_sql(*end))),
+        newest.map_or(Value::Null, |newest| Value::Blob(newest.hash.0.to_vec())),
+        newest.map_or(Value::Null, |newest| Value::Integer(to_sql(newest.not_after))),
     ]
 }
 
@@ -142,6 +142,11 @@ pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> r
             Fact::Member(member) => (Some(&member.name), id(&member.token)),
             Fact::Removed(removed) => (Some(&removed.name), None),
             Fact::Issued(issued) => (Some(&issued.name), None),
+            Fact::Revoked(revoked) if revoked.name.is_empty() => {
+                MEMBER.rebuild(connection, &members(view))?;
+                (None, None)
+            }
+            Fact::Revoked(revoked) => (Some(&revoked.name), None),
             Fact::Token(token) => (None, id(&token.id)),
             Fact::TokenRevoked(revoked) => (None, id(&revoked.id)),
             Fact::PackRemoved(removed) => {

@@ -122,8 +122,7 @@ struct Served {
 async fn served(without_token: WithoutToken) -> Served {
     let scratch = Scratch::new();
     let running = Running::new(&scratch.0).await;
-    let (issuer, duty) = (running.issuer.clone(), running.presence.duty.clone());
-    let desk = JoinDesk::new(running.store.clone(), issuer, duty, default_lifetime(), without_token);
+    let desk = JoinDesk::new(running.store.clone(), running.authorities(), default_lifetime(), without_token);
     Served { running, desk, _scratch: scratch }
 }
 
