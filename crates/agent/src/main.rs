@@ -193,7 +193,7 @@ fn run(path: &Path) -> Result<(), Event> {
             wardline_agent::configured::packs(names.iter().map(String::as_str), content).map(drop)
         };
         let group = membership.name.clone();
-        let configured = Configured::open(own.clone(), group, root.clone(), folder, Box::new(check));
+        let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), folder, Box::new(check));
         let active = configured.active();
         let heartbeat = config.heartbeat;
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };

@@ -18,10 +18,11 @@ use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::authority::IssuingAuthority;
+use wardline_secrets::head::signed_head;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{VerifyingKey, sha256};
 use wardline_secrets::token;
-use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
+use wardline_secrets::view::{Member, Token, Unsound, View};
 
 use crate::founding::{moment, validity};
 use crate::store::Store;
@@ -124,7 +125,7 @@ impl JoinDesk {
             transcript: transcript.to_wire(),
             chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuing.certificate())],
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
-            head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
+            head: signed_head(&keeper.duty, &view.reach(), now_ms()),
         };
         keeper.duty.signed(Context::Join, encode(&welcome))
     }

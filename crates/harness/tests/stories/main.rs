@@ -18,5 +18,6 @@ mod load_kills;
 mod load_power_cut;
 mod queue_lives;
 mod renewal;
+mod rolled_back;
 mod slow_database;
 mod trust_log;

@@ -10,6 +10,7 @@ use wardline_sdk::{
     Assignment, Group, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter, Problem,
     RecoveryOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
 };
+use wardline_secrets::head::signed_head;
 use wardline_secrets::view::{self, View, pin_of};
 
 use super::service::{Service, now_ms, problem};
@@ -178,7 +179,7 @@ pub(super) fn group(service: &Service) -> Result<Group, Problem> {
         pin: pin_of(root).ok_or_else(|| failed("the group's pin"))?.to_string(),
         root: hex::encode(root),
         server: keeper.server.clone(),
-        head: hex::encode(&encode(&view::signed_head(&keeper.duty, &view.tree().head(), now_ms()))),
+        head: hex::encode(&encode(&signed_head(&keeper.duty, &view.reach(), now_ms()))),
         recovery: view.recovery().map(|key| key.id().to_string()),
     })
 }

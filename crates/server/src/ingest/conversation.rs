@@ -17,10 +17,11 @@ use wardline_proto::entry::{self, Entry};
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position, Reason, Refusal,
-    Signed, Standing, decode, encode,
+    self, Ack, Answer, Batch, BatchHeader, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position, Reason,
+    Refusal, Signed, Standing, decode, encode,
 };
 use wardline_proto::{GroupId, Kind, Name};
+use wardline_secrets::head::Reach;
 use wardline_secrets::signature::sha256;
 use wardline_secrets::view::{Member, View};
 
@@ -68,6 +69,8 @@ struct Held {
     version: u64,
     /// When it was sent that.
     sent: Option<Instant>,
+    /// The trust log that it knows: by the head that it has asked with, and then by the one that it was sent last.
+    log: Option<Reach>,
 }
 
 impl Talk {
@@ -137,7 +140,11 @@ impl Talk {
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let cookie = Digest::from_wire(&ask.cookie).unwrap_or_default();
         let sent = self.configured.and_then(|held| held.sent);
-        self.configure(&view, Held { cookie, version: 0, sent }, true).await
+        let log = match &ask.head {
+            Some(head) => self.ingest.configurations.compare(&view, &self.member.name, head).await,
+            None => None,
+        };
+        self.configure(&view, Held { cookie, version: 0, sent, log }, true).await
     }
 
     /// Sends the agent's configuration when it is another than the one it has; who has asked is told when it is not.
@@ -153,8 +160,7 @@ impl Talk {
             if !asked {
                 return Ok(());
             }
-            let unchanged = self.ingest.configurations.unchanged(view);
-            return self.send(Message::own(Kind::Configuration, unchanged)).await;
+            return self.prove(view, message::Configuration::default()).await;
         }
         // It may be under way still; nobody has megabytes sent again and again.
         if asked && held.sent.is_some_and(|sent| sent.elapsed() < AGAIN) {
@@ -162,8 +168,19 @@ impl Talk {
         }
         let Some(issued) = self.ingest.configurations.issue(view, &name, due).await else { return Ok(()) };
         let sent = Some(Instant::now());
-        self.configured = Some(Held { cookie: due.cookie, version: due.version, sent });
-        self.send(Message::own(Kind::Configuration, issued)).await
+        self.configured = Some(Held { cookie: due.cookie, version: due.version, sent, ..held });
+        self.prove(view, issued).await
+    }
+
+    /// Sends what there is to say about the agent's configuration, with how far the trust log is.
+    async fn prove(&mut self, view: &View, said: message::Configuration) -> Result<(), End> {
+        let known = self.configured.and_then(|held| held.log);
+        let proven = self.ingest.configurations.proven(view, &self.member.name, known.as_ref(), said).await;
+        let Some(proven) = proven else { return Ok(()) };
+        if let Some(held) = &mut self.configured {
+            held.log = Some(view.reach());
+        }
+        self.send(Message::own(Kind::Configuration, proven)).await
     }
 
     fn not_known(&self, reason: &str) -> End {
@@ -241,6 +258,7 @@ impl Talk {
             chain: self.ingest.duty_chain.clone(),
             live: live.map(Epoch::to_wire).unwrap_or_default(),
             cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
+            version: view.reach().version,
         };
         let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
         self.conversation.heard();
