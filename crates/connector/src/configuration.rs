@@ -249,7 +249,7 @@ impl Configured {
 
         new?;
         let kept = log.known.keep(shown, &head, issue.as_ref().map_or(0, |issue| issue.version));
-        given_up.map(journal::emit);
+        given_up.into_iter().for_each(journal::emit);
         if let Err(error) = kept {
             // Nothing is applied that is not known for good. It is asked for again.
             self.unkept(&self.folder.join("head"), &error);

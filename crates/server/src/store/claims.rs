@@ -38,11 +38,11 @@ impl Write for Claim {
     fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
         let path = file(&self.keeper);
         let known = kept::read(&path).ok().flatten();
-        if known.is_none_or(|known| known.version < self.shown.version) {
-            if let Err(error) = kept::write(&path, &self.shown) {
-                let (path, reason) = (path.display().to_string(), error.to_string());
-                effects.events.push(Event::StateFolderInUse { path, reason });
-            }
+        if known.is_none_or(|known| known.version < self.shown.version)
+            && let Err(error) = kept::write(&path, &self.shown)
+        {
+            let (path, reason) = (path.display().to_string(), error.to_string());
+            effects.events.push(Event::StateFolderInUse { path, reason });
         }
         let open = "SELECT agent.id, EXISTS (SELECT 1 FROM alert WHERE alert.agent = agent.id AND monitor = ? AND state <> 255)
                     FROM agent WHERE name = ?";
