@@ -160,7 +160,8 @@ impl Talk {
             if !asked {
                 return Ok(());
             }
-            return self.prove(view, message::Configuration::default()).await;
+            let held = Held { version: due.version, ..held };
+            return self.prove(view, message::Configuration::default(), held).await;
         }
         // It may be under way still; nobody has megabytes sent again and again.
         if asked && held.sent.is_some_and(|sent| sent.elapsed() < AGAIN) {
@@ -168,18 +169,14 @@ impl Talk {
         }
         let Some(issued) = self.ingest.configurations.issue(view, &name, due).await else { return Ok(()) };
         let sent = Some(Instant::now());
-        self.configured = Some(Held { cookie: due.cookie, version: due.version, sent, ..held });
-        self.prove(view, issued).await
+        self.prove(view, issued, Held { cookie: due.cookie, version: due.version, sent, ..held }).await
     }
 
-    /// Sends what there is to say about the agent's configuration, with how far the trust log is.
-    async fn prove(&mut self, view: &View, said: message::Configuration) -> Result<(), End> {
-        let known = self.configured.and_then(|held| held.log);
-        let proven = self.ingest.configurations.proven(view, &self.member.name, known.as_ref(), said).await;
+    /// Sends what there is to say about the agent's configuration, with how far the trust log is. From then on it has this.
+    async fn prove(&mut self, view: &View, said: message::Configuration, held: Held) -> Result<(), End> {
+        let proven = self.ingest.configurations.proven(view, &self.member.name, held.log.as_ref(), said).await;
         let Some(proven) = proven else { return Ok(()) };
-        if let Some(held) = &mut self.configured {
-            held.log = Some(view.reach());
-        }
+        self.configured = Some(Held { log: Some(view.reach()), ..held });
         self.send(Message::own(Kind::Configuration, proven)).await
     }
 
