@@ -174,7 +174,7 @@ impl Group {
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
         let group = membership.name.clone();
-        let configured = Configured::open(own.clone(), group, root.clone(), folder, Box::new(check));
+        let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), folder, Box::new(check));
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));

@@ -2,15 +2,16 @@
 //! to the pin.
 
 use serde::Serialize;
-use wardline_proto::message::{Digest, Signed, decode};
+use wardline_proto::message::{Signed, decode};
 use wardline_proto::trust::{Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name};
 use wardline_sdk::{Client, DataAccess as _, Group, Kind, LogEntry, LogFilter, Problem, Time, hex, page};
 use wardline_secrets::certificate::subject;
+use wardline_secrets::head::{open_head, read_head};
 use wardline_secrets::merkle::Head;
 use wardline_secrets::signature::KeyId;
 use wardline_secrets::trust::{Pin, Root};
-use wardline_secrets::view::{View, open_head};
+use wardline_secrets::view::View;
 
 /// An entry, in words.
 #[derive(Serialize)]
@@ -88,6 +89,10 @@ fn about(fact: &Fact) -> (&'static str, String) {
         Fact::Removed(removed) => ("removed", format!("{}, key {}", removed.name, hex::encode(&removed.identity))),
         Fact::Pack(pack) => ("pack", format!("{} for {}, text {}", pack.name, pack.agents, hex::encode(&pack.text))),
         Fact::PackRemoved(removed) => ("pack removed", removed.name.clone()),
+        Fact::Restored(restored) => (
+            "restored",
+            format!("what is given up had {} entries, root {}", restored.size, hex::encode(&restored.root)),
+        ),
         Fact::Issued(issued) => ("issued", format!("{}, {}", issued.name, hex::encode(&issued.certificate))),
         Fact::Revoked(revoked) if revoked.name.is_empty() => ("revoked", "every agent and gateway".into()),
         Fact::Revoked(revoked) => ("revoked", revoked.name.clone()),
@@ -129,7 +134,7 @@ pub(crate) fn verify(group: &Group, pin: Pin, head: &Head, entries: &[Signed]) -
     }
     let signed = signed_head(group).ok_or_else(|| forged("the server's head cannot be understood".into()))?;
     let by = view.duty(&group.server).and_then(|key| open_head(key, id, &signed));
-    if by != Some(found) {
+    if by != Some(view.reach()) {
         return Err(forged(format!("the head is not signed by a duty key of {}", group.server)));
     }
     let name = view.name().cloned().ok_or_else(|| forged("the log does not found a group".into()))?;
@@ -146,8 +151,7 @@ pub(crate) fn verify(group: &Group, pin: Pin, head: &Head, entries: &[Signed]) -
 
 /// What the server says its head is; [`verify`] checks who has signed it.
 pub(crate) fn head(group: &Group) -> Option<Head> {
-    let Some(Recorded::Head(head)) = decode::<Record>(&signed_head(group)?.payload)?.what else { return None };
-    Some(Head { size: head.size, root: Digest::from_wire(&head.root)? })
+    Some(read_head(&signed_head(group)?)?.head)
 }
 
 fn signed_head(group: &Group) -> Option<Signed> {
@@ -164,8 +168,9 @@ mod tests {
     use wardline_proto::message::encode;
     use wardline_proto::trust::{self, Fact};
     use wardline_secrets::authority::{RootAuthority, Validity};
+    use wardline_secrets::head::signed_head;
     use wardline_secrets::signature::SigningKey;
-    use wardline_secrets::view::{entry, pin_of, signed_head};
+    use wardline_secrets::view::{entry, pin_of};
 
     use super::*;
 
@@ -205,7 +210,7 @@ mod tests {
             pin: pin.to_string(),
             root: hex::encode(&der),
             server,
-            head: hex::encode(&encode(&signed_head(&duty, &view.tree().head(), 1))),
+            head: hex::encode(&encode(&signed_head(&duty, &view.reach(), 1))),
             recovery: None,
         };
         (group, pin, entries)
@@ -237,7 +242,7 @@ mod tests {
         assert_eq!(problem(&group, pin, &entries[1..]).0, Some(40066));
         // A head that somebody else has signed, or that is none.
         let stranger = SigningKey::generate(GroupId([3; 16])).unwrap().0;
-        let forged = signed_head(&stranger, &head(&group).unwrap(), 1);
+        let forged = signed_head(&stranger, &read_head(&super::signed_head(&group).unwrap()).unwrap(), 1);
         let forged = Group { head: hex::encode(&encode(&forged)), ..group.clone() };
         assert!(problem(&forged, pin, &entries).1.contains("not signed by a duty key"));
         assert!(head(&Group { head: hex::encode(&encode(&entries[0])), ..group }).is_none());

@@ -8,6 +8,9 @@
 //! Both are changed by one rename: the new signature is written beside the old one, as `.sig.next`; then the document is
 //! replaced, and from that moment on the new pair is the one that is loaded; then the signature takes the plain name.
 //! Whatever is interrupted, one pair is whole. What is loaded is checked as if it had just come.
+//!
+//! With each comes how far the trust log is. One that does not follow what is known of it (`head.rs`) is told the operator,
+//! and nothing that came with it is applied.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -20,14 +23,16 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use wardline_proto::configuration::{Configuration, Content, LIMIT};
 use wardline_proto::event::Event;
-use wardline_proto::message::{self, ConfigurationAsk, Context, Digest, Issue, Signed, decode, encode};
+use wardline_proto::message::{self, ConfigurationAsk, Context, Digest, Included, Issue, Signed, decode, encode};
+use wardline_proto::trust::Fact;
 use wardline_proto::{GroupId, Name};
 use wardline_secrets::certificate::Identity;
+use wardline_secrets::head::{Reach, Restored, follows, open_head, open_included};
 use wardline_secrets::private;
-use wardline_secrets::signature::{VerifyingKey, sha256};
+use wardline_secrets::signature::{KeyId, VerifyingKey, sha256};
 use wardline_secrets::trust::Root;
-use wardline_secrets::view::open_head;
 
+use crate::head::{Known, breached};
 use crate::{journal, now_ms};
 
 /// The document.
@@ -63,6 +68,10 @@ pub struct Duty {
     pub chain: Vec<Bytes>,
     /// The cookie of the configuration that this host is to have; nothing when there is none.
     pub cookie: Option<Digest>,
+    /// The highest version that a configuration could have by its trust log.
+    pub version: u64,
+    /// Which question it is that answers it: what was asked before is not answered any more.
+    pub turn: u64,
 }
 
 /// Why a configuration is not taken. Nobody who is honest sends such a one.
@@ -80,23 +89,29 @@ pub enum Refused {
 #[derive(Clone, Copy, Debug, Default)]
 struct Newest {
     version: u64,
-    cookie: Digest,
-    /// Whether it is here; otherwise only its signature is.
-    here: bool,
-    /// The newest one that cannot be used here.
-    unusable: Option<(u64, Digest)>,
+    /// Its cookie, where that is known.
+    cookie: Option<Digest>,
+    /// It cannot be used here.
+    unusable: bool,
+}
+
+/// What a host knows of the trust log, and how often it has asked.
+struct Log {
+    known: Known,
+    turn: u64,
 }
 
 /// A host's configuration.
 pub struct Configured {
     own: Identity,
+    key: KeyId,
     group: Name,
     root: Root,
     folder: PathBuf,
     check: Check,
     newest: Mutex<Newest>,
     /// Held while one is taken: what a session that has ended left under way must not come behind what follows it.
-    taking: Mutex<()>,
+    log: Mutex<Log>,
     active: watch::Sender<Option<Arc<Configuration>>>,
 }
 
@@ -107,11 +122,18 @@ impl std::fmt::Debug for Configured {
 }
 
 impl Configured {
-    /// Loads what is kept in a group's folder. What cannot be believed is not used, and said.
-    pub fn open(own: Identity, group: Name, root: Root, folder: PathBuf, check: Check) -> Arc<Self> {
-        let (active, newest, taking) = (watch::Sender::new(None), Mutex::default(), Mutex::default());
-        let configured = Self { own, group, root, folder, check, newest, taking, active };
+    /// Loads what is kept in a group's folder, for who has this name and identity key. What cannot be believed is not
+    /// used, and said.
+    pub fn open(own: Identity, key: KeyId, group: Name, root: Root, folder: PathBuf, check: Check) -> Arc<Self> {
+        let known = Known::load(&folder);
+        let (active, newest, seen) = (watch::Sender::new(None), Mutex::default(), known.version);
+        let log = Mutex::new(Log { known, turn: 0 });
+        let configured = Self { own, key, group, root, folder, check, newest, log, active };
         configured.load();
+        if configured.newest().version < seen {
+            // A newer one has come: it could not be used, or was lost.
+            *configured.newest() = Newest { version: seen, ..Newest::default() };
+        }
         Arc::new(configured)
     }
 
@@ -120,16 +142,33 @@ impl Configured {
         self.active.subscribe()
     }
 
-    /// What is asked for, when the server says that this host is to have the configuration of this cookie.
-    pub fn ask(&self, due: Option<Digest>) -> ConfigurationAsk {
-        let (newest, group) = (*self.newest(), self.group.to_string());
-        if !newest.here {
-            journal::emit(Event::ConfigurationMissing { group });
-        } else if due.is_some_and(|due| due != newest.cookie) {
-            journal::emit(Event::ConfigurationOutOfDate { group, cookie: newest.cookie.to_string() });
+    /// What is asked for, when the server says that this host is to have the configuration of this cookie; and the
+    /// question's turn.
+    pub async fn ask(self: &Arc<Self>, due: Option<Digest>) -> (ConfigurationAsk, u64) {
+        let own = Arc::clone(self);
+        // One that is being taken may take a while.
+        blocking(move || own.ask_now(due)).await.unwrap_or_default()
+    }
+
+    fn ask_now(&self, due: Option<Digest>) -> (ConfigurationAsk, u64) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let (active, group) = (self.used(), self.group.to_string());
+        match active {
+            None => journal::emit(Event::ConfigurationMissing { group }),
+            Some((_, cookie)) if due.is_some_and(|due| due != cookie) => {
+                journal::emit(Event::ConfigurationOutOfDate { group, cookie: cookie.to_string() });
+            }
+            Some(_) => {}
         }
-        let cookie = if newest.here { newest.cookie.to_wire() } else { Bytes::new() };
-        ConfigurationAsk { cookie, version: newest.version }
+        log.turn += 1;
+        let cookie = active.map(|(_, cookie)| cookie.to_wire()).unwrap_or_default();
+        let head = log.known.head.as_ref().map(|(_, signed)| signed.clone());
+        (ConfigurationAsk { cookie, version: self.newest().version, head }, log.turn)
+    }
+
+    /// Version and cookie of the one that is in use.
+    fn used(&self) -> Option<(u64, Digest)> {
+        self.active.borrow().as_ref().map(|configuration| (configuration.version, configuration.cookie))
     }
 
     /// Takes what came from a server by a parent.
@@ -142,15 +181,10 @@ impl Configured {
         duty: Duty,
         parent: &Name,
     ) -> Result<(), Refused> {
-        let own = Arc::clone(self);
+        let (own, by) = (Arc::clone(self), parent.clone());
         // Hashing, reading and keeping it may take a while.
-        let taking = tokio::task::spawn_blocking(move || own.take_now(message, &duty));
-        let taken = taking.await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(payload) => std::panic::resume_unwind(payload),
-            // The program is stopping.
-            Err(_) => Ok(()),
-        });
-        taken.inspect_err(|refused| {
+        let taken = blocking(move || own.take_now(message, &duty, &by)).await;
+        taken.unwrap_or(Ok(())).inspect_err(|refused| {
             let parent = parent.to_string();
             journal::emit(match refused.clone() {
                 Refused::Forged(reason) => Event::ConfigurationForged { parent, reason },
@@ -172,61 +206,133 @@ impl Configured {
         self.root.group()
     }
 
-    fn take_now(&self, message: message::Configuration, duty: &Duty) -> Result<(), Refused> {
-        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(signed) = message.signed else { return self.still_valid(message.head, duty) };
-        let issue = self.issue(&signed, &duty.key)?;
-        let (newest, cookie) = (*self.newest(), Digest::from_wire(&issue.cookie));
-        let same = issue.version == newest.version && cookie == Some(newest.cookie);
-        if same && newest.here {
+    fn take_now(&self, message: message::Configuration, duty: &Duty, parent: &Name) -> Result<(), Refused> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.turn != duty.turn {
             return Ok(());
         }
-        if issue.version <= newest.version && !same {
-            return Err(Refused::Older(issue.version));
+        let forged = |reason: &str| Refused::Forged(reason.to_owned());
+        let message::Configuration { signed, document, head, consistency, included } = message;
+        let issue = signed.as_ref().map(|signed| self.issue(signed, &duty.key)).transpose()?;
+        let new = issue.as_ref().map_or(Ok(false), |issue| self.is_new(issue));
+        let configuration = match &issue {
+            Some(issue) if new == Ok(true) => Some(self.examine(issue, &document)?),
+            Some(_) => None,
+            // A head is signed for everybody and says nothing of one host. What the server said of this one, freshly and by
+            // its name, must agree.
+            None if duty.cookie.is_none_or(|due| self.used().is_none_or(|(_, used)| used != due)) => {
+                return Err(forged("it says that nothing has changed, which the server has not said"));
+            }
+            None => None,
+        };
+
+        let head = head.ok_or_else(|| forged("it shows no head of the trust log"))?;
+        let shown = open_head(&duty.key, self.id(), &head);
+        let shown = shown.ok_or_else(|| forged("a head whose signature does not fit"))?;
+        if shown.version < duty.version {
+            // Whoever sends what he has kept: of two faults the plainer one.
+            new?;
+            return Err(forged("a head of the trust log that is older than the server's answer"));
         }
-        let configuration = self.examine(&issue, &message.document)?;
-        let id = (configuration.version, configuration.cookie);
-        if newest.unusable == Some(id) {
+        let restored = self.own_entries(&shown, &included, issue.is_some())?;
+        let mut given_up = None;
+        if let Some((known, _)) = &log.known.head
+            && let Err(breach) = follows(known, &shown, &consistency)
+        {
+            let Some((restored, act)) = restored.filter(|(restored, _)| restored.covers(known)) else {
+                journal::emit(breached(breach, known, &shown, parent));
+                return Ok(());
+            };
+            let (parent, kept, number) = (parent.to_string(), known.to_string(), restored.number.to_string());
+            given_up = Some(Event::LogRestored { parent, kept, act, number });
+        }
+
+        new?;
+        let kept = log.known.keep(shown, &head, issue.as_ref().map_or(0, |issue| issue.version));
+        given_up.into_iter().for_each(journal::emit);
+        if let Err(error) = kept {
+            // Nothing is applied that is not known for good. It is asked for again.
+            self.unkept(&self.folder.join("head"), &error);
             return Ok(());
         }
-        let (group, cookie) = (self.group.to_string(), configuration.cookie.to_string());
-        if let Err(reason) = (self.check)(&configuration.content) {
-            journal::emit(Event::ConfigurationUnusable { group, reason });
-            self.newest().unusable = Some(id);
-            return Ok(());
+        match (configuration, signed, self.used()) {
+            (Some(configuration), Some(signed), _) => self.apply(configuration, signed, &document, duty),
+            (_, None, Some((_, cookie))) => {
+                let (group, cookie) = (self.group.to_string(), cookie.to_string());
+                journal::emit(Event::ConfigurationValid { group, cookie });
+            }
+            // What is here already, or cannot be used.
+            _ => {}
         }
-        let kept = Kept { signed, chain: duty.chain.clone(), at: now_ms() };
-        if let Err(error) = self.keep(&message.document, &kept) {
-            let path = self.folder.join(DOCUMENT).display().to_string();
-            journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
-            // It is asked for again.
-            return Ok(());
-        }
-        journal::emit(Event::ConfigurationReceived { group, cookie });
-        *self.newest() = Newest { version: id.0, cookie: id.1, here: true, unusable: None };
-        self.active.send_replace(Some(Arc::new(configuration)));
         Ok(())
     }
 
-    /// The server was asked and has no other.
-    ///
-    /// A head is signed for everybody and says nothing of one host. What the server said of this one, freshly and by its
-    /// name, must agree.
-    fn still_valid(&self, head: Option<Signed>, duty: &Duty) -> Result<(), Refused> {
+    fn unkept(&self, path: &Path, error: &io::Error) {
+        journal::emit(Event::StateFolderInUse { path: path.display().to_string(), reason: error.to_string() });
+    }
+
+    /// Whether this is another than the newest that has come; one that came, and cannot be used, is not.
+    fn is_new(&self, issue: &Issue) -> Result<bool, Refused> {
+        let (newest, cookie) = (*self.newest(), Digest::from_wire(&issue.cookie).unwrap_or_default());
+        let same = issue.version == newest.version && newest.cookie.is_none_or(|newest| newest == cookie);
+        if issue.version <= newest.version && !same {
+            return Err(Refused::Older(issue.version));
+        }
+        let here = newest.unusable || self.used() == Some((issue.version, cookie));
+        Ok(!(same && here))
+    }
+
+    /// Whether the trust log of this reach has these entries, and what they say of this host is so. With a configuration
+    /// its own key must be among them. Gives the one by which another log is given up, and whose act that was.
+    fn own_entries(
+        &self,
+        shown: &Reach,
+        included: &[Included],
+        whole: bool,
+    ) -> Result<Option<(Restored, String)>, Refused> {
         let forged = |reason: &str| Refused::Forged(reason.to_owned());
-        let head = head.ok_or_else(|| forged("it says nothing"))?;
-        let head =
-            open_head(&duty.key, self.id(), &head).ok_or_else(|| forged("a head whose signature does not fit"))?;
-        let newest = *self.newest();
-        if head.size < newest.version || !newest.here {
-            return Err(forged("a head of a log that is older than the configuration"));
+        let (mut known, mut restored) = (!whole, None);
+        for included in included {
+            let entry = open_included(&shown.head, included);
+            let entry = entry.ok_or_else(|| forged("an entry that is not in the trust log"))?;
+            let own = |name: &str| name == self.own.name.as_str();
+            match entry.fact {
+                Some(Fact::Member(member)) => {
+                    let key = KeyId::of(&member.identity);
+                    if !own(&member.name) || member.role != self.own.role.as_str() || key != self.key {
+                        return Err(forged("the trust log has another key under this host's name, or another host"));
+                    }
+                    known = true;
+                }
+                Some(Fact::Issued(issued)) if !own(&issued.name) => {
+                    return Err(forged("a certificate in the trust log that is another host's"));
+                }
+                Some(Fact::Restored(fact)) => {
+                    restored = Restored::read(entry.number, &fact).map(|restored| (restored, entry.act));
+                }
+                _ => {}
+            }
         }
-        if duty.cookie != Some(newest.cookie) {
-            return Err(forged("it says that nothing has changed, which the server has not said"));
+        if known { Ok(restored) } else { Err(forged("it does not show that this host's key is in the trust log")) }
+    }
+
+    /// Keeps a configuration and uses it from now on, if it can be used here.
+    fn apply(&self, configuration: Configuration, signed: Signed, document: &[u8], duty: &Duty) {
+        let (version, cookie) = (configuration.version, Some(configuration.cookie));
+        let (group, shown) = (self.group.to_string(), configuration.cookie.to_string());
+        if let Err(reason) = (self.check)(&configuration.content) {
+            journal::emit(Event::ConfigurationUnusable { group, reason });
+            *self.newest() = Newest { version, cookie, unusable: true };
+            return;
         }
-        let (group, cookie) = (self.group.to_string(), newest.cookie.to_string());
-        journal::emit(Event::ConfigurationValid { group, cookie });
-        Ok(())
+        let kept = Kept { signed, chain: duty.chain.clone(), at: now_ms() };
+        if let Err(error) = self.keep(document, &kept) {
+            // It is asked for again.
+            return self.unkept(&self.folder.join(DOCUMENT), &error);
+        }
+        journal::emit(Event::ConfigurationReceived { group, cookie: shown });
+        *self.newest() = Newest { version, cookie, unusable: false };
+        self.active.send_replace(Some(Arc::new(configuration)));
     }
 
     /// What a server has signed for this host.
@@ -301,8 +407,8 @@ impl Configured {
                 Err(why) => {
                     // Of two signatures the plain one is of what was here for longer.
                     if name == SIGNATURE {
-                        let cookie = Digest::from_wire(&issue.cookie).unwrap_or_default();
-                        *self.newest() = Newest { version: issue.version, cookie, ..Newest::default() };
+                        let cookie = Digest::from_wire(&issue.cookie);
+                        *self.newest() = Newest { version: issue.version, cookie, unusable: false };
                         reason = Some(why);
                     }
                 }
@@ -328,12 +434,13 @@ impl Configured {
             journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
         }
         let Configuration { version, cookie, .. } = configuration;
-        *self.newest() = Newest { version, cookie, here: true, unusable: None };
-        match (self.check)(&configuration.content) {
+        let checked = (self.check)(&configuration.content);
+        *self.newest() = Newest { version, cookie: Some(cookie), unusable: checked.is_err() };
+        match checked {
             Ok(()) => {
                 self.active.send_replace(Some(Arc::new(configuration)));
             }
-            Err(reason) => journal::emit(Event::ConfigurationUnusable { group: self.group.to_string(), reason }),
+            Err(reason) => journal::emit(Event::KeptUnusable { group: self.group.to_string(), reason }),
         }
     }
 
@@ -353,6 +460,17 @@ impl Configured {
             Err(Refused::Another(other)) => Err(format!("{name} is for {other}")),
             Err(_) => Err(format!("{name}: its signature does not fit")),
         }
+    }
+}
+
+/// Does what blocks; nothing when the program is stopping.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Some(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(payload) => std::panic::resume_unwind(payload),
+            Err(_) => None,
+        },
     }
 }
 

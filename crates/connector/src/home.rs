@@ -19,7 +19,6 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use wardline_proto::GroupId;
 use wardline_proto::event::Event;
-use wardline_proto::message::encode;
 use wardline_secrets::authority::certificates_pem;
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::private;
@@ -29,6 +28,7 @@ use wardline_secrets::trust::{Pin, Root};
 
 use crate::config::{self, Keys, Mechanism, Membership, Parent, StateFolder};
 use crate::credential::{Credential, credential};
+use crate::head;
 use crate::join::Admitted;
 use crate::own_pki::OwnPair;
 use crate::renewal::Renewal;
@@ -230,13 +230,24 @@ pub fn keep(
     let membership = toml::to_string(&membership).map_err(io::Error::other)?;
     let root = certificates_pem(&[admitted.root.certificate()]).map_err(io::Error::other)?;
     private::write(&folder.join("root.pem"), root.as_bytes())?;
-    private::write(&folder.join("head"), &encode(&admitted.head))?;
-    if !admitted.recovery.is_empty() {
-        let recovery = VerifyingKey::from_spki(&admitted.recovery).map_err(io::Error::other)?;
-        private::write(&folder.join("recovery.pem"), public_pem(&recovery).as_bytes())?;
-    }
+    head::begin(folder, &admitted.head)?;
+    recovery(folder, &admitted.recovery)?;
     certificate(folder, CHANNEL, &admitted.chain, key)?;
     private::write(&folder.join(MEMBERSHIP), membership.as_bytes())
+}
+
+/// Keeps the public half of the recovery key, where there is one and it is not there already.
+///
+/// # Errors
+/// It cannot be written.
+pub fn recovery(folder: &Path, spki: &[u8]) -> io::Result<()> {
+    if spki.is_empty() {
+        return Ok(());
+    }
+    let pem = public_pem(&VerifyingKey::from_spki(spki).map_err(io::Error::other)?);
+    let path = folder.join("recovery.pem");
+    let same = private::read_public(&path).is_ok_and(|kept| kept == pem.as_bytes());
+    if same { Ok(()) } else { private::write(&path, pem.as_bytes()) }
 }
 
 /// Replaces a pair's certificate; its key must be there already, under the plain name or that of its id.

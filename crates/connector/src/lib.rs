@@ -14,6 +14,7 @@
 //!   company's PKI has issued
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
+//! - `head`: how far the trust log was that a host was shown last
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
@@ -29,6 +30,7 @@ pub mod configuration;
 pub mod credential;
 pub mod enroll;
 pub mod handshake;
+mod head;
 pub mod home;
 pub mod join;
 pub mod journal;

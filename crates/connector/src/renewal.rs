@@ -17,6 +17,7 @@ use wardline_secrets::trust::Root;
 
 use crate::config::{self, Membership};
 use crate::credential::Publisher;
+use crate::head::Known;
 use crate::join::{Applicant, With, ask};
 use crate::own_pki::{Follower, Offered};
 use crate::parents::jitter;
@@ -150,6 +151,10 @@ impl Renewal {
         };
         let admitted = ask(&self.membership.parents, &applicant).await.map_err(|error| error.to_string())?;
         let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", self.folder.display());
+        // A server that has forgotten something may have forgotten the newer recovery key, too.
+        if Known::load(&self.folder).allows(&admitted.head, &admitted.parent.name) {
+            home::recovery(&self.folder, &admitted.recovery).map_err(|error| shown(&error))?;
+        }
         let replaced = home::replace(&self.folder, home::CHANNEL, key.id(), pem, &admitted.chain);
         replaced.map_err(|error| shown(&error))?;
         let loaded = Channel::load(&self.folder, self.root.clone(), &self.own.name, self.own.role);
@@ -218,7 +223,10 @@ mod tests {
         let names = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.collect();
         names.sort();
-        assert_eq!(names, ["channel.key", "channel.pem", "identity.key", "membership.toml", "root.pem"]);
+        assert_eq!(
+            names,
+            ["channel.key", "channel.pem", "identity.key", "membership.toml", "recovery.pem", "root.pem"]
+        );
     }
 
     #[tokio::test]

@@ -16,6 +16,8 @@ use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::authority::{
     ISSUING_LIFETIME, IssuingAuthority, ROOT_LIFETIME, RootAuthority, Validity, certificates_pem,
 };
+use wardline_secrets::head::{Reach, signed_head};
+use wardline_secrets::merkle;
 use wardline_secrets::private;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{SigningKey, VerifyingKey, random, sha256};
@@ -51,6 +53,11 @@ pub(crate) fn name(text: &str) -> Name {
 
 pub(crate) fn parent(name: &str, address: SocketAddr) -> Parent {
     Parent { name: name.parse().unwrap(), address: address.to_string() }
+}
+
+/// A log of so many entries.
+pub(crate) fn reach(size: u64) -> Reach {
+    Reach { head: merkle::Head { size, root: Digest([1; 32]) }, version: size }
 }
 
 /// Waits for something, not for ever.
@@ -199,7 +206,7 @@ impl TestDesk {
             transcript: transcript.to_wire(),
             chain: self.group.issue(&host, request.role, &key, *self.life.lock().unwrap()),
             recovery: self.group.identity().public().unwrap().spki().into(),
-            head: Signed { payload: Bytes::from_static(b"head"), signature: Bytes::new() },
+            head: signed_head(&self.group.duty, &reach(7), 0),
         };
         Ok(self.group.duty.signed(Context::Join, encode(&welcome)))
     }

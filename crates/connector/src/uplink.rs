@@ -200,7 +200,7 @@ struct Talk<'a> {
     outgoing: Outgoing,
     state: State,
     sent: u64,
-    /// The duty key of the newest answer.
+    /// Who has answered on this way.
     duty: Option<Duty>,
 }
 
@@ -210,6 +210,8 @@ impl Talk<'_> {
         match message.kind {
             Kind::Way => {
                 let way: Way = decode(&message.body).ok_or_else(garbled)?;
+                // Nothing was asked for on this way yet.
+                self.duty = None;
                 if way.open {
                     self.send(Message::own(Kind::Hop, self.facts.clone())).await?;
                     self.ask().await
@@ -273,13 +275,17 @@ impl Talk<'_> {
             Verdict::Reopen(_) => self.ask().await,
             Verdict::Continue(_) | Verdict::Bridge { .. } => {
                 let id = key.id();
-                let cookie = Digest::from_wire(&answer.cookie);
-                self.duty = Some(Duty { key: key.clone(), chain: answer.chain, cookie });
-                self.state = State::Delivering { key, id, due: None };
+                self.state = State::Delivering { key: key.clone(), id, due: None };
                 self.sent = answered.watermark.number;
                 let group = self.link.membership.name.to_string();
                 journal::emit(Event::Delivering { group, upto: answered.watermark.number.to_string() });
-                self.send(Message::own(Kind::ConfigurationAsk, self.link.configured.ask(cookie))).await?;
+                // Once on each way: from then on the server says by itself what is due.
+                if self.duty.is_none() {
+                    let (chain, cookie, version) = (answer.chain, Digest::from_wire(&answer.cookie), answer.version);
+                    let (ask, turn) = self.link.configured.ask(cookie).await;
+                    self.duty = Some(Duty { key, chain, cookie, version, turn });
+                    self.send(Message::own(Kind::ConfigurationAsk, ask)).await?;
+                }
                 self.deliver().await
             }
         }
@@ -425,7 +431,8 @@ mod tests {
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
         let group_name = membership.name.clone();
         let folder = scratch.0.clone();
-        let configured = Configured::open(own.clone(), group_name, root.clone(), folder, Box::new(|_| Ok(())));
+        let configured =
+            Configured::open(own.clone(), identity.id(), group_name, root.clone(), folder, Box::new(|_| Ok(())));
         let credential = channel.into();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         tokio::spawn(uplink.run(stop.clone()));

@@ -86,9 +86,9 @@ impl Kind {
             Self::Position | Self::Heartbeat => 16 * 1024,
             Self::Answer => 8 * 1024,
             Self::Ack => 1024,
-            Self::ConfigurationAsk => 128,
-            // With its signature.
-            Self::Configuration => crate::configuration::LIMIT + 4 * 1024,
+            Self::ConfigurationAsk => 512,
+            // With its signature and its proofs.
+            Self::Configuration => crate::configuration::LIMIT + 32 * 1024,
             // What does not compress grows a little.
             Self::Batch => crate::entry::RAW_LIMIT + 16 * 1024,
         }

@@ -379,7 +379,7 @@ catalogue! {
         "the trust log is not the one that this server knows: {place} has kept {kept}, the database has {found}"
         meaning "The log in the database is shorter than it was, or another. Decisions about trust would be taken by it: the server does not start."
         cause "A database restored from a backup, or somebody who wrote into it."
-        cure "Find out who changed the database. If it was restored on purpose, put the file `head` of the same backup beside it, then remove and revoke again what was."
+        cure "Find out who changed the database. If it was restored on purpose: `wardline-server accept-restore --config FILE`, then remove and revoke again what was."
 
     40066 Critical LogDamaged { number, reason }
         "entry {number} of the trust log cannot be believed: {reason}"
@@ -448,8 +448,8 @@ catalogue! {
         cure "Nothing to do if the disk did it. Otherwise find out who can write into the state folder."
 
     40084 Critical ConfigurationUnusable { group, reason }
-        "the configuration that the server sent for group {group} cannot be used here: {reason}; the one before stays in use"
-        meaning "A pack of it cannot be run on this host. Nothing of it was applied."
+        "the configuration that the server sent for group {group} cannot be used here: {reason}; nothing of it was applied"
+        meaning "A pack of it cannot be run on this host. The one before stays in use, if there is one; nothing older than this one is taken any more."
         cause "A pack for a newer version of the agent, or with the name of one that the configuration file on this host names."
         cure "Correct the pack and apply it again: `wardline pack apply FILE`; or upgrade the agent."
 
@@ -512,6 +512,54 @@ catalogue! {
         meaning "The group's root has certified the CA's key, and the trust log has it."
         cause "`own_pki` names it, in the server's configuration."
         cure "Nothing to do. Certificates that the built-in CA issued are good until they end; they are not renewed."
+
+    40100 Critical LogForked { parent, kept, shown }
+        "the trust log that came by {parent} ({shown}) does not continue the one that was here ({kept}); nothing that came with it was applied"
+        meaning "The server shows this host another history than before, or cannot prove that it is the same. What is here stays in use; delivery goes on."
+        cause "The server's database was exchanged for another copy, the server was taken over, or a gateway spoils proofs."
+        cure "Look for event 40103 on the server: if it is there, the server shows the other history. Find out who changed its database. If it was restored on purpose: `wardline-server accept-restore`."
+
+    40101 Critical LogOlder { parent, kept, shown }
+        "the trust log that came by {parent} ({shown}) is older than the one that was here ({kept}); nothing that came with it was applied"
+        meaning "The server has forgotten entries that this host knows of: removals, revocations and packs may be among them. What is here stays in use; delivery goes on."
+        cause "The server's database was put back to an earlier state together with what it keeps beside it."
+        cure "Find out who did that. If it was restored on purpose, stop the server and run `wardline-server accept-restore --config FILE`."
+
+    40102 Warning LogRestored { parent, kept, act, number }
+        "the trust log that came by {parent} was restored by {act} with entry {number}; the one that was here ({kept}) is given up"
+        meaning "A signed entry says that the group's log goes on from an earlier state. This host follows it."
+        cause "An operator ran `wardline-server accept-restore`."
+        cure "Nothing to do. If nobody restored the server, find out who can write its files."
+
+    40103 Critical LogDisowned { agent, shown, own }
+        "{agent} knows a trust log ({shown}) that this one ({own}) does not continue; a server of this group has signed it"
+        meaning "The database was rolled back, or it is another copy: what was decided in the meantime is missing here. The agent takes no configuration until this is cured."
+        cause "The database and the file `head` were put back together, by a restore or by somebody who can write them."
+        cure "Find out who did that. If it was restored on purpose, stop the server and run `wardline-server accept-restore --config FILE`."
+
+    40104 Warning HeadNotSigned { agent, reason }
+        "{agent} says that it knows another trust log, and cannot prove it: {reason}"
+        meaning "No duty key of this group that is known here has signed it. It says nothing about the server."
+        cause "The file `head` on that host is damaged, or the agent lies."
+        cure "Look at the host. If nobody tampers with it, let it join anew."
+
+    40105 Warning RestoreAccepted { act, from, lost }
+        "{act} accepted that the trust log was restored: it goes on from {from}, {lost} is given up"
+        meaning "The log has an entry that says so. Agents follow it; what was given up is forgotten."
+        cause "Somebody ran `wardline-server accept-restore`."
+        cure "Remove, revoke and apply again what was removed, revoked and applied since the backup was made."
+
+    40106 Critical HeadDamaged { path, reason }
+        "the head of the trust log that was kept in {path} is refused: {reason}; the next one that comes is believed"
+        meaning "This host cannot tell whether the server's log continues the one that it knew."
+        cause "Somebody changed the file, or the disk damaged it."
+        cure "Nothing to do if the disk did it. Otherwise find out who can write into the state folder."
+
+    40107 Critical KeptUnusable { group, reason }
+        "the configuration that was kept for group {group} cannot be used here: {reason}; none is in use until another comes"
+        meaning "It was good when it came. Only the packs of the configuration file on this host run; the server is asked for it again."
+        cause "The configuration file on this host names a pack of the same name now, or the agent was replaced by an older one."
+        cure "Take the pack out of the configuration file, or upgrade the agent, and start it again."
 
     40120 Critical GroupLeftOut { group, event }
         "group {group} is left out because of event {event}, which stands before this one; other groups of this agent go on"

@@ -292,6 +292,9 @@ pub struct Answer {
     /// cannot say that there is no other.
     #[prost(bytes = "bytes", tag = "8")]
     pub cookie: Bytes,
+    /// The highest version that a configuration can have by the server's trust log: heads of before are no answer now.
+    #[prost(uint64, tag = "9")]
+    pub version: u64,
 }
 
 /// How a server sees an epoch.
@@ -422,9 +425,12 @@ pub struct ConfigurationAsk {
     /// The newest version that it has seen; 0 when it has seen none.
     #[prost(uint64, tag = "2")]
     pub version: u64,
+    /// The head of the trust log that it has kept, as a server signed it.
+    #[prost(message, optional, tag = "3")]
+    pub head: Option<Signed>,
 }
 
-/// A configuration, or that there is no other: either `signed` and `document`, or `head`.
+/// A configuration, or that there is no other: then without `signed` and `document`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Configuration {
     /// An [`Issue`], by the server's duty key ([`Context::Config`]).
@@ -433,10 +439,28 @@ pub struct Configuration {
     /// The bytes of the document ([`crate::configuration`]).
     #[prost(bytes = "bytes", tag = "2")]
     pub document: Bytes,
-    /// What was asked about is still so: the head of the server's trust log, by its duty key ([`Context::Log`]), signed
-    /// once for everybody.
+    /// The head of the server's trust log, by its duty key ([`Context::Log`]), signed once for everybody.
     #[prost(message, optional, tag = "3")]
     pub head: Option<Signed>,
+    /// The proof that the log of `head` begins with the one that the recipient knows (RFC 9162, section 2.1.4.1): with the
+    /// head that it has asked with, later with the one that it was sent last. Hashes of 32 bytes; none when both are equal.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub consistency: Vec<Bytes>,
+    /// Entries that the log of `head` has: those of the recipient's own keys; and, to who knows a log that was given up,
+    /// the one that says so.
+    #[prost(message, repeated, tag = "5")]
+    pub included: Vec<Included>,
+}
+
+/// An entry of the trust log, and the proof that it is in it at the place that it names.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Included {
+    /// The entry's bytes ([`crate::trust`]).
+    #[prost(bytes = "bytes", tag = "1")]
+    pub entry: Bytes,
+    /// RFC 9162, section 2.1.3.1. Hashes of 32 bytes.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub proof: Vec<Bytes>,
 }
 
 /// What a server says of a configuration (payload of a [`Signed`], [`Context::Config`], by the server's duty key).
@@ -448,7 +472,8 @@ pub struct Issue {
     /// The configuration's cookie, 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub cookie: Bytes,
-    /// Its version: how many entries the trust log had with the last of those that decide what it says.
+    /// Its version: how many entries the trust log had with the last of those that decide what it says, and after a
+    /// restore as many more as it takes to rise.
     #[prost(uint64, tag = "3")]
     pub version: u64,
     /// SHA-256 of the document, 32 bytes.

@@ -40,7 +40,7 @@ pub struct Entry {
     #[prost(string, tag = "4")]
     pub act: String,
     /// What is so from now on.
-    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31")]
+    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30, 31")]
     pub fact: Option<Fact>,
 }
 
@@ -56,6 +56,9 @@ pub struct Head {
     /// When, milliseconds since 1970, the server's clock.
     #[prost(uint64, tag = "3")]
     pub at: u64,
+    /// The highest version that a configuration can have by it.
+    #[prost(uint64, tag = "4")]
+    pub version: u64,
 }
 
 /// What an entry says.
@@ -91,6 +94,9 @@ pub enum Fact {
     /// Channel certificates that were issued so far are worth nothing any more.
     #[prost(message, tag = "19")]
     Revoked(Revoked),
+    /// The log was restored to an earlier state on purpose, and goes on from there.
+    #[prost(message, tag = "20")]
+    Restored(Restored),
     /// Agents are to run a pack. A later entry of the same name replaces an earlier one.
     #[prost(message, tag = "30")]
     Pack(Pack),
@@ -228,6 +234,20 @@ pub struct Revoked {
     /// To whom they were issued; empty: to every agent and gateway.
     #[prost(string, tag = "1")]
     pub name: String,
+}
+
+/// The log was restored to what is in front of this entry.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Restored {
+    /// How many entries the log had that is given up.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Its root, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub root: Bytes,
+    /// The highest version that a configuration can have had until now.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
 }
 
 /// A pack, and who is to run it. Its text is not in the log.

@@ -13,12 +13,14 @@
 //!  recovery     the recovery key, which lies on paper
 //!  token        join tokens, and the code that two people compare
 //!  view         the trust log, replayed: who is in the group, and by which gateways
+//!  head         heads of that log: signed, compared, given up
 //!  merkle       the tree over a log's entries: its head, proofs of inclusion and consistency, their verification
 //! ```
 
 pub mod authority;
 mod base32;
 pub mod certificate;
+pub mod head;
 pub mod merkle;
 mod pair;
 pub mod private;

@@ -16,6 +16,7 @@ use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name, Role};
 
 use crate::certificate::Parsed;
+use crate::head::{Reach, Restored};
 use crate::merkle::{self, Tree};
 use crate::signature::{KeyId, SigningKey, VerifyingKey};
 use crate::trust::{Pin, Root};
@@ -49,6 +50,10 @@ pub struct Member {
     pub certificates: Vec<Certificate>,
     /// How many entries the log had with the newest that revoked its channel certificates; 0: none did.
     pub revoked: u64,
+    /// The number of the entry that says all this.
+    pub entry: u64,
+    /// The number of the entry of its newest channel certificate that was not revoked.
+    pub issued: Option<u64>,
 }
 
 /// A channel certificate.
@@ -113,15 +118,17 @@ pub struct Pack {
     pub applied_at: u64,
 }
 
-/// How many entries the log had when what decides about configurations was said last.
+/// How many entries the log had when what decides about configurations was said last, with what is added to it then.
 #[derive(Clone, Debug, Default)]
 struct Versions {
+    /// What is added since the log was restored.
+    added: u64,
     /// By member.
     members: HashMap<Name, u64>,
     /// By the names and patterns that packs were or are for.
     agents: HashMap<String, u64>,
-    /// Of the recovery key, which is in each.
-    recovery: u64,
+    /// Of what is in each: the recovery key, and that the log was restored.
+    all: u64,
 }
 
 /// Why an entry is not what can stand at its place. Somebody has written into the log, or forged it.
@@ -159,6 +166,7 @@ pub struct View {
     removed: HashSet<KeyId>,
     packs: BTreeMap<String, Arc<Pack>>,
     versions: Versions,
+    restored: Option<Restored>,
 }
 
 /// Signs an entry, to be the next one of a log of `number` entries.
@@ -183,6 +191,7 @@ impl View {
             removed: HashSet::new(),
             packs: BTreeMap::new(),
             versions: Versions::default(),
+            restored: None,
         }
     }
 
@@ -226,7 +235,7 @@ impl View {
     }
 
     fn take(&mut self, fact: Fact, at: u64) -> Result<(), Unsound> {
-        let wrong = Unsound::Fact;
+        let (wrong, number) = (Unsound::Fact, self.tree.size());
         if self.name.is_none() && !matches!(fact, Fact::Duty(_) | Fact::Founded(_)) {
             return Err(wrong("the group was not founded yet"));
         }
@@ -248,7 +257,7 @@ impl View {
             Fact::Recovery(recovery) => {
                 let key = VerifyingKey::from_spki(&recovery.key).map_err(|_| wrong("the recovery key"))?;
                 self.recovery = Some(key);
-                self.versions.recovery = self.tree.size() + 1;
+                self.versions.all = self.next();
             }
             Fact::Token(token) => {
                 let id = <[u8; 16]>::try_from(token.id.as_ref()).map_err(|_| wrong("a token's id"))?;
@@ -306,12 +315,12 @@ impl View {
                 let surplus = (certificates.len() + 1).saturating_sub(CERTIFICATES);
                 certificates.drain(..surplus);
                 certificates.push(Certificate { hash, not_after: issued.not_after, issuer });
+                Arc::make_mut(member).issued = Some(number);
             }
             Fact::Revoked(revoked) => {
-                let number = self.tree.size() + 1;
                 let revoke = |member: &mut Arc<Member>| {
                     let member = Arc::make_mut(member);
-                    (member.certificates, member.revoked) = (Vec::new(), number);
+                    (member.certificates, member.issued, member.revoked) = (Vec::new(), None, number + 1);
                 };
                 if revoked.name.is_empty() {
                     self.members.values_mut().filter(|member| member.role != Role::Server).for_each(revoke);
@@ -320,13 +329,27 @@ impl View {
                     self.members.get_mut(&name).map(revoke).ok_or(wrong("a member that is not there"))?;
                 }
             }
+            Fact::Restored(restored) => {
+                let restored = Restored::read(number, &restored).ok_or(wrong("what was given up"))?;
+                // Versions rise, whatever was forgotten.
+                let added = restored.lost.version.checked_sub(number).filter(|added| *added >= self.versions.added);
+                self.versions.added = added.ok_or(wrong("a version that is not above those before"))?;
+                self.versions.all = self.next();
+                self.restored = Some(restored);
+            }
         }
         Ok(())
     }
 
+    /// The version that the present entry makes.
+    fn next(&self) -> u64 {
+        self.tree.size() + self.versions.added + 1
+    }
+
     /// The present entry decides what these agents run.
     fn decided(&mut self, agents: String) {
-        self.versions.agents.insert(agents, self.tree.size() + 1);
+        let version = self.next();
+        self.versions.agents.insert(agents, version);
     }
 
     /// A member that is new, or has new parents. Another identity key needs another life: a name inherits nothing.
@@ -339,12 +362,14 @@ impl View {
         if parents.contains(&name) {
             return Err(wrong("a member that is its own gateway"));
         }
+        let (entry, version) = (self.tree.size(), self.next());
         if let Some(known) = self.members.get_mut(&name) {
             if known.identity != identity || known.role != role {
                 return Err(wrong("a name that another has"));
             }
-            Arc::make_mut(known).parents = parents;
-            self.versions.members.insert(name, self.tree.size() + 1);
+            let known = Arc::make_mut(known);
+            (known.parents, known.entry) = (parents, entry);
+            self.versions.members.insert(name, version);
             return Ok(());
         }
         if self.removed.contains(&identity.id()) {
@@ -362,10 +387,19 @@ impl View {
                 id.try_into().ok()
             }
         };
-        let (certificates, revoked) = (Vec::new(), 0);
-        let member =
-            Member { name: name.clone(), role, identity, parents, token, joined_at: at, certificates, revoked };
-        self.versions.members.insert(name.clone(), self.tree.size() + 1);
+        let member = Member {
+            name: name.clone(),
+            role,
+            identity,
+            parents,
+            token,
+            joined_at: at,
+            certificates: Vec::new(),
+            revoked: 0,
+            entry,
+            issued: None,
+        };
+        self.versions.members.insert(name.clone(), version);
         self.members.insert(name, Arc::new(member));
         Ok(())
     }
@@ -395,6 +429,32 @@ impl View {
         &self.tree
     }
 
+    /// The latest moment that an entry has named, milliseconds since 1970.
+    pub const fn latest(&self) -> u64 {
+        self.latest
+    }
+
+    /// How far it is.
+    pub fn reach(&self) -> Reach {
+        let head = self.tree.head();
+        Reach { head, version: head.size + self.versions.added }
+    }
+
+    /// Whether the log begins with one of this reach, or says that it is given up.
+    pub fn continues(&self, known: &Reach) -> bool {
+        self.has(known) || self.gave_up(known).is_some()
+    }
+
+    /// Whether the log begins with one of this reach.
+    pub fn has(&self, known: &Reach) -> bool {
+        self.tree.root_at(known.head.size) == Some(known.head.root)
+    }
+
+    /// What says that a log of this reach is given up.
+    pub fn gave_up(&self, known: &Reach) -> Option<&Restored> {
+        self.restored.as_ref().filter(|restored| restored.covers(known))
+    }
+
     /// A server's duty key.
     pub fn duty(&self, server: &Name) -> Option<&VerifyingKey> {
         self.duties.get(server).map(|(key, _)| key)
@@ -403,6 +463,11 @@ impl View {
     /// The certificate of a server's duty key, DER.
     pub fn duty_certificate(&self, server: &Name) -> Option<&Bytes> {
         self.duties.get(server).map(|(_, certificate)| certificate)
+    }
+
+    /// The servers' duty keys.
+    pub fn duties(&self) -> impl Iterator<Item = &VerifyingKey> {
+        self.duties.values().map(|(key, _)| key)
     }
 
     /// The public half of the recovery key, once there is one.
@@ -431,11 +496,11 @@ impl View {
     }
 
     /// The version of a member's configuration: how many entries the log had with the last of those that decide what it
-    /// says. Whoever replays the log finds the same, and it only rises.
+    /// says, and what was added when it was restored. Whoever replays the log finds the same, and it only rises.
     pub fn version(&self, member: &Name) -> u64 {
-        let Versions { members, agents, recovery } = &self.versions;
+        let Versions { members, agents, all, .. } = &self.versions;
         let packs = agents.iter().filter(|(agents, _)| fits(agents, member)).map(|(_, version)| *version);
-        packs.chain(members.get(member).copied()).fold(*recovery, u64::max)
+        packs.chain(members.get(member).copied()).fold(*all, u64::max)
     }
 
     /// A token.
@@ -514,19 +579,6 @@ fn names(texts: &[String]) -> Result<Vec<Name>, Unsound> {
         return Err(Unsound::Fact("more gateways than there may be"));
     }
     texts.iter().map(|text| text.parse().map_err(|_| Unsound::Fact("a gateway's name"))).collect()
-}
-
-/// What a server promises of its log: signed once for everybody.
-pub fn signed_head(key: &SigningKey, head: &merkle::Head, at: u64) -> Signed {
-    let head = trust::Head { size: head.size, root: head.root.to_wire(), at };
-    key.signed(Context::Log, encode(&Record { what: Some(Recorded::Head(head)) }))
-}
-
-/// A signed head, when its signature fits; its size and root.
-pub fn open_head(key: &VerifyingKey, group: GroupId, signed: &Signed) -> Option<merkle::Head> {
-    let payload: &Bytes = key.open(Context::Log, group, signed).ok()?;
-    let Some(Recorded::Head(head)) = decode::<Record>(payload)?.what else { return None };
-    Some(merkle::Head { size: head.size, root: Digest::from_wire(&head.root)? })
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!   View, texts --content--> Content --hash--> cookie --differs from the agent's--> document, signed
-//!                                                 \----is the agent's-------------> signed head of the log, once for all
+//!                                                 \----is the agent's-------------> nothing
+//!   View --------------------------------------------------------------------------> signed head of the log, once for all;
+//!                                                 proofs that it continues what the agent knows, and has the agent's keys
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -14,9 +16,10 @@ use wardline_connector::{journal, now_ms};
 use wardline_proto::Name;
 use wardline_proto::configuration::{Content, LIMIT, document, packs_to_xml};
 use wardline_proto::event::Event;
-use wardline_proto::message::{Configuration, Context, Digest, Issue, Signed, encode};
+use wardline_proto::message::{Configuration, Context, Digest, Included, Issue, Signed, encode};
+use wardline_secrets::head::{Reach, open_head, read_head, signed_head};
 use wardline_secrets::signature::sha256;
-use wardline_secrets::view::{Pack, View, signed_head};
+use wardline_secrets::view::{Pack, View};
 
 use crate::store::Store;
 
@@ -68,6 +71,8 @@ struct State {
     head: Option<(u64, Instant, Signed)>,
     /// What the operator was told of.
     told: HashSet<(String, Digest)>,
+    /// The head of another log that an agent has shown last.
+    foreign: HashMap<Name, Digest>,
 }
 
 /// The configurations of all agents.
@@ -118,24 +123,81 @@ impl Configurations {
             document: sha256(&[document.as_bytes()]).to_wire(),
         };
         let signed = self.store.keeper().duty.signed(Context::Config, encode(&issue));
-        Some(Configuration { signed: Some(signed), document: document.into(), head: None })
+        Some(Configuration { signed: Some(signed), document: document.into(), ..Configuration::default() })
     }
 
-    /// That nothing has changed: signed once for everybody.
-    pub fn unchanged(&self, view: &View) -> Configuration {
-        let head = view.tree().head();
+    /// Adds the head of the log, and the proofs that it follows what the agent knows and has the agent's own keys. A
+    /// message with no configuration says by it that nothing has changed. Nothing when the log cannot be read.
+    pub async fn proven(
+        &self,
+        view: &View,
+        agent: &Name,
+        known: Option<&Reach>,
+        message: Configuration,
+    ) -> Option<Configuration> {
+        let (tree, size) = (view.tree(), view.tree().size());
+        let wire = |proof: Vec<Digest>| proof.into_iter().map(Digest::to_wire).collect();
+        let consistency = known.and_then(|known| tree.consistency(known.head.size, size)).unwrap_or_default();
+        // What the agent has seen of its own keys comes again only with a configuration.
+        let seen = known.filter(|known| message.signed.is_none() && view.has(known)).map_or(0, |known| known.head.size);
+        let own = view.member_named(agent).into_iter().flat_map(|member| [Some(member.entry), member.issued]).flatten();
+        let given_up = known.filter(|known| !view.has(known)).and_then(|known| view.gave_up(known));
+        let own = own.filter(|number| *number >= seen);
+        let numbers: Vec<_> = own.chain(given_up.map(|restored| restored.number)).collect();
+        let mut included = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let entries = self.store.log(number, 1).await.ok()?;
+            let (_, entry) = entries.into_iter().next().filter(|(found, _)| *found == number)?;
+            included.push(Included { entry: entry.into(), proof: wire(tree.inclusion(number, size)?) });
+        }
+        Some(Configuration { head: Some(self.head(view)), consistency: wire(consistency), included, ..message })
+    }
+
+    /// Compares a head that an agent knows with the log. Gives how far the log is that it is of; nothing when it is none
+    /// of this group. One that the log neither continues nor gives up is kept and said, once for each agent: somebody has
+    /// exchanged this log.
+    pub async fn compare(&self, view: &View, agent: &Name, signed: &Signed) -> Option<Reach> {
+        let known = read_head(signed);
+        if let Some(known) = known.filter(|known| view.continues(known)) {
+            return Some(known);
+        }
+        let verified = known.filter(|_| self.is_ours(view, signed));
+        // What nobody has signed is said once, however many of it come.
+        let hash = verified.map_or_else(Digest::default, |_| sha256(&[&signed.payload]));
+        if self.state().foreign.insert(agent.clone(), hash) == Some(hash) {
+            return verified;
+        }
+        let name = agent.to_string();
+        let Some(shown) = verified else {
+            let reason = if known.is_some() { "its signature does not fit" } else { "it is no head" };
+            journal::emit(Event::HeadNotSigned { agent: name, reason: reason.into() });
+            return None;
+        };
+        journal::emit(Event::LogDisowned { agent: name, shown: shown.to_string(), own: view.reach().to_string() });
+        // When it has stopped, nobody is told any more of anything.
+        let _ = self.store.claim(agent.clone(), shown, now_ms()).await;
+        Some(shown)
+    }
+
+    /// Whether a duty key of the group has signed a head.
+    fn is_ours(&self, view: &View, signed: &Signed) -> bool {
+        let own = self.store.keeper().duty.public().ok();
+        own.iter().chain(view.duties()).any(|key| open_head(key, view.group(), signed).is_some())
+    }
+
+    /// The head of the log: signed once for everybody.
+    fn head(&self, view: &View) -> Signed {
+        let head = view.reach();
         let mut state = self.state();
-        let known = state.head.as_ref().filter(|(size, at, _)| *size == head.size && at.elapsed() < HEAD);
-        let signed = match known {
+        let known = state.head.as_ref().filter(|(size, at, _)| *size == head.head.size && at.elapsed() < HEAD);
+        match known {
             Some((_, _, signed)) => signed.clone(),
             None => {
                 let signed = signed_head(&self.store.keeper().duty, &head, now_ms());
-                state.head = Some((head.size, Instant::now(), signed.clone()));
+                state.head = Some((head.head.size, Instant::now(), signed.clone()));
                 signed
             }
-        };
-        drop(state);
-        Configuration { head: Some(signed), ..Configuration::default() }
+        }
     }
 
     /// A configuration's content as XML, in front of the packs and of the packs.

@@ -20,10 +20,11 @@ use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::certificate::Fault;
+use wardline_secrets::head::signed_head;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{VerifyingKey, sha256};
 use wardline_secrets::trust::not_after;
-use wardline_secrets::view::{Member, Token, Unsound, View, key_of, signed_head};
+use wardline_secrets::view::{Member, Token, Unsound, View, key_of};
 use wardline_secrets::{tls, token};
 
 use crate::founding::{Authorities, Issuer, moment, validity};
@@ -159,7 +160,7 @@ impl JoinDesk {
             transcript: transcript.to_wire(),
             chain: chain.into(),
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
-            head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
+            head: signed_head(&keeper.duty, &view.reach(), now_ms()),
         };
         keeper.duty.signed(Context::Join, encode(&welcome))
     }

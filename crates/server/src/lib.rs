@@ -10,6 +10,7 @@
 //! - `founding`: what is in the group's folder, made at the first start
 //! - `joining`: who may join or come home, and with what
 //! - `operating`: what operators decide about trust
+//! - `restore`: that a database was restored on purpose
 
 pub mod api;
 pub mod configuration;
@@ -18,4 +19,5 @@ pub mod ingest;
 pub mod joining;
 pub mod live;
 pub mod operating;
+pub mod restore;
 pub mod store;

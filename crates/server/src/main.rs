@@ -23,6 +23,7 @@ use wardline_server::founding::{self, Following, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
 use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
+use wardline_server::restore;
 use wardline_server::store::Store;
 
 #[derive(Parser)]
@@ -39,6 +40,16 @@ enum Command {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
+    },
+    /// Says that the database was restored on purpose: shows what it has forgotten, and lets the trust log go on from
+    /// there. The server must not run.
+    AcceptRestore {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
     },
     /// Says whether the configuration file is right.
     CheckConfig {
@@ -85,11 +96,13 @@ fn listen() -> SocketAddr {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::CheckConfig { config } => read(&config).map(drop),
-        Command::Run { config } => run(&config),
+        Command::CheckConfig { config } => read(&config).map(|_| true),
+        Command::Run { config } => run(&config).map(|()| true),
+        Command::AcceptRestore { config, yes } => accept_restore(&config, yes),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(event) => {
             journal::emit(event);
             ExitCode::FAILURE
@@ -107,6 +120,20 @@ fn read(path: &Path) -> Result<(Config, Option<PathBuf>), Event> {
         Some(_) => return Err(refuse("database: `sqlite:PATH` is allowed".into())),
     };
     Ok((config, database))
+}
+
+fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
+    let (config, database) = read(path)?;
+    let _state = StateFolder::open(&config.state_dir)?;
+    let folder = config.state_dir.join(config.group.name.as_str());
+    let database = database.unwrap_or_else(|| folder.join("wardline.db"));
+    // Nothing is founded and nothing made where there is nothing to accept.
+    if !database.exists() {
+        let (path, reason) = (database.display().to_string(), "it is not there; restore it first".into());
+        return Err(Event::DatabaseUnusable { path, reason });
+    }
+    let foundation = founding::found(&folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
+    restore::accept(&database, foundation, sure)
 }
 
 fn run(path: &Path) -> Result<(), Event> {

@@ -1,30 +1,87 @@
 //! What is taken, what is kept, and what is found of it after a crash.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use wardline_proto::Role;
 use wardline_proto::configuration::Configuration;
+use wardline_proto::trust;
 use wardline_secrets::authority::Validity;
+use wardline_secrets::head::signed_head;
+use wardline_secrets::merkle::{self, Tree, leaf};
 use wardline_secrets::signature::SigningKey;
-use wardline_secrets::view::signed_head;
+use wardline_secrets::view::entry;
 
 use super::*;
 use crate::testing::{Group, Scratch, name};
 
-/// A server's duty key with its certificate, and a host that is given configurations.
+/// A server's duty key with its certificate and a trust log, and a host that is given configurations.
 struct Host {
     group: Arc<Group>,
     scratch: Scratch,
     key: SigningKey,
     duty: Duty,
+    identity: SigningKey,
+    log: Mutex<Vec<Bytes>>,
 }
 
 impl Host {
     fn new() -> Self {
         let (group, scratch) = (Group::new(), Scratch::new());
         let key = SigningKey::generate(group.id).unwrap().0;
+        let identity = SigningKey::generate(group.id).unwrap().0;
         let public = key.public().unwrap();
         let certificate = group.root.duty(&name("srv.test"), &public, group.hour()).unwrap();
         let chain = vec![Bytes::copy_from_slice(&certificate)];
-        Self { group, scratch, key, duty: Duty { key: public, chain, cookie: None } }
+        let duty = Duty { key: public, chain, cookie: None, version: 0, turn: 0 };
+        let host = Self { group, scratch, key, duty, identity, log: Mutex::default() };
+        host.add(host.member("web1.test", &host.identity));
+        host
+    }
+
+    fn member(&self, called: &str, key: &SigningKey) -> Fact {
+        Fact::Member(trust::Member {
+            name: called.into(),
+            role: "agent".into(),
+            identity: key.public().unwrap().spki().into(),
+            ..trust::Member::default()
+        })
+    }
+
+    /// Appends to the log.
+    fn add(&self, fact: Fact) -> u64 {
+        let number = self.log.lock().unwrap().len() as u64;
+        let entry = entry(&self.key, number, 0, &name("srv.test"), "operator test", fact);
+        self.log.lock().unwrap().push(encode(&entry));
+        number
+    }
+
+    fn grow(&self, count: u64) {
+        (0..count).for_each(|_| _ = self.add(self.member("other.test", &self.key)));
+    }
+
+    fn tree(&self) -> Tree {
+        let mut tree = Tree::default();
+        self.log.lock().unwrap().iter().for_each(|entry| tree.push(leaf(entry)));
+        tree
+    }
+
+    fn included(&self, number: u64) -> Included {
+        let proof = self.tree().inclusion(number, self.tree().size()).unwrap();
+        let entry = self.log.lock().unwrap()[usize::try_from(number).unwrap()].clone();
+        Included { entry, proof: proof.into_iter().map(Digest::to_wire).collect() }
+    }
+
+    /// What is said of the log to who knows this much of it.
+    fn proven(&self, known: Option<u64>, message: message::Configuration) -> message::Configuration {
+        let tree = self.tree();
+        let consistency = known.and_then(|known| tree.consistency(known, tree.size())).unwrap_or_default();
+        let reach = Reach { head: tree.head(), version: tree.size() };
+        message::Configuration {
+            head: Some(signed_head(&self.key, &reach, 0)),
+            consistency: consistency.into_iter().map(Digest::to_wire).collect(),
+            included: vec![self.included(0)],
+            ..message
+        }
     }
 
     fn open(&self) -> Arc<Configured> {
@@ -33,7 +90,7 @@ impl Host {
             false => Ok(()),
         };
         let (own, folder) = (Identity { name: name("web1.test"), role: Role::Agent }, self.scratch.0.clone());
-        Configured::open(own, name("north"), self.group.trusted(), folder, Box::new(check))
+        Configured::open(own, self.identity.id(), name("north"), self.group.trusted(), folder, Box::new(check))
     }
 
     fn message(&self, version: u64, pack: &str) -> message::Configuration {
@@ -50,16 +107,33 @@ impl Host {
         let (agent, hash) = ("web1.test".to_owned(), sha256(&[&document]).to_wire());
         let issue = Issue { agent, cookie: cookie.to_wire(), version, document: hash };
         let signed = self.key.signed(Context::Config, encode(&issue));
-        message::Configuration { signed: Some(signed), document, head: None }
+        message::Configuration { signed: Some(signed), document, ..Default::default() }
     }
 
+    /// Hands it over with what the host needs to know of the log.
     async fn take(&self, configured: &Arc<Configured>, message: message::Configuration) -> Result<(), Refused> {
-        configured.take(message, self.duty.clone(), &name("gw.test")).await
+        let known = known(configured);
+        self.hand(configured, self.proven(known, message), self.duty.clone()).await
+    }
+
+    async fn hand(
+        &self,
+        configured: &Arc<Configured>,
+        message: message::Configuration,
+        duty: Duty,
+    ) -> Result<(), Refused> {
+        let (_, turn) = configured.ask(duty.cookie).await;
+        configured.take(message, Duty { turn, ..duty }, &name("gw.test")).await
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.scratch.0.join(name)
     }
+}
+
+/// How much of the log a host knows.
+fn known(configured: &Configured) -> Option<u64> {
+    configured.log.lock().unwrap().known.head.as_ref().map(|(reach, _)| reach.head.size)
 }
 
 /// Version and pack of what is to be used.
@@ -72,10 +146,10 @@ fn is(version: u64, pack: &str) -> Option<(u64, String)> {
 }
 
 #[tokio::test]
-async fn only_what_is_newer_is_taken_and_what_cannot_be_used_changes_nothing() {
+async fn only_what_is_newer_is_taken_and_what_cannot_be_used_lets_nothing_older_in() {
     let host = Host::new();
     let configured = host.open();
-    assert_eq!((active(&configured), configured.ask(None)), (None, ConfigurationAsk::default()));
+    assert_eq!((active(&configured), configured.ask(None).await.0), (None, ConfigurationAsk::default()));
     host.take(&configured, host.message(5, "a")).await.unwrap();
     assert_eq!(active(&configured), is(5, "a"));
     let mut changes = configured.active();
@@ -86,24 +160,109 @@ async fn only_what_is_newer_is_taken_and_what_cannot_be_used_changes_nothing() {
         assert_eq!(host.take(&configured, host.message(version, "b")).await, Err(Refused::Older(version)));
     }
     for _ in 0..2 {
-        host.take(&configured, host.message(6, "bad")).await.unwrap();
+        host.take(&configured, host.message(7, "bad")).await.unwrap();
     }
-    assert_eq!((active(&configured), configured.ask(None).version), (is(5, "a"), 5), "it is asked for again");
+    let ask = configured.ask(None).await.0;
+    assert_eq!((active(&configured), ask.version, ask.cookie.is_empty()), (is(5, "a"), 7, false), "it is asked for");
+    // Neither by this program nor by the next.
+    for configured in [configured, host.open()] {
+        assert_eq!(host.take(&configured, host.message(6, "b")).await, Err(Refused::Older(6)));
+        assert_eq!(active(&configured), is(5, "a"));
+    }
+    let configured = host.open();
+    host.take(&configured, host.message(8, "c")).await.unwrap();
+    assert_eq!((active(&configured), active(&host.open())), (is(8, "c"), is(8, "c")));
+    // What the server has not said of this host, freshly, nobody says for it.
+    let cookie = configured.used().map(|(_, cookie)| cookie);
+    let duty = |cookie, version| Duty { cookie, version, ..host.duty.clone() };
+    let unchanged = || host.proven(known(&configured), message::Configuration::default());
+    assert_eq!(host.hand(&configured, unchanged(), duty(cookie, 1)).await, Ok(()));
+    for (cookie, version) in [(cookie, 2), (Some(Digest([1; 32])), 1), (None, 1)] {
+        let handed = host.hand(&configured, unchanged(), duty(cookie, version)).await;
+        assert!(matches!(handed, Err(Refused::Forged(_))), "{cookie:?} {version}");
+    }
+    let nothing = message::Configuration::default();
+    assert!(matches!(host.hand(&configured, nothing, duty(cookie, 0)).await, Err(Refused::Forged(_))));
+    // What an earlier question has brought comes too late.
+    let (_, turn) = configured.ask(cookie).await;
+    configured.ask(cookie).await;
+    let late = host.proven(known(&configured), host.message(9, "d"));
+    configured.take(late, Duty { turn, ..host.duty.clone() }, &name("gw.test")).await.unwrap();
+    assert_eq!(active(&configured), is(8, "c"));
+}
+
+#[tokio::test]
+async fn a_log_that_grows_is_followed_and_with_any_other_nothing_is_applied() {
+    let host = Host::new();
+    let configured = host.open();
+    host.grow(4);
+    host.take(&configured, host.message(5, "a")).await.unwrap();
+    let old = fs::read(host.path("head")).unwrap();
+    assert_eq!(fs::metadata(host.path("head")).unwrap().permissions().mode() & 0o7777, 0o600);
+    host.take(&configured, host.message(5, "a")).await.unwrap();
+    assert_eq!(fs::read(host.path("head")).unwrap(), old, "nothing new is not written");
+    let honest = host.log.lock().unwrap().clone();
+    let lay = |entries: &[Bytes]| *host.log.lock().unwrap() = entries.to_vec();
+    // Older, of the same length, longer: another history each, whatever is proved.
+    let forks = [(0, 0), (3, 0), (3, 1), (3, 2), (3, 9)];
+    for (kept, grown) in forks {
+        lay(&honest[..kept.max(1)]);
+        host.grow(grown);
+        for known in [None, known(&configured)] {
+            let message = host.proven(known, host.message(6, "b"));
+            assert_eq!(host.hand(&configured, message, host.duty.clone()).await, Ok(()), "delivery goes on");
+            assert_eq!((active(&configured), configured.newest().version), (is(5, "a"), 5), "{kept} {grown}");
+            assert_eq!(fs::read(host.path("head")).unwrap(), old, "{kept} {grown}");
+        }
+    }
+    // An operator's act that gives up less than what is known changes nothing; one that gives it up is followed.
+    let lost = Reach { head: configured.log.lock().unwrap().known.head.as_ref().unwrap().0.head, version: 5 };
+    for (head, version, taken) in [
+        (merkle::Head { size: 4, ..lost.head }, 5, false),
+        (merkle::Head { root: Digest([1; 32]), ..lost.head }, 5, false),
+        (lost.head, 5, true),
+    ] {
+        lay(&honest[..2]);
+        let fact = trust::Restored { size: head.size, root: head.root.to_wire(), version };
+        let number = host.add(Fact::Restored(fact));
+        let mut message = host.proven(known(&configured), host.message(6, "b"));
+        let elsewhere = Included { entry: host.included(number).entry, ..host.included(0) };
+        message.included.push(elsewhere);
+        let forged = host.hand(&configured, message.clone(), host.duty.clone()).await;
+        assert!(matches!(forged, Err(Refused::Forged(_))), "it must be in the log");
+        *message.included.last_mut().unwrap() = host.included(number);
+        host.hand(&configured, message, host.duty.clone()).await.unwrap();
+        assert_eq!(active(&configured), if taken { is(6, "b") } else { is(5, "a") }, "{head:?}");
+    }
+    assert_eq!((known(&configured), known(&host.open())), (Some(3), Some(3)));
+    // Its own key must be there, under its own name.
+    let other = SigningKey::generate(host.group.id).unwrap().0;
+    for fact in [host.member("web1.test", &other), host.member("web2.test", &host.identity)] {
+        let number = host.add(fact);
+        for included in [vec![], vec![host.included(number)], vec![host.included(0), host.included(number)]] {
+            let message = host.proven(known(&configured), host.message(7, "c"));
+            let message = message::Configuration { included, ..message };
+            let handed = host.hand(&configured, message, host.duty.clone()).await;
+            assert!(matches!(handed, Err(Refused::Forged(_))), "{handed:?}");
+        }
+    }
     host.take(&configured, host.message(7, "c")).await.unwrap();
-    assert_eq!((active(&configured), active(&host.open())), (is(7, "c"), is(7, "c")));
-    // A head of a log that is shorter than the version says nothing about it.
-    let head = |size| {
-        let head = wardline_secrets::merkle::Head { size, root: Digest([1; 32]) };
-        message::Configuration { head: Some(signed_head(&host.key, &head, 0)), ..Default::default() }
-    };
-    let cookie = configured.newest().cookie;
-    let duty = |cookie| Duty { cookie, ..host.duty.clone() };
-    let by = name("gw.test");
-    assert_eq!(configured.take(head(7), duty(Some(cookie)), &by).await, Ok(()));
-    for (size, cookie) in [(6, Some(cookie)), (7, Some(Digest([1; 32]))), (7, None)] {
-        assert!(matches!(configured.take(head(size), duty(cookie), &by).await, Err(Refused::Forged(_))));
-    }
-    assert!(matches!(host.take(&host.open(), message::Configuration::default()).await, Err(Refused::Forged(_))));
+    assert_eq!(active(&configured), is(7, "c"));
+}
+
+#[tokio::test]
+async fn a_renewal_shows_an_older_log_and_another_of_the_same_length() {
+    let host = Host::new();
+    host.grow(4);
+    let own = Reach { head: host.tree().head(), version: 5 };
+    crate::head::begin(&host.scratch.0, &signed_head(&host.key, &own, 0)).unwrap();
+    let allows =
+        |reach: Reach| Known::load(&host.scratch.0).allows(&signed_head(&host.key, &reach, 0), &name("gw.test"));
+    let other = |size, version| Reach { head: merkle::Head { size, root: Digest([1; 32]) }, version };
+    assert!(allows(own) && allows(other(6, 6)) && allows(other(2, 7)));
+    assert!(!allows(other(5, 5)) && !allows(other(4, 4)));
+    private::write(&host.path("head"), b"nonsense").unwrap();
+    assert!(allows(other(1, 1)), "what is damaged says nothing");
 }
 
 #[tokio::test]
@@ -112,7 +271,7 @@ async fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
     let read = |name: &str| fs::read(host.path(name)).unwrap();
     let files = || {
         let files = fs::read_dir(&host.scratch.0).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-        let mut files: Vec<_> = files.collect();
+        let mut files: Vec<_> = files.filter(|name| name != "head").collect();
         files.sort();
         files
     };
@@ -126,7 +285,9 @@ async fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
     lay([(DOCUMENT, &old[0]), (SIGNATURE, &old[1]), (NEXT, &new[1])]);
     let configured = host.open();
     assert_eq!((active(&configured), files()), (is(5, "a"), vec![DOCUMENT.to_owned(), SIGNATURE.to_owned()]));
-    assert_eq!(configured.ask(None).version, 5, "what was not kept is taken when it comes again");
+    assert_eq!(configured.ask(None).await.0.version, 6, "what was not kept is taken when it comes again");
+    host.take(&configured, host.message(6, "b")).await.unwrap();
+    assert_eq!(active(&configured), is(6, "b"));
     // The document was, too.
     lay([(DOCUMENT, &new[0]), (SIGNATURE, &old[1]), (NEXT, &new[1])]);
     assert_eq!((active(&host.open()), files()), (is(6, "b"), vec![DOCUMENT.to_owned(), SIGNATURE.to_owned()]));
@@ -137,7 +298,9 @@ async fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
     assert_eq!(active(&host.open()), is(6, "b"));
     fs::remove_file(host.path(DOCUMENT)).unwrap();
     fs::rename(host.path(SIGNATURE), host.path(NEXT)).unwrap();
-    assert_eq!((active(&host.open()), host.open().ask(None).version), (None, 0));
+    let configured = host.open();
+    assert_eq!((active(&configured), configured.ask(None).await.0.version), (None, 6));
+    assert_eq!(host.take(&configured, host.message(5, "a")).await, Err(Refused::Older(5)), "with both files lost");
 }
 
 #[tokio::test]
@@ -151,7 +314,7 @@ async fn what_was_kept_is_checked_as_if_it_had_just_come_and_damage_lets_nothing
         private::write(&host.path(DOCUMENT), &bad).unwrap();
         let configured = host.open();
         assert_eq!(active(&configured), None, "byte {at}");
-        let ask = configured.ask(None);
+        let ask = configured.ask(None).await.0;
         assert!(ask.cookie.is_empty() && ask.version == 5);
     }
     let configured = host.open();

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use wardline_proto::join::{Answered, Challenge, Down, Hello, Proof, Refusal, Said, Up, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, decode, encode};
 use wardline_proto::{GroupId, Name, Role};
+use wardline_secrets::head::open_head;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{SigningKey, VerifyingKey, random, sha256};
 use wardline_secrets::tls;
@@ -332,7 +333,7 @@ pub(super) fn check(
     believed: Believed,
     welcome: Welcome,
 ) -> Result<Admitted, Cause> {
-    let Believed { server, group_name, root, .. } = believed;
+    let Believed { server, group_name, root, duty } = believed;
     let chain: Vec<_> = welcome.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let key = tls::certified(&root, &chain, &applicant.name, applicant.role)
         .map_err(|fault| Cause::Forged(format!("the certificate that it issued: {fault}")))?;
@@ -345,6 +346,11 @@ pub(super) fn check(
     }
     if !welcome.recovery.is_empty() && VerifyingKey::from_spki(&welcome.recovery).is_err() {
         return Err(Cause::Garbled("the recovery key that it names is none"));
+    }
+    if open_head(&duty, root.group(), &welcome.head).is_none() {
+        return Err(Cause::Forged(
+            "the head of the trust log that it shows is not signed by the key that asked".into(),
+        ));
     }
     Ok(Admitted {
         parent: parent.clone(),

@@ -22,6 +22,8 @@ use wardline_proto::join::{Challenge, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Signed, encode};
 use wardline_proto::{GroupId, Role};
 use wardline_secrets::authority::{IssuingAuthority, RootAuthority, Validity};
+use wardline_secrets::head::{Reach, signed_head};
+use wardline_secrets::merkle::Tree;
 use wardline_secrets::request as signing;
 use wardline_secrets::signature::{SigningKey, sha256};
 use wardline_secrets::token::{Code, code, confirmation};
@@ -287,7 +289,7 @@ impl Desk for Between {
             transcript: asked.transcript.to_wire(),
             chain: [&leaf, self.issuing.certificate()].map(|der| Bytes::copy_from_slice(der)).to_vec(),
             recovery: Bytes::new(),
-            head: Signed { payload: Bytes::new(), signature: Bytes::new() },
+            head: signed_head(&self.duty, &Reach { head: Tree::default().head(), version: 0 }, 0),
         };
         Ok(Some(self.duty.signed(Context::Join, encode(&welcome))))
     }

@@ -291,11 +291,11 @@ fn issue(configuration: &Configuration) -> Issue {
     decode(&signed(configuration).payload).unwrap()
 }
 
-/// With this document, said to be the one that was signed.
-fn with(document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
+/// What the server has sent, with this document, said to be the one that was signed.
+fn with(sent: &Configuration, document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
     let hash = sha256(&[document.as_bytes()]).to_wire();
     let payload = encode(&Issue { document: hash, ..issue.clone() });
-    Configuration { signed: Some(by.signed(context, payload)), document: document.into(), head: None }
+    Configuration { signed: Some(by.signed(context, payload)), document: document.into(), ..sent.clone() }
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     let agent = group.agent(0);
     let text = String::from_utf8(second.document.to_vec()).unwrap();
     // Nor withheld for something that is signed for everybody: it says nothing of this agent.
-    let have = ConfigurationAsk { cookie: issue(&second).cookie, version: 0 };
+    let have = ConfigurationAsk { cookie: issue(&second).cookie, ..ConfigurationAsk::default() };
     let head = gateway.asked(encode(&have));
     assert!(head.signed.is_none());
     let mark = agent.mark();
@@ -349,7 +349,7 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     let plain = |document: String, signed: Signed| Configuration {
         signed: Some(signed),
         document: document.into(),
-        head: None,
+        ..second.clone()
     };
     let flipped = |signed: Signed| {
         let mut bytes = signed.signature.to_vec();
@@ -370,20 +370,23 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
             "the signature of the older",
             plain(text.clone(), Signed { payload: signed(&second).payload, ..signed(&first) }),
         ),
-        ("signed by the gateway", with(rewritten.clone(), &own, Context::Config, &good)),
-        ("signed by a channel key", with(rewritten.clone(), &channel, Context::Config, &good)),
-        ("by another group's server", with(rewritten.clone(), &other, Context::Config, &good)),
-        ("for another group", with(text.clone(), &elsewhere, Context::Config, &good)),
-        ("signed for another purpose", with(text.clone(), &duty, Context::Ack, &good)),
-        ("another version inside", with(newer, &duty, Context::Config, &good)),
-        ("a cookie of something else", with(rewritten, &duty, Context::Config, &good)),
+        ("signed by the gateway", with(&second, rewritten.clone(), &own, Context::Config, &good)),
+        ("signed by a channel key", with(&second, rewritten.clone(), &channel, Context::Config, &good)),
+        ("by another group's server", with(&second, rewritten.clone(), &other, Context::Config, &good)),
+        ("for another group", with(&second, text.clone(), &elsewhere, Context::Config, &good)),
+        ("signed for another purpose", with(&second, text.clone(), &duty, Context::Ack, &good)),
+        ("another version inside", with(&second, newer, &duty, Context::Config, &good)),
+        ("a cookie of something else", with(&second, rewritten, &duty, Context::Config, &good)),
         ("nothing at all", Configuration::default()),
         ("a head for everybody", head),
+        ("no head", Configuration { head: None, ..second.clone() }),
+        ("an older head", Configuration { head: unchanged.head.clone(), ..second.clone() }),
+        ("no entry", Configuration { included: Vec::new(), ..second.clone() }),
         (
             "a head by the gateway",
             Configuration {
                 head: Some(own.signed(Context::Log, unchanged.head.clone().unwrap().payload)),
-                ..Configuration::default()
+                ..unchanged.clone()
             },
         ),
     ] {
@@ -399,7 +402,8 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     gateway.down(Kind::Configuration, encode(&second));
     gateway.refused(agent, "an older one", 40081, &first);
     assert!(agent.events_since(mark).iter().all(|event| event.number != 40080));
-    let fresh = with(String::from_utf8(first.document.to_vec()).unwrap(), &duty, Context::Config, &issue(&first));
+    let old = String::from_utf8(first.document.to_vec()).unwrap();
+    let fresh = with(&second, old, &duty, Context::Config, &issue(&first));
     gateway.refused(agent, "an older one, signed anew", 40081, &fresh);
     // A head from before it says nothing about it. The server's own head does.
     let ask = gateway.open();
@@ -464,7 +468,8 @@ fn a_configuration_for_another_is_refused() {
     gateway.refused(group.agent(0), "another's", 40082, &another);
     let duty = key(&group, "srv1.test/state/test/duty.key");
     let document = String::from_utf8(another.document.to_vec()).unwrap();
-    let mixed = with(document, &duty, Context::Config, &Issue { agent: "agent1.test".into(), ..issue(&another) });
+    let mixed =
+        with(&another, document, &duty, Context::Config, &Issue { agent: "agent1.test".into(), ..issue(&another) });
     gateway.refused(group.agent(0), "another's document", 40082, &mixed);
     let mark = group.agent(0).mark();
     gateway.down(Kind::Configuration, encode(&own));

@@ -166,7 +166,7 @@ fn a_removed_host_is_cut_off_and_its_name_inherits_nothing() {
 }
 
 #[test]
-fn a_log_rolled_back_is_noticed_by_the_server() {
+fn a_log_cut_or_changed_stops_the_server() {
     let mut group = Group::builder().gateways(0).agents(0).direct(1).lay();
     // The control: it starts as it is.
     group.server().start();

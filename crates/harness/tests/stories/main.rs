@@ -20,6 +20,7 @@ mod load_power_cut;
 mod own_pki;
 mod queue_lives;
 mod renewal;
+mod rolled_back;
 mod slow_database;
 mod trust_log;
 mod two_groups;

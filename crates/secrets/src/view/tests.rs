@@ -1,10 +1,13 @@
 //! What the log may say, and what nobody can make it say.
 
+use bytes::Bytes;
+use wardline_proto::message::Included;
 use wardline_proto::trust::{Certificate, Duty, Founded, Issued, Recovery, Removed, TokenRevoked};
 
 use super::*;
 use crate::authority::tests::{GROUP, Group, at, group, name, public};
 use crate::authority::{RootAuthority, Validity};
+use crate::head::{Breach, follows, open_head, open_included, read_entry, read_head, signed_head};
 use crate::signature::sha256;
 
 /// A server that keeps a log.
@@ -277,9 +280,9 @@ fn certificates_that_ended_long_ago_are_forgotten_and_there_are_never_too_many()
 #[test]
 fn a_head_is_no_entry_and_an_entry_no_head() {
     let mut log = Log::new();
-    let (head, public) = (log.view.tree().head(), log.duty.public().unwrap());
-    let signed = signed_head(&log.duty, &head, log.now);
-    assert_eq!(open_head(&public, GROUP, &signed), Some(head));
+    let (reach, public) = (log.view.reach(), log.duty.public().unwrap());
+    let signed = signed_head(&log.duty, &reach, log.now);
+    assert_eq!((open_head(&public, GROUP, &signed), read_entry(&encode(&signed))), (Some(reach), None));
     assert_eq!(log.view.apply(&signed), Err(Unsound::Encoding));
     assert_eq!(open_head(&public, GROUP, &log.entries[0]), None);
     assert_eq!(open_head(&crate::authority::tests::public(), GROUP, &signed), None);
@@ -350,4 +353,104 @@ fn what_was_issued_before_a_revocation_does_not_count_and_what_comes_after_does(
     log.add(revoked("")).unwrap();
     let left = hosts.map(|(host, _)| newest(&log, host).is_some());
     assert_eq!(left, [true, false, false]);
+}
+
+fn restored(lost: &Reach) -> Fact {
+    let Reach { head, version } = *lost;
+    Fact::Restored(trust::Restored { size: head.size, root: head.root.to_wire(), version })
+}
+
+/// An entry of a log, with its proof.
+fn included(log: &Log, number: u64) -> Included {
+    let proof = log.view.tree().inclusion(number, log.view.tree().size()).unwrap();
+    let entry = encode(&log.entries[usize::try_from(number).unwrap()]);
+    Included { entry, proof: proof.into_iter().map(Digest::to_wire).collect() }
+}
+
+/// Whether who knows one log follows another by the proof that the other gives.
+fn leads(known: &Reach, log: &Log) -> Result<(), Breach> {
+    let (tree, shown) = (log.view.tree(), log.view.reach());
+    let proof = tree.consistency(known.head.size, shown.head.size).unwrap_or_default();
+    let proof: Vec<_> = proof.into_iter().map(Digest::to_wire).collect();
+    follows(known, &shown, &proof).or_else(|breach| log.view.gave_up(known).map(drop).ok_or(breach))
+}
+
+#[test]
+fn a_restored_log_is_followed_by_those_that_it_gives_up_and_versions_rise_over_any_number_of_restores() {
+    let mut log = Log::new();
+    log.add(member("web1.test", Role::Agent, &public(), &[], &[])).unwrap();
+    let backup = (log.view.clone(), log.entries.clone());
+    let (mut known, web) = (vec![log.view.reach()], name("web1.test"));
+    let mut versions = vec![log.view.version(&web)];
+    // The same backup, again and again, after longer and shorter lives.
+    for (turn, life) in [7, 1, 3].into_iter().enumerate() {
+        for number in 0..life {
+            let pack = Fact::Pack(trust::Pack {
+                name: "a".into(),
+                text: sha256(&[&[turn as u8, number]]).to_wire(),
+                agents: "*".into(),
+            });
+            log.add(pack).unwrap();
+            known.push(log.view.reach());
+            versions.push(log.view.version(&web));
+        }
+        let lost = log.view.reach();
+        (log.view, log.entries) = backup.clone();
+        let oldest = known[0];
+        for known in &known[1..] {
+            assert_eq!(leads(known, &log), Err(Breach::Older), "{turn}: {known}");
+        }
+        assert_eq!(leads(&oldest, &log), Ok(()));
+        log.add(restored(&lost)).unwrap();
+        for known in &known {
+            assert_eq!((leads(known, &log), log.view.continues(known)), (Ok(()), true), "{turn}: {known}");
+        }
+        // Of what came behind what is given up, it says nothing.
+        for version in [lost.version, lost.version + 1] {
+            let head = merkle::Head { size: 90, root: Digest([1; 32]) };
+            let other = Reach { head, version };
+            assert_eq!((leads(&other, &log), log.view.continues(&other)), (Err(Breach::Older), false));
+        }
+        known.push(log.view.reach());
+        versions.push(log.view.version(&web));
+    }
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    assert!(known.windows(2).all(|pair| pair[0].version < pair[1].version));
+    // A version that was there before is none.
+    let (lost, size) = (log.view.reach(), log.view.tree().size());
+    for version in [0, size, lost.version - 1, u64::MAX] {
+        assert!(matches!(log.add(restored(&Reach { version, ..lost })), Err(Unsound::Fact(_))), "{version}");
+    }
+}
+
+#[test]
+fn a_fork_is_followed_by_nobody_who_knows_the_other_and_an_entry_is_believed_at_its_place_only() {
+    let (mut log, key) = (Log::new(), public());
+    let start = (log.view.clone(), log.entries.clone());
+    log.add(member("web1.test", Role::Agent, &key, &[], &[])).unwrap();
+    let certificate = sha256(&[b"certificate"]).to_wire();
+    log.add(Fact::Issued(Issued { name: "web1.test".into(), certificate, not_after: 1, issuer: Bytes::new() }))
+        .unwrap();
+    let web = Arc::clone(log.view.member_named(&name("web1.test")).unwrap());
+    assert_eq!((web.entry, web.issued), (3, Some(4)));
+    let (one, head) = (log.view.reach(), log.view.tree().head());
+    for number in 0..5 {
+        let whole = included(&log, number);
+        assert_eq!(open_included(&head, &whole).unwrap().number, number);
+        let other = included(&log, (number + 1) % 5);
+        assert_eq!(open_included(&head, &Included { proof: other.proof, ..whole.clone() }), None);
+        assert_eq!(open_included(&head, &Included { entry: other.entry, ..whole.clone() }), None);
+        assert_eq!(open_included(&head, &Included { proof: vec![Bytes::from_static(b"short")], ..whole }), None);
+    }
+    (log.view, log.entries) = start;
+    for agent in ["db1.test", "db2.test", "db3.test"] {
+        log.add(member(agent, Role::Agent, &public(), &[], &[])).unwrap();
+        let size = log.view.tree().size();
+        assert_eq!(leads(&one, &log), Err(if size < 5 { Breach::Older } else { Breach::Forked }), "{agent}");
+    }
+    let before = Record {
+        what: Some(Recorded::Head(trust::Head { size: 9, root: one.head.root.to_wire(), at: 0, version: 0 })),
+    };
+    let old = log.duty.signed(Context::Log, encode(&before));
+    assert_eq!(read_head(&old).map(|reach| reach.version), Some(9), "of a server that named none");
 }

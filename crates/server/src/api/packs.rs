@@ -42,17 +42,15 @@ pub(super) async fn pack(service: &Service, name: &str) -> Result<PackDetail, Pr
 pub(super) async fn apply(service: &Service, order: PackOrder) -> Result<Pack, Problem> {
     let refused = |Refusal(problem): Refusal| problem;
     let name = packs::read(&order).map_err(refused)?.name;
-    let view = Arc::clone(&service.store.view().borrow());
-    let mut texts = Vec::new();
-    for other in view.packs().filter(|other| other.name != name) {
-        texts.extend(service.store.pack_text(other.name.clone()).await.map_err(problem)?);
-    }
-    packs::fits(&order, texts.iter().map(String::as_str)).map_err(refused)?;
     let kept = service.store.pack_text(name.clone()).await.map_err(problem)?;
     let good = kept.as_ref() == Some(&order.text);
     let text = (name.clone(), order.text.clone());
     let applied = name.clone();
-    let decision = move |view: &View, _| packs::apply(&applied, &order, good, view);
+    let decision = move |view: &View, _, others: &[(String, String)]| {
+        let others = others.iter().filter(|(name, _)| view.pack(name).is_some());
+        packs::fits(&order, others.map(|(_, text)| text.as_str()))?;
+        packs::apply(&applied, &order, good, view)
+    };
     let decided = service.store.act_with_text(service.act(), text, decision).await.map_err(problem)?;
     decided.map_err(refused)?;
     let view = service.store.view();

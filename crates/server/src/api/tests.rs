@@ -16,7 +16,7 @@ use wardline_proto::trust::{Record, Recorded};
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
     AgentFilter, AlertFilter, Assignment, Client, DataAccess as _, GapFilter, Hop, Kind, LogEntry, LogFilter,
-    MemberFilter, Problem, RecoveryOrder, Time, TokenFilter, TokenOrder, TokenState, Topology, hex,
+    MemberFilter, PackOrder, Problem, RecoveryOrder, Time, TokenFilter, TokenOrder, TokenState, Topology, hex,
 };
 
 use super::{Connected, Live, Service, Socket};
@@ -273,4 +273,23 @@ async fn tokens_and_members_are_changed_in_the_operators_name_and_the_log_says_s
         client.log(LogFilter { limit: None, cursor: Some("x".into()) }).await.unwrap_err().kind(),
         Kind::Invalid
     );
+}
+
+#[tokio::test]
+async fn packs_that_come_at_once_do_not_pass_together_what_one_configuration_holds() {
+    let served = Served::new();
+    let foundation = crate::founding::tests::found(&served.folder);
+    crate::founding::announce(&served.store, foundation.presence).await.unwrap();
+    // Of these four do not fit: each `<` is four bytes in XML.
+    let order = |pack: &str| {
+        let text = format!("[pack]\nname = \"{pack}\"\n# {}\n", "<".repeat(1024 * 1024 - 100));
+        PackOrder { file: "pack.toml".into(), text, agents: None }
+    };
+    for pack in ["a", "b"] {
+        served.client.apply_pack(order(pack)).await.unwrap();
+    }
+    let (c, d) = tokio::join!(served.client.apply_pack(order("c")), served.client.apply_pack(order("d")));
+    assert_eq!([&c, &d].iter().filter(|applied| applied.is_ok()).count(), 1);
+    assert_eq!(c.err().or(d.err()).unwrap().kind(), Kind::Conflict);
+    assert_eq!(served.store.view().borrow().packs().count(), 3);
 }

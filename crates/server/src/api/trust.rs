@@ -12,6 +12,7 @@ use wardline_sdk::{
     Assignment, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter, Problem,
     RecoveryOrder, RotationOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
 };
+use wardline_secrets::head::signed_head;
 use wardline_secrets::signature::KeyId;
 use wardline_secrets::view::{self, View, key_of, pin_of};
 use wardline_secrets::{certificate, tls};
@@ -238,7 +239,7 @@ pub(super) fn group(service: &Service) -> Result<Group, Problem> {
         pin: pin_of(root).ok_or_else(|| failed("the group's pin"))?.to_string(),
         root: hex::encode(root),
         server: keeper.server.clone(),
-        head: hex::encode(&encode(&view::signed_head(&keeper.duty, &view.tree().head(), now_ms()))),
+        head: hex::encode(&encode(&signed_head(&keeper.duty, &view.reach(), now_ms()))),
         recovery: view.recovery().map(|key| key.id().to_string()),
     })
 }

@@ -3,8 +3,8 @@
 use wardline_proto::configuration::Configuration as Document;
 use wardline_proto::trust::{self, Fact};
 use wardline_sdk::PackOrder;
+use wardline_secrets::head::open_head;
 use wardline_secrets::signature::SigningKey;
-use wardline_secrets::view::open_head;
 
 use super::*;
 use crate::founding::tests::{Running, Scratch};
@@ -34,7 +34,7 @@ fn order(pack: &str, more: &str, agents: Option<&str>) -> PackOrder {
 async fn apply(running: &Running, pack: &str, more: &str, agents: Option<&str>) {
     let order = order(pack, more, agents);
     let (text, name) = ((pack.to_owned(), order.text.clone()), pack.to_owned());
-    let decide = move |view: &View, _| packs::apply(&name, &order, true, view);
+    let decide = move |view: &View, _, _: &[_]| packs::apply(&name, &order, true, view);
     let applied: Result<_, Refusal> = running.store.act_with_text("operator test".into(), text, decide).await.unwrap();
     applied.unwrap();
 }
@@ -137,16 +137,20 @@ async fn ten_thousand_who_have_their_configuration_cost_one_signature() {
     for agent in &agents {
         configurations.due(&view, agent).await.unwrap();
     }
+    // An older head: whose proof is found, and whose signature is not looked at.
+    let known = Signed { signature: bytes::Bytes::new(), ..configurations.head(&view) };
     let (begun, mut heads) = (Instant::now(), HashSet::new());
     for agent in agents.iter().cycle().take(10_000) {
         configurations.due(&view, agent).await.unwrap();
-        heads.insert(encode(&configurations.unchanged(&view).head.unwrap()));
+        let asked = configurations.compare(&view, agent, &known).await;
+        let unchanged = configurations.proven(&view, agent, asked.as_ref(), Configuration::default()).await.unwrap();
+        assert!(asked.is_some() && unchanged.consistency.is_empty() && unchanged.included.is_empty());
+        heads.insert(encode(&unchanged.head.unwrap()));
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(heads.len(), 1);
     let duty = running.store.keeper().duty.public().unwrap();
-    let head = configurations.unchanged(&view).head.unwrap();
-    assert_eq!(open_head(&duty, view.group(), &head), Some(view.tree().head()));
+    assert_eq!(open_head(&duty, view.group(), &configurations.head(&view)), Some(view.reach()));
 }
 
 #[test]

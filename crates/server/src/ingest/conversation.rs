@@ -17,10 +17,11 @@ use wardline_proto::entry::{self, Entry};
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position, Reason, Refusal,
-    Signed, Standing, decode, encode,
+    self, Ack, Answer, Batch, BatchHeader, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position, Reason,
+    Refusal, Signed, Standing, decode, encode,
 };
 use wardline_proto::{GroupId, Kind, Name};
+use wardline_secrets::head::Reach;
 use wardline_secrets::signature::sha256;
 use wardline_secrets::view::{Member, View};
 
@@ -70,6 +71,8 @@ struct Held {
     version: u64,
     /// When it was sent that.
     sent: Option<Instant>,
+    /// The trust log that it knows: by the head that it has asked with, and then by the one that it was sent last.
+    log: Option<Reach>,
 }
 
 impl Talk {
@@ -142,7 +145,11 @@ impl Talk {
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let cookie = Digest::from_wire(&ask.cookie).unwrap_or_default();
         let sent = self.configured.and_then(|held| held.sent);
-        self.configure(&view, Held { cookie, version: 0, sent }, true).await
+        let log = match &ask.head {
+            Some(head) => self.ingest.configurations.compare(&view, &self.member.name, head).await,
+            None => None,
+        };
+        self.configure(&view, Held { cookie, version: 0, sent, log }, true).await
     }
 
     /// Sends the agent's configuration when it is another than the one it has; who has asked is told when it is not.
@@ -158,8 +165,8 @@ impl Talk {
             if !asked {
                 return Ok(());
             }
-            let unchanged = self.ingest.configurations.unchanged(view);
-            return self.send(Message::own(Kind::Configuration, unchanged)).await;
+            let held = Held { version: due.version, ..held };
+            return self.prove(view, message::Configuration::default(), held).await;
         }
         // It may be under way still; nobody has megabytes sent again and again.
         if asked && held.sent.is_some_and(|sent| sent.elapsed() < AGAIN) {
@@ -167,8 +174,15 @@ impl Talk {
         }
         let Some(issued) = self.ingest.configurations.issue(view, &name, due).await else { return Ok(()) };
         let sent = Some(Instant::now());
-        self.configured = Some(Held { cookie: due.cookie, version: due.version, sent });
-        self.send(Message::own(Kind::Configuration, issued)).await
+        self.prove(view, issued, Held { cookie: due.cookie, version: due.version, sent, ..held }).await
+    }
+
+    /// Sends what there is to say about the agent's configuration, with how far the trust log is. From then on it has this.
+    async fn prove(&mut self, view: &View, said: message::Configuration, held: Held) -> Result<(), End> {
+        let proven = self.ingest.configurations.proven(view, &self.member.name, held.log.as_ref(), said).await;
+        let Some(proven) = proven else { return Ok(()) };
+        self.configured = Some(Held { log: Some(view.reach()), ..held });
+        self.send(Message::own(Kind::Configuration, proven)).await
     }
 
     fn not_known(&self, (told, reason): Told) -> End {
@@ -246,6 +260,7 @@ impl Talk {
             chain: vec![self.ingest.authorities.borrow().duty.clone()],
             live: live.map(Epoch::to_wire).unwrap_or_default(),
             cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
+            version: view.reach().version,
         };
         let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
         self.conversation.heard();

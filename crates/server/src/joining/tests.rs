@@ -1,10 +1,10 @@
 //! Who is let in, who is not, and that nobody is let in twice for once.
 
 use wardline_proto::message::decode;
+use wardline_secrets::head::open_head;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::token::Token as Bearer;
-use wardline_secrets::view::open_head;
 
 use super::*;
 use crate::founding::tests::{Running, Scratch, issuing};
@@ -92,7 +92,7 @@ impl Served {
         let duty = self.running.store.keeper().duty.public().unwrap();
         let welcome: Welcome = decode(duty.open(Context::Join, self.group(), &signed).unwrap()).unwrap();
         assert_eq!(welcome.transcript, transcript.to_wire());
-        assert_eq!(open_head(&duty, self.group(), &welcome.head), Some(self.running.view().tree().head()));
+        assert_eq!(open_head(&duty, self.group(), &welcome.head), Some(self.running.view().reach()));
         Ok(welcome)
     }
 }

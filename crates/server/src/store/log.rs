@@ -12,7 +12,6 @@ use wardline_connector::now_ms;
 use wardline_proto::Name;
 use wardline_proto::message::{Signed, decode, encode};
 use wardline_proto::trust::Fact;
-use wardline_secrets::merkle::Head;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::trust::Root;
 use wardline_secrets::view::{self, Unsound, View};
@@ -36,6 +35,13 @@ pub struct Keeper {
 
 /// Reads the log, and holds it against the head that was kept.
 pub(super) fn load(connection: &Connection, path: &Path, keeper: &Keeper) -> Result<View, OpenError> {
+    let log = replay(connection, path, keeper)?;
+    compare(&log, keeper)?;
+    Ok(log)
+}
+
+/// Reads the log, whatever was kept.
+pub(super) fn replay(connection: &Connection, path: &Path, keeper: &Keeper) -> Result<View, OpenError> {
     let unusable = |error: rusqlite::Error| OpenError::Unusable { path: path.into(), reason: error.to_string() };
     let mut log = View::new(keeper.root.clone());
     let mut select = connection.prepare("SELECT number, entry FROM log ORDER BY number").map_err(unusable)?;
@@ -51,7 +57,6 @@ pub(super) fn load(connection: &Connection, path: &Path, keeper: &Keeper) -> Res
         let signed = open(&entry).ok_or_else(|| damaged(Unsound::Encoding.to_string()))?;
         log.apply(&signed).map_err(|unsound| damaged(unsound.to_string()))?;
     }
-    compare(&log, keeper)?;
     Ok(log)
 }
 
@@ -61,30 +66,26 @@ fn open(bytes: &[u8]) -> Option<Signed> {
     (encode(&signed) == bytes).then_some(signed)
 }
 
-/// The log must begin with all of the log that the kept head is of.
+/// The log must begin with all of the log that the kept head is of, or say that it is given up.
 fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
     let unreadable = |error: std::io::Error| OpenError::Kept { path: keeper.kept.clone(), reason: error.to_string() };
-    let found = log.tree().head();
+    let found = log.reach();
     let rolled_back = |kept: String| {
         let place = keeper.kept.display().to_string();
-        Err(OpenError::LogRolledBack { place, kept, found: said(&found) })
+        Err(OpenError::LogRolledBack { place, kept, found: found.to_string() })
     };
     let Some(kept) = kept::read(&keeper.kept).map_err(unreadable)? else {
         // It is made before the first entry is.
-        return match found.size {
+        return match found.head.size {
             0 => kept::write(&keeper.kept, &found).map_err(unreadable),
             _ => rolled_back("nothing: it is missing".into()),
         };
     };
-    if log.tree().root_at(kept.size) != Some(kept.root) {
-        return rolled_back(said(&kept));
+    if !log.continues(&kept) {
+        return rolled_back(kept.to_string());
     }
     // Power may have failed between a commit and the writing of its head.
     if kept == found { Ok(()) } else { kept::write(&keeper.kept, &found).map_err(unreadable) }
-}
-
-fn said(head: &Head) -> String {
-    format!("{} entries, root {}", head.size, head.root)
 }
 
 /// Entries from a number on, as they were signed.
@@ -96,9 +97,9 @@ pub(super) fn entries(connection: &Connection, from: u64, limit: u32) -> Result<
     Ok(entries)
 }
 
-/// What decides whether something is so from now on, and what: from what the log says and the time, milliseconds since
-/// 1970. It is called again when the transaction is tried again.
-type Decide<R> = Box<dyn Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync>;
+/// What decides whether something is so from now on, and what: from what the log says, the time, milliseconds since
+/// 1970, and for a pack the names and texts of the others. It is called again when the transaction is tried again.
+type Decide<R> = Box<dyn Fn(&View, u64, &[(String, String)]) -> Result<Vec<Fact>, R> + Send + Sync>;
 
 /// Something that somebody wants to be so.
 pub(super) struct Act<R> {
@@ -115,7 +116,11 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
 
     fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Self::Answer> {
         let now = now_ms();
-        let facts = match (self.decide)(&effects.view, now) {
+        let others = match &self.text {
+            Some((name, _)) => packs::others(connection, name)?,
+            None => Vec::new(),
+        };
+        let facts = match (self.decide)(&effects.view, now, &others) {
             Ok(facts) => facts,
             Err(refusal) => return Ok(Err(refusal)),
         };

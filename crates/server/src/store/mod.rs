@@ -15,6 +15,8 @@
 //!  counts     how much there is
 //!  log        the trust log: replayed at the start, appended to by decisions
 //!  kept       the newest head of the log, apart from the database
+//!  claims     heads that agents show of another log
+//!  restoring  a log that was restored on purpose
 //!  packs      the texts of packs
 //!  views      tables that show what the log says
 //! ```
@@ -24,6 +26,7 @@
 
 mod agents;
 mod alerts;
+mod claims;
 mod counts;
 mod database;
 mod entries;
@@ -32,6 +35,7 @@ mod kept;
 mod log;
 mod packs;
 mod readers;
+mod restoring;
 mod streams;
 mod views;
 mod writer;
@@ -48,6 +52,7 @@ use wardline_proto::Name;
 use wardline_proto::message::{Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
 use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Page};
+use wardline_secrets::head::Reach;
 use wardline_secrets::view::{Unsound, View};
 
 pub use agents::Released;
@@ -55,6 +60,7 @@ pub use alerts::Found;
 pub use counts::Counts;
 pub use database::OpenError;
 pub use log::Keeper;
+pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use writer::WriterThread;
 
@@ -125,11 +131,12 @@ impl Store {
         act: String,
         decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
     ) -> Result<Result<Vec<Fact>, R>, Error> {
-        let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(decide));
+        let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(move |view: &View, now, _: &[_]| decide(view, now)));
         self.writer.write(log::Act { keeper, act, decide, text: None }).await
     }
 
-    /// The same for a decision that a pack is run: its name and text are kept, in the same transaction.
+    /// The same for a decision that a pack is run, from the names and texts of the others too: its name and text are
+    /// kept, in the same transaction.
     ///
     /// # Errors
     /// As for [`Self::act`].
@@ -137,7 +144,7 @@ impl Store {
         &self,
         act: String,
         text: (String, String),
-        decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
+        decide: impl Fn(&View, u64, &[(String, String)]) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
     ) -> Result<Result<Vec<Fact>, R>, Error> {
         let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(decide));
         self.writer.write(log::Act { keeper, act, decide, text: Some(text) }).await
@@ -149,6 +156,15 @@ impl Store {
     /// [`Error::Unreadable`].
     pub async fn pack_text(&self, name: String) -> Result<Option<String>, Error> {
         self.readers.read(move |connection| packs::text(connection, &name)).await
+    }
+
+    /// Keeps a head of another log that a server of this group has signed and an agent has shown, if it is the highest,
+    /// and raises an alert about it, if the agent has none of this that is open. `now_ms` is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn claim(&self, agent: Name, shown: Reach, now_ms: u64) -> Result<(), Error> {
+        self.writer.write(claims::Claim { keeper: Arc::clone(&self.keeper), agent, shown, now_ms }).await
     }
 
     /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.

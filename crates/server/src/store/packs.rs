@@ -10,6 +10,12 @@ pub(super) fn text(connection: &Connection, name: &str) -> Result<Option<String>
     Ok(select.query_row([name], |row| row.get(0)).optional()?)
 }
 
+/// Names and texts of all packs but one.
+pub(super) fn others(connection: &Connection, name: &str) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut select = connection.prepare_cached("SELECT name, text FROM pack WHERE name <> ?")?;
+    select.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
 /// Keeps a pack's text, in place of the one before.
 pub(super) fn put(connection: &Connection, name: &str, text: &str) -> rusqlite::Result<()> {
     let mut put = connection.prepare_cached("INSERT OR REPLACE INTO pack (name, text) VALUES (?, ?)")?;

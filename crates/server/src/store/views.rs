@@ -155,7 +155,7 @@ pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> r
             }
             // Its text is written by whoever has it.
             Fact::Pack(_) => (None, None),
-            Fact::Founded(_) | Fact::Issuer(_) | Fact::Duty(_) | Fact::Recovery(_) => (None, None),
+            Fact::Founded(_) | Fact::Issuer(_) | Fact::Duty(_) | Fact::Recovery(_) | Fact::Restored(_) => (None, None),
         };
         if let Some(name) = name {
             match name.parse().ok().and_then(|name| view.member_named(&name)) {

@@ -94,7 +94,7 @@ pub(super) struct Trust {
 
 impl Trust {
     fn publish(&self, view: Arc<View>) {
-        if let Err(error) = kept::write(&self.keeper.kept, &view.tree().head()) {
+        if let Err(error) = kept::write(&self.keeper.kept, &view.reach()) {
             // The log is longer than what is kept then, as after a power cut; the next commit writes it.
             let path = self.keeper.kept.display().to_string();
             journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
@@ -344,7 +344,7 @@ mod tests {
         let act = Act {
             keeper: Arc::clone(&keeper),
             act: "server srv1.test".into(),
-            decide: Box::new(move |view, _| presence.facts(view)),
+            decide: Box::new(move |view, _, _| presence.facts(view)),
             text: None,
         };
         let trust = Trust { keeper, published };

@@ -204,6 +204,6 @@ async fn what_is_answered_is_in_the_view_the_log_and_the_kept_head() {
     let head = served.running.view().tree().head();
     assert_eq!(head.size, 49);
     let kept = std::fs::read_to_string(served.scratch.0.join("north/head")).unwrap();
-    assert_eq!(kept, format!("49 {}\n", head.root));
+    assert_eq!(kept, format!("49 {} 49\n", head.root));
     assert_eq!(Running::new(&served.scratch.0).await.view().tree().head(), head);
 }

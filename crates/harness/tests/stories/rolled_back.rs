@@ -1,0 +1,299 @@
+//! Whoever puts the server's log back, or another in its place, is found out by the agents and by the server. Who restores
+//! it on purpose says so, and everything goes on.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use wardline_harness::daemon::Event;
+use wardline_harness::group::Group;
+use wardline_harness::{Daemon, program, wait};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// What an agent keeps of its configuration and of the log.
+const KEPT: [&str; 3] = ["OpsMgrConnector.Config.xml", "OpsMgrConnector.Config.xml.sig", "head"];
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A group whose agent runs what the server tells it.
+struct Estate {
+    group: Group,
+    lines: Vec<String>,
+}
+
+impl Estate {
+    fn new() -> Self {
+        let mut group = Group::builder().lay();
+        File::create(group.folder().join("app.log")).unwrap();
+        group.start();
+        let estate = Self { group, lines: Vec::new() };
+        estate.apply("first");
+        estate
+    }
+
+    fn agent(&mut self) -> &mut Daemon {
+        self.group.agent(0)
+    }
+
+    /// Runs the command line; it must succeed.
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.group.wardline(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        said(&output)
+    }
+
+    /// Applies the pack in another form.
+    fn apply(&self, form: &str) {
+        let (log, file) = (self.group.folder().join("app.log"), self.group.folder().join("pack.toml"));
+        let log = log.display().to_string();
+        let text = format!("# {form}\n[pack]\nname = \"app\"\n[[log]]\nname = \"app\"\npath = {log:?}\n");
+        fs::write(&file, text).unwrap();
+        self.done(&["pack", "apply", &file.display().to_string()]);
+    }
+
+    /// Applies the pack in another form; the agent runs it.
+    #[track_caller]
+    fn takes(&mut self, form: &str) {
+        let mark = self.agent().mark();
+        self.apply(form);
+        self.runs(mark, form);
+    }
+
+    /// Waits until the agent has taken the pack in this form.
+    #[track_caller]
+    fn runs(&mut self, mark: usize, form: &str) {
+        self.agent().wait_event_since(mark, 21025);
+        let what = format!("the agent runs the form {form}");
+        let agent = self.agent();
+        wait::until(&what, LIMIT, || {
+            let document = fs::read_to_string(agent.state().join(KEPT[0])).ok()?;
+            (document.contains(&format!("# {form}\n")) && agent.events_since(mark).iter().any(|e| e.number == 1210))
+                .then_some(())
+        });
+    }
+
+    /// Writes a line into the log and waits until the database has every line once.
+    #[track_caller]
+    fn line(&mut self) {
+        let line = format!("line {}", self.lines.len());
+        writeln!(File::options().append(true).open(self.group.folder().join("app.log")).unwrap(), "{line}").unwrap();
+        self.lines.push(line);
+        wait::until("every line once", LIMIT, || (self.group.event_texts("agent1.test") == self.lines).then_some(()));
+    }
+
+    fn database(&self) -> [PathBuf; 3] {
+        let path = self.group.database();
+        ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", path.display())))
+    }
+
+    fn head(&mut self) -> PathBuf {
+        self.group.server().state().join("head")
+    }
+
+    /// The alerts about the log that are open.
+    fn alerts(&self) -> usize {
+        self.done(&["alert", "list"]).matches("knows a trust log").count()
+    }
+
+    fn accept(&mut self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program::find("wardline-server"));
+        command.arg("accept-restore").arg("--config").arg(self.group.server().config()).args(arguments);
+        command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The server does not start, and says why.
+    #[track_caller]
+    fn refuses_to_start(&mut self) {
+        self.group.server().spawn();
+        assert!(!self.group.server().wait_exit().success());
+        self.group.server().wait_event(40065);
+    }
+}
+
+type Copy = Vec<(PathBuf, Option<Vec<u8>>)>;
+
+fn copy(files: impl IntoIterator<Item = PathBuf>) -> Copy {
+    files.into_iter().map(|path| (path.clone(), fs::read(path).ok())).collect()
+}
+
+fn put(copy: &Copy) {
+    for (path, content) in copy {
+        match content {
+            Some(content) => {
+                fs::write(path, content).unwrap();
+                fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+            }
+            None => drop(fs::remove_file(path)),
+        }
+    }
+}
+
+fn kept(agent: &Daemon) -> Copy {
+    copy(KEPT.map(|name| agent.state().join(name)))
+}
+
+/// What an agent or a server says when a log does not continue another.
+fn about_logs(events: &[Event]) -> Vec<u32> {
+    events.iter().map(|event| event.number).filter(|number| (40100..40110).contains(number)).collect()
+}
+
+/// Waits for an event that says that the log is older or another one.
+#[track_caller]
+fn wait_breach(agent: &Daemon, mark: usize) -> Event {
+    wait::until("the agent notices", LIMIT, || {
+        agent.events_since(mark).into_iter().find(|event| [40100, 40101].contains(&event.number))
+    })
+}
+
+#[test]
+fn a_log_rolled_back_is_noticed_by_server_and_agent() {
+    let mut estate = Estate::new();
+    // The control: that the log grows is nothing to speak of.
+    estate.takes("second");
+    estate.group.token(&["--role", "agent", "--name", "other.test"]);
+    estate.takes("third");
+    estate.line();
+    assert_eq!(about_logs(&estate.agent().events()), [0; 0]);
+    assert_eq!(about_logs(&estate.group.server().events()), [0; 0]);
+    estate.group.server().stop();
+    let (head, database) = (estate.head(), estate.database());
+    let backup = (copy(database.clone()), copy([head.clone()]));
+    estate.group.server().start();
+    estate.takes("fourth");
+    let before = kept(estate.agent());
+    assert_eq!(estate.agent().state().join("head").metadata().unwrap().mode() & 0o7777, 0o600);
+
+    // The database alone: the server does not start.
+    estate.group.server().stop();
+    put(&backup.0);
+    estate.refuses_to_start();
+    assert!(estate.done(&["explain", "40065"]).contains("accept-restore"));
+
+    // Database and head: it starts, and the agent knows better. It says so, applies nothing, and is heard.
+    put(&backup.1);
+    let mark = estate.agent().mark();
+    estate.group.server().start();
+    let event = estate.agent().wait_event_since(mark, 40101);
+    assert!(event.severity == "critical" && event.text.contains("gw1.test"), "{event:?}");
+    let event = estate.group.server().wait_event(40103);
+    assert!(event.severity == "critical" && event.text.contains("agent1.test"), "{event:?}");
+    wait::until("an alert", LIMIT, || (estate.alerts() == 1).then_some(()));
+    estate.line();
+    let mark = estate.agent().mark();
+    estate.apply("fifth");
+    wait_breach(estate.agent(), mark);
+    estate.line();
+    // Said again it is still one alert.
+    let mark = estate.agent().mark();
+    estate.agent().restart();
+    wait_breach(estate.agent(), mark);
+    estate.line();
+    assert_eq!(estate.alerts(), 1);
+    assert_eq!(kept(estate.agent()), before);
+    assert!(estate.agent().events_since(mark).iter().all(|event| event.number != 21025));
+    assert_eq!(estate.group.server().events().iter().filter(|event| event.number == 40103).count(), 1);
+    assert_eq!(head.with_file_name("claimed").metadata().unwrap().mode() & 0o7777, 0o600);
+
+    // On purpose: not beside a running server, and not without a word.
+    let refused = estate.accept(&["--yes"]);
+    assert!(!refused.status.success() && said(&refused).contains("40003"), "{}", said(&refused));
+    estate.group.server().stop();
+    let asked = estate.accept(&[]);
+    assert!(!asked.status.success() && said(&asked).contains("nothing was changed"), "{}", said(&asked));
+    let accepted = estate.accept(&["--yes"]);
+    assert!(accepted.status.success(), "{}", said(&accepted));
+    for word in ["entries", "remove", "revoke", "40105"] {
+        assert!(said(&accepted).contains(word), "{word}: {}", said(&accepted));
+    }
+    let mark = estate.agent().mark();
+    estate.group.server().start();
+    let event = estate.agent().wait_event_since(mark, 40102);
+    assert!(event.severity == "warning" && event.text.contains("by operator "), "{event:?}");
+    estate.runs(mark, "fifth");
+    estate.takes("sixth");
+    estate.line();
+    assert_eq!(about_logs(&estate.agent().events_since(mark)), [40102]);
+    assert_eq!(about_logs(&estate.group.server().events()), [0; 0]);
+    assert_eq!(estate.alerts(), 0);
+    let closed = estate.done(&["alert", "list", "--all", "-o", "name"]);
+    assert!(estate.done(&["alert", "show", closed.trim()]).contains("accepted that the server was restored"));
+    let log = estate.done(&["keys", "log", "show"]);
+    assert!(log.contains("restored"), "{log}");
+
+    // A second time, the database alone; what was taken in between is older than what comes then.
+    estate.group.server().stop();
+    put(&backup.0);
+    estate.refuses_to_start();
+    let given_up = copy([head.clone()]);
+    assert!(estate.accept(&["--yes"]).status.success());
+    // As if power had failed before the new head was kept.
+    put(&given_up);
+    let again = estate.accept(&["--yes"]);
+    assert!(again.status.success() && said(&again).contains("nothing to accept"), "{}", said(&again));
+    estate.lines.truncate(1);
+    let mark = estate.agent().mark();
+    estate.group.server().start();
+    estate.agent().wait_event_since(mark, 40102);
+    estate.runs(mark, "third");
+    estate.takes("seventh");
+    estate.line();
+}
+
+#[test]
+fn a_log_that_was_exchanged_is_noticed_by_server_and_agent() {
+    let mut estate = Estate::new();
+    estate.takes("second");
+    estate.group.server().stop();
+    let (head, [database, wal, shm]) = (estate.head(), estate.database());
+    let files = [database, wal, shm, head];
+    let start = copy(files.clone());
+    // One history, which the agent sees.
+    estate.group.server().start();
+    estate.takes("third");
+    estate.line();
+    estate.group.server().stop();
+    let one = copy(files.clone());
+    let before = kept(estate.agent());
+    // The other, of the same length, which it does not.
+    estate.group.gateway(0).stop();
+    put(&start);
+    estate.group.server().start();
+    estate.apply("other");
+    estate.group.server().stop();
+    let other = copy(files);
+
+    for longer in [false, true] {
+        put(&other);
+        let mark = estate.agent().mark();
+        estate.group.server().start();
+        if longer {
+            estate.apply("another");
+        }
+        estate.group.gateway(0).start();
+        let event = estate.agent().wait_event_since(mark, 40100);
+        assert!(event.severity == "critical", "{event:?}");
+        estate.group.server().wait_event(40103);
+        wait::until("an alert", LIMIT, || (estate.alerts() == 1).then_some(()));
+        assert_eq!(kept(estate.agent()), before);
+        assert!(estate.agent().events_since(mark).iter().all(|event| event.number != 21025));
+        estate.group.gateway(0).stop();
+        estate.group.server().stop();
+    }
+
+    // The control: with the history that it knows everything goes on.
+    put(&one);
+    let mark = estate.agent().mark();
+    estate.group.server().start();
+    estate.group.gateway(0).start();
+    estate.agent().wait_event_since(mark, 21026);
+    estate.takes("fourth");
+    estate.line();
+    assert_eq!(about_logs(&estate.agent().events_since(mark)), [0; 0]);
+    assert_eq!((about_logs(&estate.group.server().events()), estate.alerts()), (vec![], 0));
+}

@@ -1,0 +1,88 @@
+//! What agents know of a trust log that this one does not continue: kept, and said.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use uuid::Uuid;
+use wardline_proto::Name;
+use wardline_proto::entry::Alert;
+use wardline_proto::event::Event;
+use wardline_proto::health::{Priority, Severity};
+use wardline_secrets::head::Reach;
+
+use super::entries::Refused;
+use super::log::Keeper;
+use super::writer::{Effects, Write};
+use super::{alerts, kept, to_sql};
+
+/// Whose alerts these are.
+const MONITOR: &str = "wardline.trust-log";
+
+/// A head that an agent has shown. Its signature was checked.
+pub(super) struct Claim {
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) agent: Name,
+    pub(super) shown: Reach,
+    pub(super) now_ms: u64,
+}
+
+/// The file with the highest head that was shown.
+pub(super) fn file(keeper: &Keeper) -> PathBuf {
+    keeper.kept.with_file_name("claimed")
+}
+
+impl Write for Claim {
+    type Answer = ();
+
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
+        let path = file(&self.keeper);
+        let known = kept::read(&path).ok().flatten();
+        if known.is_none_or(|known| known.version < self.shown.version)
+            && let Err(error) = kept::write(&path, &self.shown)
+        {
+            let (path, reason) = (path.display().to_string(), error.to_string());
+            effects.events.push(Event::StateFolderInUse { path, reason });
+        }
+        let open = "SELECT agent.id, EXISTS (SELECT 1 FROM alert WHERE alert.agent = agent.id AND monitor = ? AND state <> 255)
+                    FROM agent WHERE name = ?";
+        let found = connection.prepare_cached(open)?.query_row(params![MONITOR, self.agent.as_str()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
+        });
+        let Some((agent, false)) = found.optional()? else { return Ok(()) };
+        let now = to_sql(self.now_ms);
+        match alerts::raise(connection, agent, &self.alert(&effects.view.reach()), now, now) {
+            Ok(new) => effects.raised.extend(new),
+            Err(Refused::Failed(error)) => return Err(error),
+            // Not of an alert that is made here.
+            Err(Refused::Senseless(_)) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Claim {
+    fn alert(&self, own: &Reach) -> Alert {
+        Alert {
+            id: Uuid::now_v7().into_bytes().to_vec().into(),
+            monitor: MONITOR.into(),
+            severity: Severity::Critical.number(),
+            priority: Priority::High.number(),
+            text: format!("{} knows a trust log that the server's does not continue", self.agent),
+            detail: format!(
+                "The agent has kept a head of {}, signed by a server of this group; the server has {own}. The database was \
+                 rolled back or exchanged together with the file beside it: removals, revocations and packs may be \
+                 missing. Find out who did that. If it was restored on purpose, stop the server and run \
+                 `wardline-server accept-restore`.",
+                self.shown
+            ),
+        }
+    }
+}
+
+/// Closes all alerts of this.
+pub(super) fn close(connection: &Connection, now_ms: u64, text: &str) -> rusqlite::Result<()> {
+    let mut agents = connection.prepare("SELECT DISTINCT agent FROM alert WHERE monitor = ? AND state <> 255")?;
+    let agents = agents.query_map([MONITOR], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+    agents.into_iter().try_for_each(|agent| alerts::close_all_of(connection, agent, MONITOR, to_sql(now_ms), text))
+}

@@ -1,0 +1,94 @@
+//! A database that was restored on purpose: the trust log goes on from what is there, and says what is given up.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use wardline_connector::now_ms;
+use wardline_proto::trust::{self, Fact};
+use wardline_secrets::head::Reach;
+use wardline_secrets::view::{Unsound, View};
+
+use super::log::{Act, Keeper, replay};
+use super::writer::{Effects, Write as _};
+use super::{OpenError, claims, database, kept};
+
+/// A database whose trust log does not continue what is known of it.
+pub struct Restoring {
+    path: PathBuf,
+    connection: Connection,
+    keeper: Arc<Keeper>,
+    view: Arc<View>,
+    lost: Reach,
+}
+
+impl Restoring {
+    /// Looks at a database that nobody has open. Nothing when its log continues all that this server and agents know of
+    /// it.
+    ///
+    /// # Errors
+    /// As for [`super::Store::open`], but for a log that was rolled back.
+    pub fn open(path: &Path, keeper: Keeper) -> Result<Option<Self>, OpenError> {
+        let connection = database::create_or_open(path)?;
+        let view = replay(&connection, path, &keeper)?;
+        let read = |path: &Path| {
+            kept::read(path).map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
+        };
+        let (kept, claimed) = (read(&keeper.kept)?, read(&claims::file(&keeper))?);
+        let foreign = [kept, claimed].into_iter().flatten().filter(|known| !view.continues(known));
+        // Where no head was kept at all, nobody can say what is lost.
+        let lost = foreign.max_by_key(|lost| lost.version).or_else(|| kept.is_none().then(|| view.reach()));
+        let (path, keeper, view) = (path.to_owned(), Arc::new(keeper), Arc::new(view));
+        Ok(lost.map(|lost| Self { path, connection, keeper, view, lost }))
+    }
+
+    /// How far the log is that is there.
+    pub fn found(&self) -> Reach {
+        self.view.reach()
+    }
+
+    /// When its newest entry was made, milliseconds since 1970.
+    pub fn since(&self) -> u64 {
+        self.view.latest()
+    }
+
+    /// How far the log was that is given up.
+    pub const fn lost(&self) -> Reach {
+        self.lost
+    }
+
+    /// Appends, in the name of `act`, that the log goes on from what is there, behind other facts that it is to say;
+    /// closes the alerts about it, and keeps the new head. From then on the server starts, and agents follow. Interrupted
+    /// anywhere, it is done or not done.
+    ///
+    /// # Errors
+    /// The log does not take it, or a file cannot be written.
+    pub fn accept(
+        mut self,
+        act: String,
+        facts: impl Fn(&View) -> Result<Vec<Fact>, Unsound> + Send + Sync + 'static,
+    ) -> Result<(), OpenError> {
+        let lost = self.lost;
+        let decide = move |view: &View, _, _: &[_]| {
+            let mut decided = facts(view)?;
+            let version = lost.version.max(view.reach().version + decided.len() as u64);
+            let (size, root) = (lost.head.size, lost.head.root.to_wire());
+            decided.push(Fact::Restored(trust::Restored { size, root, version }));
+            Ok::<_, Unsound>(decided)
+        };
+        let closing = format!("{act} accepted that the server was restored");
+        let act = Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide), text: None };
+        let mut effects = Effects { view: self.view, appended: false, events: Vec::new(), raised: Vec::new() };
+        let written = self.connection.transaction().and_then(|transaction| {
+            let decided = act.write(&transaction, &mut effects)?;
+            claims::close(&transaction, now_ms(), &closing)?;
+            // What is dropped is rolled back.
+            if decided.is_ok() { transaction.commit().map(|()| decided) } else { Ok(decided) }
+        });
+        let unusable = |reason: String| OpenError::Unusable { path: self.path.clone(), reason };
+        written.map_err(|error| unusable(error.to_string()))?.map_err(|unsound| unusable(unsound.to_string()))?;
+        // Without it the server starts all the same: the entry gives up what was kept.
+        kept::write(&self.keeper.kept, &effects.view.reach())
+            .map_err(|error| OpenError::Kept { path: self.keeper.kept.clone(), reason: error.to_string() })
+    }
+}
