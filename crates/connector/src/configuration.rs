@@ -344,6 +344,9 @@ impl Configured {
         if issue.agent != self.own.name.as_str() {
             return Err(Refused::Another(issue.agent));
         }
+        if issue.identity.as_ref() != self.key.0 {
+            return Err(Refused::Another(format!("{} with another identity key", issue.agent)));
+        }
         Ok(issue)
     }
 

@@ -58,7 +58,17 @@ pub struct Uplink {
 
 /// The signed facts of a session, as its dialling or listening end reports them.
 pub fn hop(own: &Identity, identity: &SigningKey, peer: &Identity, facts: &Facts, dialled: bool) -> Signed {
-    let hop = Hop {
+    identity.signed(Context::Hop, encode(&facts_of(own, peer, facts, dialled)))
+}
+
+/// That a session has ended, as its listening end reports it.
+pub fn hop_ended(own: &Identity, identity: &SigningKey, peer: &Identity, facts: &Facts) -> Signed {
+    let hop = Hop { ended: true, ..facts_of(own, peer, facts, false) };
+    identity.signed(Context::Hop, encode(&hop))
+}
+
+fn facts_of(own: &Identity, peer: &Identity, facts: &Facts, dialled: bool) -> Hop {
+    Hop {
         id: facts.hop.to_wire(),
         reporter: own.name.to_string(),
         role: own.role.to_string(),
@@ -72,8 +82,8 @@ pub fn hop(own: &Identity, identity: &SigningKey, peer: &Identity, facts: &Facts
         peer_not_after: facts.peer_not_after,
         since: facts.since,
         dialled,
-    };
-    identity.signed(Context::Hop, encode(&hop))
+        ended: false,
+    }
 }
 
 impl Uplink {

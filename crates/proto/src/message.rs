@@ -414,6 +414,9 @@ pub struct Hop {
     /// Whether the reporter dialled.
     #[prost(bool, tag = "13")]
     pub dialled: bool,
+    /// Whether the session has ended: said by a gateway of another that was behind it.
+    #[prost(bool, tag = "14")]
+    pub ended: bool,
 }
 
 /// What a health service has of its configuration, and that it would like what it has not.
@@ -479,6 +482,9 @@ pub struct Issue {
     /// SHA-256 of the document, 32 bytes.
     #[prost(bytes = "bytes", tag = "4")]
     pub document: Bytes,
+    /// The id of the recipient's identity key, 16 bytes: another host may have its name later.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub identity: Bytes,
 }
 
 impl Point {

@@ -65,6 +65,8 @@ pub struct Certificate {
     pub not_after: u64,
     /// The id of the key of the CA that issued it.
     pub issuer: Option<KeyId>,
+    /// When it was issued, milliseconds since 1970.
+    pub at: u64,
 }
 
 /// A join token.
@@ -314,7 +316,7 @@ impl View {
                 certificates.retain(|known| known.not_after.saturating_add(REMEMBERED) >= at / 1000);
                 let surplus = (certificates.len() + 1).saturating_sub(CERTIFICATES);
                 certificates.drain(..surplus);
-                certificates.push(Certificate { hash, not_after: issued.not_after, issuer });
+                certificates.push(Certificate { hash, not_after: issued.not_after, issuer, at });
                 Arc::make_mut(member).issued = Some(number);
             }
             Fact::Revoked(revoked) => {

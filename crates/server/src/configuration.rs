@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use wardline_connector::{journal, now_ms};
 use wardline_proto::Name;
 use wardline_proto::configuration::{Content, LIMIT, document, packs_to_xml};
@@ -110,6 +111,7 @@ impl Configurations {
 
     /// An agent's configuration, signed.
     pub async fn issue(&self, view: &View, agent: &Name, due: Due) -> Option<Configuration> {
+        let identity = Bytes::copy_from_slice(&view.member_named(agent)?.key().0);
         let (head, packs) = self.parts(view, agent).await?;
         let document = document(&due.cookie, due.version, &[&head, &packs]);
         if document.len() > LIMIT {
@@ -121,6 +123,7 @@ impl Configurations {
             cookie: due.cookie.to_wire(),
             version: due.version,
             document: sha256(&[document.as_bytes()]).to_wire(),
+            identity,
         };
         let signed = self.store.keeper().duty.signed(Context::Config, encode(&issue));
         Some(Configuration { signed: Some(signed), document: document.into(), ..Configuration::default() })

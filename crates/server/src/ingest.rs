@@ -35,6 +35,10 @@ use conversation::Talk;
 
 /// Messages of one agent that wait for its conversation.
 const WAITING: usize = 8;
+/// The most routes of a session.
+const ROUTES: usize = 16 * 1024;
+/// The most bytes of each word about a hop.
+const WORD: usize = 64;
 
 /// Everything that a session needs.
 pub struct Ingest {
@@ -158,6 +162,27 @@ fn way(open: &RouteOpen, gateway: &Name) -> Result<Vec<Name>, String> {
     Ok(via)
 }
 
+/// Each gateway of a way but the last, with the next one.
+fn hops(via: &[Name]) -> impl Iterator<Item = (&Name, &Name)> {
+    via.iter().zip(via.iter().skip(1))
+}
+
+/// Whether there can be a hop of this member as it says: in the role that it has, to one of its own parents, or from one
+/// of whom it is a parent. `via` is the way of an agent, which cannot have been by another.
+fn can_be(view: &View, own: &Name, hop: &Hop, reporter: &Member, via: Option<&[Name]>) -> bool {
+    let Ok(peer) = hop.peer.parse::<Name>() else { return false };
+    let sizes = hop.id.len() == 32 && hop.peer_certificate.len() == 32;
+    let words = [&hop.mechanism, &hop.version, &hop.cipher, &hop.exchange].iter().all(|word| word.len() <= WORD);
+    let pair = match (via, hop.dialled) {
+        (Some(via), true) => peer == *via.first().unwrap_or(own),
+        (Some(_), false) => false,
+        (None, true) if reporter.parents.is_empty() => peer == *own,
+        (None, true) => reporter.parents.contains(&peer),
+        (None, false) => view.member_named(&peer).is_some_and(|peer| peer.parents.contains(&reporter.name)),
+    };
+    sizes && words && pair && (!hop.ended || !hop.dialled)
+}
+
 /// Whether a gateway may be behind another: some of its ways lead by it.
 fn is_behind(view: &View, gateway: &Name, other: &Name, steps: usize) -> bool {
     let behind = |parent: &Name| parent == other || (steps > 0 && is_behind(view, parent, other, steps - 1));
@@ -199,9 +224,9 @@ struct Routes<'a> {
     address: String,
     outgoing: Outgoing,
     routes: HashMap<u32, Route>,
-    /// How many entries the log had when a gateway behind this one was last let in with a channel certificate of its own;
-    /// nothing when it was not its own.
-    seen: HashMap<Name, Option<u64>>,
+    /// By a gateway behind this one and the gateway that let it in: how many entries the log had when it last came with a
+    /// channel certificate of its own; nothing when it was not its own.
+    seen: HashMap<(Name, Name), Option<u64>>,
     changes: watch::Receiver<Arc<View>>,
 }
 
@@ -308,6 +333,13 @@ impl Routes<'_> {
         if self.routes.contains_key(&message.route) {
             return Err(format!("route {} is open already", message.route));
         }
+        if self.routes.len() >= ROUTES {
+            // Those that were displaced, and that the gateway has not closed yet.
+            self.routes.retain(|_, route| !route.inbox.is_closed());
+            if self.routes.len() >= ROUTES {
+                return Err(format!("more than {ROUTES} routes"));
+            }
+        }
         // What is wrong about the way may be a gateway's fault that is further away: it costs this route only.
         let via = match way(&open, &self.member.name) {
             Ok(via) => via,
@@ -319,7 +351,7 @@ impl Routes<'_> {
             }
         };
         let view = Arc::clone(&self.ingest.store.view().borrow());
-        if let Some(foreign) = via.iter().find(|gateway| self.is_foreign(&view, gateway)) {
+        if let Some(foreign) = hops(&via).find(|(gateway, by)| self.is_foreign(&view, gateway, by)).map(|hop| hop.0) {
             let reason = format!("{foreign} is on its way: {FOREIGN}");
             self.refused(message.route, agent, (Refusal::by_gateway(foreign), reason)).await;
             return Ok(());
@@ -344,10 +376,11 @@ impl Routes<'_> {
         }
     }
 
-    /// Whether a gateway behind this one was let in with a channel certificate that is not, or not any more, its own.
-    fn is_foreign(&self, view: &View, gateway: &Name) -> bool {
+    /// Whether a gateway behind this one was let in by that one with a channel certificate that is not, or not any more,
+    /// its own.
+    fn is_foreign(&self, view: &View, gateway: &Name, by: &Name) -> bool {
         let revoked = || view.member_named(gateway).map_or(0, |member| member.revoked);
-        self.seen.get(gateway).is_some_and(|seen| seen.is_none_or(|at| revoked() > at))
+        self.seen.get(&(gateway.clone(), by.clone())).is_some_and(|seen| seen.is_none_or(|at| revoked() > at))
     }
 
     /// A route that is none.
@@ -372,16 +405,19 @@ impl Routes<'_> {
         // A gateway passes on unread what those behind it have measured. What is wrong about it proves nothing, and must
         // not cost the session of who passed it on.
         let Some(signed) = decode::<Signed>(&message.body) else { return };
-        let Ok(Some(hop)) = self.ingest.measured(&self.member, &signed) else { return };
+        let Ok(Some(hop)) = self.ingest.measured(&self.member, None, &signed) else { return };
         let Some((peer, role, seen)) = self.ingest.seen(&hop) else { return };
+        let Ok(by) = hop.reporter.parse::<Name>() else { return };
         // An agent's session with its gateway ends with its route: when it comes again, it is looked at again.
         if role == Role::Gateway {
-            self.seen.insert(peer.clone(), seen);
+            self.seen.insert((peer.clone(), by.clone()), seen);
         }
         if seen.is_some() {
             return;
         }
-        let behind = |route: &Route| route.agent == peer || route.via.contains(&peer);
+        // What a gateway says counts for those that came by it, and for nobody else.
+        let first = |route: &Route| route.agent == peer && route.via.first() == Some(&by);
+        let behind = |route: &Route| first(route) || hops(&route.via).any(|hop| hop == (&peer, &by));
         let cut: Vec<_> = self.routes.iter().filter(|(_, route)| behind(route)).map(|(route, _)| *route).collect();
         for route in cut {
             let Some(Route { agent, .. }) = self.routes.remove(&route) else { continue };
@@ -411,26 +447,28 @@ impl Ingest {
         self.store.keeper().root.group()
     }
 
-    /// Facts of a hop, as one of its ends signed them: a member, or a gateway behind it. Nothing of a gateway that is no
-    /// member: who passes it on does not know that yet.
-    fn measured(&self, member: &Member, signed: &Signed) -> Result<Option<Hop>, &'static str> {
+    /// Facts of a hop, as one of its ends signed them: a member, which is an agent by a way, or a gateway; or a gateway
+    /// behind it. Nothing of a gateway that is no member, nor of a hop that cannot be: who passes it on does not know that.
+    fn measured(&self, member: &Member, via: Option<&[Name]>, signed: &Signed) -> Result<Option<Hop>, &'static str> {
         let said: Hop = decode(&signed.payload).ok_or("facts of a hop that cannot be decoded")?;
-        let identity = if said.reporter == member.name.as_str() {
-            member.identity.clone()
+        let view = Arc::clone(&self.store.view().borrow());
+        let reporter = if said.reporter == member.name.as_str() {
+            member
         } else {
             let reporter: Name = said.reporter.parse().map_err(|_| "facts of a hop in nobody's name")?;
-            let view = self.store.view();
-            let view = view.borrow();
             if member.role != Role::Gateway || view.find(&reporter, Role::Agent).is_some() {
                 return Err("facts of a hop in another's name");
             }
             let gateway = view.find(&reporter, Role::Gateway);
             let behind = gateway.filter(|gateway| is_behind(&view, &gateway.name, &member.name, WAY));
             let Some(gateway) = behind else { return Ok(None) };
-            gateway.identity.clone()
+            gateway
         };
-        let fits = identity.open(Context::Hop, self.group(), signed);
+        let fits = reporter.identity.open(Context::Hop, self.group(), signed);
         fits.map_err(|_| "facts of a hop with a signature that does not fit")?;
+        if !can_be(&view, &self.own.name, &said, reporter, via) {
+            return Ok(None);
+        }
         self.registry.measured(&said);
         Ok(Some(said))
     }
@@ -438,7 +476,7 @@ impl Ingest {
     /// The member at the dialling end of a hop, when the listening end reports, and, when the channel certificate that it
     /// came with is its own, how many entries the log has now.
     fn seen(&self, hop: &Hop) -> Option<(Name, Role, Option<u64>)> {
-        let peer: Name = hop.peer.parse().ok().filter(|_| !hop.dialled)?;
+        let peer: Name = hop.peer.parse().ok().filter(|_| !hop.dialled && !hop.ended)?;
         let certificate = Digest::from_wire(&hop.peer_certificate).unwrap_or_default();
         let view = self.store.view();
         let view = view.borrow();

@@ -32,6 +32,10 @@ use crate::store::Store;
 
 /// The most decisions in a second.
 const DECISIONS: u32 = 200;
+/// The most certificates of one member in a day, or in the life of one that is shorter: the trust log keeps them for ever.
+const RENEWALS: usize = 20;
+/// Milliseconds.
+const DAY: u64 = 24 * 3600 * 1000;
 /// The most members of a group.
 const MEMBERS: usize = 100_000;
 /// How long the database may take.
@@ -306,11 +310,14 @@ impl Ask {
 
     /// What is so from now on.
     fn facts(&self, view: &View, now: u64, issued: &trust::Issued) -> Result<Vec<Fact>, Refused> {
+        let ends = issued.not_after.saturating_mul(1000);
         let issued = Fact::Issued(issued.clone());
-        let Some(id) = self.token else { return self.member(view).map(|_| vec![issued]) };
+        let Some(id) = self.token else {
+            return self.member(view).and_then(|member| seldom(member, now, ends)).map(|()| vec![issued]);
+        };
         let token = self.good_token(view, now, &id)?;
-        if self.free(view, &id)?.is_some() {
-            return Ok(vec![issued]);
+        if let Some(member) = self.free(view, &id)? {
+            return seldom(member, now, ends).map(|()| vec![issued]);
         }
         let member = trust::Member {
             name: self.name.to_string(),
@@ -402,6 +409,15 @@ const fn unfit(fault: &Fault) -> Why {
 /// Bytes in hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     wardline_sdk::hex::encode(bytes)
+}
+
+/// A member does not renew all the time. The new certificate would end then, milliseconds since 1970.
+fn seldom(member: &Member, now: u64, ends: u64) -> Result<(), Refused> {
+    let since = now.saturating_sub(DAY.min(ends.saturating_sub(now)));
+    if member.certificates.iter().filter(|certificate| certificate.at > since).count() < RENEWALS {
+        return Ok(());
+    }
+    Err(Refused::new(Why::Busy, format!("it has got {RENEWALS} certificates in a day, or in the life of one, already")))
 }
 
 /// How much was decided and told in the present second.

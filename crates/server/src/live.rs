@@ -8,7 +8,7 @@ use wardline_connector::now_ms;
 use wardline_proto::message::Hop;
 use wardline_proto::{Name, Role};
 use wardline_sdk::{HopEnd, Service, Time, Topology};
-use wardline_secrets::view::View;
+use wardline_secrets::view::{View, WAY};
 
 use crate::api::{Connected, Live};
 
@@ -67,6 +67,15 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this is the server, or a gateway with a session here, or behind such a one by at most so many others.
+    fn reaches(&self, state: &State, name: &Name, steps: usize) -> bool {
+        let behind = || {
+            let mut parents = state.hops.keys().filter(|(from, _)| from == name).map(|(_, to)| to);
+            steps > 0 && parents.any(|parent| self.reaches(state, parent, steps - 1))
+        };
+        *name == self.name || state.gateways.contains_key(name) || behind()
+    }
+
     /// An agent's conversation begins; the one before is told to end, and what was measured of its hop is forgotten.
     pub fn begin(&self, agent: &Name, conversation: &Arc<Conversation>) {
         let mut state = self.state();
@@ -82,7 +91,7 @@ impl Registry {
         let mut state = self.state();
         if state.agents.get(agent).is_some_and(|current| Arc::ptr_eq(current, conversation)) {
             state.agents.remove(agent);
-            state.hops.retain(|(from, _), _| from != agent);
+            state.hops.retain(|(from, to), _| from != agent && to != agent);
         }
     }
 
@@ -93,11 +102,11 @@ impl Registry {
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
             state.gateways.remove(gateway);
-            state.hops.retain(|(from, _), _| from != gateway);
+            state.hops.retain(|(from, to), _| from != gateway && to != gateway);
         }
     }
 
-    /// One end of a hop has said what it measured; the signature was checked.
+    /// One end of a hop has said what it measured, or that it has ended; that it can be so was checked.
     pub fn measured(&self, hop: &Hop) {
         let (Ok(reporter), Ok(peer)) = (hop.reporter.parse::<Name>(), hop.peer.parse::<Name>()) else { return };
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -113,6 +122,12 @@ impl Registry {
         let id = hex(&hop.id);
         let pair = if hop.dialled { (reporter.clone(), peer) } else { (peer, reporter.clone()) };
         let mut state = self.state();
+        if hop.ended {
+            if state.hops.get(&pair).is_some_and(|(current, _)| *current == id) {
+                state.hops.remove(&pair);
+            }
+            return;
+        }
         let (current, ends) = state.hops.entry(pair).or_default();
         if *current != id {
             *current = id;
@@ -134,8 +149,7 @@ impl Live for Registry {
 
     fn topology(&self) -> Topology {
         let state = self.state();
-        let connected =
-            |name: &Name| *name == self.name || state.agents.contains_key(name) || state.gateways.contains_key(name);
+        let connected = |name: &Name| state.agents.contains_key(name) || self.reaches(&state, name, WAY);
         let service = |name: &Name, role| Service { name: name.clone(), role, connected: connected(name) };
         let view = Arc::clone(&self.view.borrow());
         let mut services: Vec<_> = view.members().map(|member| service(&member.name, member.role)).collect();

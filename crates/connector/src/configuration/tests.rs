@@ -105,7 +105,8 @@ impl Host {
         let cookie = sha256(&[content.to_xml().as_bytes()]);
         let document = Bytes::from(Configuration { cookie, version, content }.to_xml());
         let (agent, hash) = ("web1.test".to_owned(), sha256(&[&document]).to_wire());
-        let issue = Issue { agent, cookie: cookie.to_wire(), version, document: hash };
+        let identity = Bytes::copy_from_slice(&self.identity.id().0);
+        let issue = Issue { agent, cookie: cookie.to_wire(), version, document: hash, identity };
         let signed = self.key.signed(Context::Config, encode(&issue));
         message::Configuration { signed: Some(signed), document, ..Default::default() }
     }

@@ -15,6 +15,7 @@ use super::{Relay, say};
 use crate::handshake::Session;
 use crate::journal;
 use crate::link;
+use crate::uplink::hop_ended;
 
 /// How long what was said last may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -29,8 +30,10 @@ impl Relay {
         let (peer, address) = (session.peer.clone(), session.address.to_string());
         journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.clone() });
         let facts = self.measured(&session, false);
+        let ended =
+            (peer.role == Role::Gateway).then(|| hop_ended(&self.own, &self.identity, &session.peer, &session.facts));
         let (mut incoming, down, mut writer) = link::open(session);
-        let below = Below::new(peer.clone(), down, facts);
+        let below = Below::new(peer.clone(), down, facts, ended);
         let gone = Arc::clone(&below.gone);
         let (id, messages, up) = {
             let mut table = self.table();

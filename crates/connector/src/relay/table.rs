@@ -39,6 +39,8 @@ pub(super) struct Below {
     pub(super) down: Outgoing,
     /// What this end measured of it.
     pub(super) facts: Signed,
+    /// That it has ended: of a gateway's, which nobody else tells the server.
+    pub(super) ended: Option<Signed>,
     /// Wakes it when it must end.
     pub(super) gone: Arc<Notify>,
     /// By route below: an agent has one, 0; a gateway those that it opened.
@@ -55,10 +57,10 @@ pub(super) struct Route {
 }
 
 impl Below {
-    pub(super) fn new(peer: Identity, down: Outgoing, facts: Signed) -> Self {
+    pub(super) fn new(peer: Identity, down: Outgoing, facts: Signed, ended: Option<Signed>) -> Self {
         let own = Route { open: RouteOpen { agent: peer.name.to_string(), via: Vec::new() }, up: None };
         let routes = if peer.role == Role::Agent { HashMap::from([(0, own)]) } else { HashMap::new() };
-        Self { peer, down, facts, gone: Arc::default(), routes }
+        Self { peer, down, facts, ended, gone: Arc::default(), routes }
     }
 
     /// Says something for which there must be room.
@@ -107,7 +109,8 @@ impl Table {
         }
         let routes: Vec<_> = below.routes.into_values().filter_map(|route| route.up).collect();
         self.routes.retain(|_, (session, _)| *session != id);
-        routes.into_iter().map(close).collect()
+        let ended = below.ended.filter(|_| self.up.is_some()).map(|ended| Message::own(Kind::Hop, ended));
+        routes.into_iter().map(close).chain(ended).collect()
     }
 
     /// The way is open: what must be said above.
@@ -236,7 +239,8 @@ mod tests {
 
     fn below(role: Role, name: &str, room: usize) -> (Below, Lanes) {
         let (down, lanes) = Lanes::new(room);
-        (Below::new(Identity { name: name.parse().unwrap(), role }, down, Signed::default()), lanes)
+        let ended = (role == Role::Gateway).then(Signed::default);
+        (Below::new(Identity { name: name.parse().unwrap(), role }, down, Signed::default(), ended), lanes)
     }
 
     fn heard(lanes: &mut Lanes) -> Vec<(Kind, u32)> {
@@ -301,7 +305,8 @@ mod tests {
         assert!(table.route(gw, 1).is_none() && table.lose_way().is_empty());
         assert_eq!(table.open_way(&up).len(), 1);
         let said = table.open(gw, 5, open("web1.test", &[])).unwrap().unwrap();
-        assert_eq!(table.leave(gw), [close(said.route)]);
+        let ended = Message::own(Kind::Hop, Signed::default());
+        assert_eq!(table.leave(gw), [close(said.route), ended]);
         assert!(table.routes.is_empty() && table.sessions.is_empty() && table.names.is_empty());
     }
 

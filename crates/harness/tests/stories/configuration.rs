@@ -471,6 +471,11 @@ fn a_configuration_for_another_is_refused() {
     let mixed =
         with(&another, document, &duty, Context::Config, &Issue { agent: "agent1.test".into(), ..issue(&another) });
     gateway.refused(group.agent(0), "another's document", 40082, &mixed);
+    // What the server signed for a host of this name that had another identity key.
+    let former = Issue { identity: issue(&another).identity, ..issue(&own) };
+    let document = String::from_utf8(own.document.to_vec()).unwrap();
+    let former = with(&own, document, &duty, Context::Config, &former);
+    gateway.refused(group.agent(0), "that of the name's former bearer", 40082, &former);
     let mark = group.agent(0).mark();
     gateway.down(Kind::Configuration, encode(&own));
     active(group.agent(0), mark);

@@ -157,6 +157,27 @@ fn a_gateway_behind_a_gateway_carries_both_ways() {
     let mut watched = Watched::lay(Group::builder().gateways(2).chained());
     watched.group.start();
     watched.heard_by("gw2.test");
+    // The server sees both gateways, and what both ends of the hop between them have measured.
+    let seen = |watched: &Watched, connected: [bool; 2], hop: bool| {
+        wait::until("gateways and the hop between them are shown as they are", LIMIT, || {
+            let output = watched.group.wardline(&["-o", "json", "topology"]);
+            let topology: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let service = |name| topology["services"].as_array()?.iter().find(|service| service["name"] == name);
+            let found = ["gw1.test", "gw2.test"].map(|name| service(name).is_some_and(|s| s["connected"] == true));
+            let mut hops = topology["hops"].as_array()?.iter();
+            let between = hops.find(|hop| hop["from"] == "gw2.test" && hop["to"] == "gw1.test");
+            (found == connected && between.is_some_and(|hop| hop["agree"] == true) == hop).then_some(())
+        });
+    };
+    seen(&watched, [true, true], true);
+    watched.group.gateway(1).kill9();
+    seen(&watched, [true, false], false);
+    watched.group.gateway(1).start();
+    seen(&watched, [true, true], true);
+    watched.group.gateway(0).kill9();
+    seen(&watched, [false, false], false);
+    watched.group.gateway(0).start();
+    seen(&watched, [true, true], true);
     for killed in [&[0][..], &[1], &[0], &[1], &[0, 1], &[1, 0]] {
         killed.iter().for_each(|gateway| watched.group.gateway(*gateway).kill9());
         watched.write();

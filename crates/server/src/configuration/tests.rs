@@ -21,7 +21,7 @@ async fn member(running: &Running, called: &str, parents: &[&str]) {
         role: "agent".into(),
         identity: key.spki().into(),
         parents: parents.iter().map(ToString::to_string).collect(),
-        token: bytes::Bytes::new(),
+        token: Bytes::new(),
     };
     running.act(vec![Fact::Member(member)]).await;
 }
@@ -138,7 +138,7 @@ async fn ten_thousand_who_have_their_configuration_cost_one_signature() {
         configurations.due(&view, agent).await.unwrap();
     }
     // An older head: whose proof is found, and whose signature is not looked at.
-    let known = Signed { signature: bytes::Bytes::new(), ..configurations.head(&view) };
+    let known = Signed { signature: Bytes::new(), ..configurations.head(&view) };
     let (begun, mut heads) = (Instant::now(), HashSet::new());
     for agent in agents.iter().cycle().take(10_000) {
         configurations.due(&view, agent).await.unwrap();

@@ -200,7 +200,7 @@ impl Talk {
             Kind::Hop => {
                 let signed: Option<Signed> = decode(&message.body);
                 let measured = signed.ok_or("it cannot be decoded");
-                let hop = measured.and_then(|signed| self.ingest.measured(&self.member, &signed));
+                let hop = measured.and_then(|signed| self.ingest.measured(&self.member, Some(&self.via), &signed));
                 hop.map(drop).map_err(|reason| self.forged(reason))
             }
             _ => Err(End::Quiet),

@@ -132,3 +132,64 @@ async fn who_was_revoked_or_comes_by_a_gateway_that_was_does_not_stand_any_more_
         assert_eq!(refused.0.kind(), kind, "{called}");
     }
 }
+
+#[tokio::test]
+async fn only_a_hop_between_a_member_and_one_of_its_parents_can_be() {
+    let scratch = Scratch::new();
+    let view = group(&scratch).await.view();
+    let hash = sha256(&[b"hop"]).to_wire();
+    let hop = |peer: &str, dialled| Hop {
+        id: hash.clone(),
+        peer: peer.into(),
+        peer_certificate: hash.clone(),
+        dialled,
+        ..Hop::default()
+    };
+    let can = |reporter: &str, via: Option<&[&str]>, hop: &Hop| {
+        let via: Option<Vec<_>> = via.map(|via| via.iter().map(|gateway| name(gateway)).collect());
+        let reporter = view.member_named(&name(reporter)).unwrap();
+        can_be(&view, &name("srv1.test"), hop, reporter, via.as_deref())
+    };
+    for (reporter, via, peer, dialled) in [
+        ("web2.test", Some(&[][..]), "srv1.test", true),
+        ("web1.test", Some(&["gw2.test", "gw1.test"]), "gw2.test", true),
+        ("gw1.test", None, "srv1.test", true),
+        ("gw1.test", None, "gw2.test", false),
+        ("gw2.test", None, "gw1.test", true),
+        ("gw2.test", None, "web1.test", false),
+    ] {
+        let good = hop(peer, dialled);
+        assert!(can(reporter, via, &good), "{reporter} {peer}");
+        assert!(!can(reporter, via, &Hop { dialled: !dialled, ..good.clone() }), "{reporter} {peer}");
+        let ended = Hop { ended: true, ..good.clone() };
+        assert_eq!(can(reporter, via, &ended), !dialled, "{reporter} {peer}");
+        let long = "x".repeat(WORD + 1);
+        for bad in [
+            Hop { id: Bytes::new(), ..good.clone() },
+            Hop { peer_certificate: Bytes::from_static(b"certificate"), ..good.clone() },
+            Hop { cipher: long, ..good.clone() },
+            Hop { peer: "../".into(), ..good.clone() },
+        ] {
+            assert!(!can(reporter, via, &bad), "{bad:?}");
+        }
+    }
+    // A gateway says nothing of who is above it, nor of whom it was not given; an agent of nobody but its parent.
+    for (reporter, via, peer) in [
+        ("gw2.test", None, "gw1.test"),
+        ("gw1.test", None, "web1.test"),
+        ("gw1.test", None, "web2.test"),
+        ("gw2.test", None, "gone.test"),
+        ("web1.test", Some(&["gw2.test", "gw1.test"][..]), "gw1.test"),
+        ("web1.test", Some(&["gw2.test", "gw1.test"]), "gw2.test"),
+    ] {
+        assert!(!can(reporter, via, &hop(peer, false)), "{reporter} {peer}");
+    }
+    for (reporter, via, peer) in [
+        ("gw2.test", None, "srv1.test"),
+        ("gw1.test", None, "gw2.test"),
+        ("web1.test", Some(&["gw2.test", "gw1.test"][..]), "gw1.test"),
+        ("web2.test", Some(&[]), "gw1.test"),
+    ] {
+        assert!(!can(reporter, via, &hop(peer, true)), "{reporter} {peer}");
+    }
+}

@@ -305,6 +305,13 @@ async fn a_member_renews_by_its_identity_key_until_it_is_removed() {
     assert_eq!(forged.err(), Some(Why::Signature));
     let other = served.host("web1.test", Role::Agent);
     assert_eq!(served.ask(&other, None, nothing).await.err(), Some(Why::NotMember));
+    // Not without end: the log keeps every certificate.
+    for _ in 2..RENEWALS {
+        served.ask(&web1, None, nothing).await.unwrap();
+    }
+    assert_eq!(served.ask(&web1, None, nothing).await.err(), Some(Why::Busy));
+    assert_eq!(served.ask(&web1, Some(&token), nothing).await.err(), Some(Why::Busy));
+    assert_eq!(served.running.view().tree().size(), size + RENEWALS as u64 - 1);
     let name = "web1.test".parse().unwrap();
     let removed = crate::operating::remove(Role::Agent, &name, &served.running.view()).unwrap();
     served.running.act(removed).await;
