@@ -11,13 +11,19 @@ use std::time::{Duration, Instant};
 
 use wardline_harness::daemon::cpu;
 use wardline_harness::group::Group;
+use wardline_harness::hostile::{self, Peer};
 use wardline_harness::ids::{Log, Tally};
 use wardline_harness::{Daemon, Scratch, program, wait};
+use wardline_proto::Kind;
+use wardline_proto::frame::Message;
+use wardline_proto::message::{Configuration, ConfigurationAsk, Issue, RouteOpen, decode};
 
 /// How long one run may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Alerts whose latency is measured.
 const ALERTS: usize = 60;
+/// Questions for a configuration that has not changed.
+const ASKS: usize = 10_000;
 /// System calls that make data durable.
 const SYNCS: &str = "trace=fsync,fdatasync";
 
@@ -91,6 +97,50 @@ fn fleet(agents: u64) {
         server.as_secs_f64()
     );
     figure("connect.rate", "agents/s", &mut [agents as f64 / took]);
+
+    drop(load);
+    group.gateway(0).stop();
+    let mut costs: Vec<_> = (0..3).map(|_| unchanged(&mut group, agents)).collect();
+    figure("config.unchanged", "s", &mut costs);
+}
+
+/// Processor seconds of the server while the agents of a gateway ask 10,000 times for a configuration that they have. The
+/// gateway is this program.
+fn unchanged(group: &mut Group, agents: u64) -> f64 {
+    let (credential, server) = (group.credential("gw1.test"), hostile::listen(group.server()));
+    let mut peer = Peer::join(server, &credential, "gateway gw1.test", "server srv1.test");
+    peer.wait_for(Kind::Way, 0);
+    let routes = 1..=u32::try_from(agents).expect("so many agents have names");
+    let ask = |route: &u32, ask: &ConfigurationAsk| Message::own(Kind::ConfigurationAsk, ask.clone()).on(*route);
+    let mut asks = Vec::new();
+    for route in routes {
+        let open = RouteOpen { agent: format!("load-{route:05}"), via: Vec::new() };
+        peer.say(Message::own(Kind::RouteOpen, open).on(route));
+        peer.wait_for(Kind::Way, route);
+        peer.say(ask(&route, &ConfigurationAsk::default()));
+        let given: Configuration = decode(&peer.wait_for(Kind::Configuration, route)).expect("a configuration");
+        let issue: Issue = given.signed.and_then(|signed| decode(&signed.payload)).expect("it is signed");
+        asks.push((route, ConfigurationAsk { cookie: issue.cookie, version: issue.version, head: given.head }));
+    }
+    let (before, mut asked) = (group.server().cpu(), 0);
+    while asked < ASKS {
+        // As many at once as a gateway has room for.
+        for turn in asks.chunks(100) {
+            turn.iter().for_each(|(route, known)| peer.say(ask(route, known)));
+            let mut answers = 0;
+            while answers < turn.len() {
+                let frame = peer.receive().expect("the server answers");
+                if frame.kind == Kind::Configuration {
+                    let said: Configuration = decode(&frame.body).expect("an answer");
+                    assert!(said.signed.is_none() && said.head.is_some(), "nothing has changed");
+                    answers += 1;
+                }
+            }
+            asked += turn.len();
+        }
+    }
+    let cost = group.server().cpu() - before;
+    cost.as_secs_f64() * ASKS as f64 / asked as f64
 }
 
 /// Agents in one process; it ends with this.
