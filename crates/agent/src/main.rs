@@ -14,7 +14,7 @@ use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::configuration::Configured;
 use wardline_connector::queue::Queue;
 use wardline_connector::uplink::Uplink;
-use wardline_connector::{enroll, home, journal, signals};
+use wardline_connector::{doctor, enroll, home, journal, signals};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::configuration::Content;
 use wardline_proto::event::Event;
@@ -47,6 +47,13 @@ enum Command {
     /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
     /// approves, and keeps what it is given.
     Join(Join),
+    /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
+    /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
+    Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
     /// Says whether the configuration file and its packs are right.
     CheckConfig {
         /// The configuration file.
@@ -127,6 +134,10 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(arguments),
+        Command::Doctor { config } => {
+            let read = read(&config).map(|(Config { name, state_dir, group, .. }, _)| (name, state_dir, group));
+            return doctor::main(PROGRAM, Role::Agent, read);
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,7 +31,7 @@ use wardline_secrets::view::open_head;
 use crate::{journal, now_ms};
 
 /// The document.
-const DOCUMENT: &str = "OpsMgrConnector.Config.xml";
+pub(crate) const DOCUMENT: &str = "OpsMgrConnector.Config.xml";
 /// Who signed it.
 const SIGNATURE: &str = "OpsMgrConnector.Config.xml.sig";
 /// Who signed the one that is being written.

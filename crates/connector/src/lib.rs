@@ -13,6 +13,7 @@
 //! - `credential`: the channel certificate, which may change; `renewal`: that it does, in time
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
+//! - `doctor`: the command that walks all of it and names what is wrong
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
@@ -26,6 +27,7 @@
 pub mod config;
 pub mod configuration;
 pub mod credential;
+pub mod doctor;
 pub mod enroll;
 pub mod handshake;
 pub mod home;

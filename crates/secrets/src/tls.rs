@@ -213,6 +213,24 @@ pub fn join_dial() -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
+/// The configuration for one look at the channel certificate of a parent of this name. This end shows none, so that no
+/// session comes of it.
+///
+/// # Errors
+/// Never in practice: the provider speaks TLS 1.3.
+pub fn look(root: &Root, parent: &Name) -> Result<ClientConfig, Error> {
+    let verifier = ParentVerifier { root: root.clone(), parent: parent.clone(), gate: Arc::default() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_CERTIFICATE.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
 /// The configuration for listening to hosts that want to join, with a certificate of a fresh key that says nothing.
 ///
 /// # Errors

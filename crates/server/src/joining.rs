@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
+use wardline_connector::join::{self, Asked, Desk, Knock, Knocking, Question};
 use wardline_connector::{journal, now_ms};
 use wardline_proto::event::Event;
-use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Welcome, Why};
+use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Stands, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
@@ -23,6 +23,7 @@ use wardline_secrets::signature::{VerifyingKey, sha256};
 use wardline_secrets::token;
 use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
 
+use crate::configuration::Configurations;
 use crate::founding::{moment, validity};
 use crate::store::Store;
 
@@ -45,6 +46,7 @@ pub struct JoinDesk {
     duty: Bytes,
     lifetime: Duration,
     without_token: WithoutToken,
+    configurations: Arc<Configurations>,
     gate: Mutex<Gate>,
     requests: Mutex<Requests>,
 }
@@ -78,9 +80,10 @@ impl JoinDesk {
         duty: Bytes,
         lifetime: Duration,
         without_token: WithoutToken,
+        configurations: Arc<Configurations>,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, issuing, duty, lifetime, without_token, gate, requests })
+        Arc::new(Self { store, issuing, duty, lifetime, without_token, configurations, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -149,6 +152,7 @@ impl Desk for JoinDesk {
             group: Bytes::copy_from_slice(&keeper.root.group().0),
             name,
             chain: vec![self.duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
+            at: now_ms(),
         };
         keeper.duty.signed(Context::Join, encode(&challenge))
     }
@@ -172,6 +176,35 @@ impl Desk for JoinDesk {
 
     async fn look(&self, asked: Asked) -> Result<Option<Signed>, Why> {
         self.became(&asked)
+    }
+
+    async fn stands(&self, Question { standing, transcript, signature }: Question) -> Result<Signed, Why> {
+        if !self.gate().passes() {
+            return Err(Why::Busy);
+        }
+        let identity = VerifyingKey::from_spki(&standing.identity).map_err(|_| Why::Protocol)?;
+        let (name, role): (Name, Role) =
+            standing.name.parse().ok().zip(standing.role.parse().ok()).ok_or(Why::Protocol)?;
+        let view = Arc::clone(&self.store.view().borrow());
+        let proved = identity.verify(Context::Join, view.group(), &transcript.0, &signature);
+        proved.map_err(|_| Why::Signature)?;
+        if view.was_removed(&identity.id()) {
+            return Err(Why::KeyRemoved);
+        }
+        // Nobody but the member itself learns anything of it.
+        let known = view.find(&name, role).filter(|member| member.identity == identity);
+        let member = Arc::clone(known.ok_or(Why::NotMember)?);
+        let due = match role {
+            Role::Agent => self.configurations.due(&view, &name).await,
+            _ => None,
+        };
+        let stands = Stands {
+            transcript: transcript.to_wire(),
+            certificate: Digest::from_wire(&standing.certificate).is_some_and(|hash| member.holds(&hash)),
+            gateways: member.parents.iter().map(ToString::to_string).collect(),
+            cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
+        };
+        Ok(self.store.keeper().duty.signed(Context::Join, encode(&stands)))
     }
 }
 

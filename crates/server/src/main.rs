@@ -141,7 +141,9 @@ fn run(path: &Path) -> Result<(), Event> {
         founding::announce(&store, presence.clone()).await?;
         let stop = CancellationToken::new();
         let (issues, lifetime) = (Arc::clone(&issuing), config.channel_lifetime);
-        let desk = JoinDesk::new(store.clone(), issues, duty.clone(), lifetime, config.join_without_token);
+        let configurations = Arc::new(Configurations::new(store.clone()));
+        let (without_token, known) = (config.join_without_token, Arc::clone(&configurations));
+        let desk = JoinDesk::new(store.clone(), issues, duty.clone(), lifetime, without_token, known);
         let service = Service::new(store.clone(), Arc::clone(&registry) as Arc<dyn Live>, Arc::clone(&desk));
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let own = channel.identity.clone();
@@ -150,7 +152,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let renewing = tokio::spawn(renewal.run(store.clone(), stop.clone()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
-        let (configurations, duty_chain) = (Configurations::new(store.clone()), vec![duty]);
+        let duty_chain = vec![duty];
         let ingest = Ingest { own, identity, duty: signs, duty_chain, registry, configurations, store };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());

@@ -101,7 +101,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     let challenge = match hear_answer(&mut stream).await? {
         Answered::Challenge(challenge) => challenge,
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
+        _ => return Err(Cause::Garbled(EARLY)),
     };
     let rooted = |root: &[u8], group| {
         let shown = applying.pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
@@ -118,7 +118,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         Answered::Pending(_) => {}
         Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        Answered::Challenge(_) | Answered::Welcome(_) => return Err(Cause::Garbled("it let nobody decide")),
+        _ => return Err(Cause::Garbled("it let nobody decide")),
     }
     close(&mut stream).await;
     let applicant = Applicant {
@@ -187,7 +187,7 @@ impl Waiting {
         let challenge = match hear_answer(&mut stream).await? {
             Answered::Challenge(challenge) => challenge,
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-            Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
+            _ => return Err(Cause::Garbled(EARLY)),
         };
         let believed = believe(|_, _| Ok(self.root.clone()), &poll, 16, &challenge)?;
         let transcript = transcript(&[POLLED, &poll, &challenge.payload]);
@@ -198,7 +198,7 @@ impl Waiting {
             Answered::Pending(_) => return Ok(None),
             Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-            Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
+            _ => return Err(Cause::Garbled("it asked twice")),
         };
         *step = Step::Certificate;
         let admitted = check(&self.parent, &self.applicant, believed, &transcript, &welcome)?;

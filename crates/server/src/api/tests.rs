@@ -77,7 +77,9 @@ impl Served {
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
         let (issuing, lifetime) = (foundation.issuing, crate::founding::default_lifetime());
-        let desk = JoinDesk::new(store.clone(), issuing, foundation.presence.duty, lifetime, WithoutToken::Review);
+        let configurations = Arc::new(crate::configuration::Configurations::new(store.clone()));
+        let (duty, review) = (foundation.presence.duty, WithoutToken::Review);
+        let desk = JoinDesk::new(store.clone(), issuing, duty, lifetime, review, configurations);
         let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };

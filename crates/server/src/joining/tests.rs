@@ -37,6 +37,7 @@ impl Served {
             running.presence.duty.clone(),
             default_lifetime(),
             WithoutToken::Review,
+            Arc::new(Configurations::new(running.store.clone())),
         );
         Self { running, desk, _scratch: scratch }
     }

@@ -122,7 +122,14 @@ async fn served(without_token: WithoutToken) -> Served {
     let scratch = Scratch::new();
     let running = Running::new(&scratch.0).await;
     let (issuing, duty) = (Arc::clone(&running.issuing), running.presence.duty.clone());
-    let desk = JoinDesk::new(running.store.clone(), issuing, duty, default_lifetime(), without_token);
+    let desk = JoinDesk::new(
+        running.store.clone(),
+        issuing,
+        duty,
+        default_lifetime(),
+        without_token,
+        Arc::new(crate::configuration::Configurations::new(running.store.clone())),
+    );
     Served { running, desk, _scratch: scratch }
 }
 
