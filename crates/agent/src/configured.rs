@@ -41,11 +41,10 @@ pub fn packs<'a>(own: impl IntoIterator<Item = &'a str>, content: &Content) -> R
 pub async fn run(
     own: Vec<Pack>,
     mut active: watch::Receiver<Option<Arc<Configuration>>>,
-    measure: Option<Measure>,
+    measure: Arc<Option<Measure>>,
     outbox: Outbox,
     stop: CancellationToken,
 ) -> Result<(), Ended> {
-    let measure = Arc::new(measure);
     let names: Vec<_> = own.iter().map(|pack| pack.name.clone()).collect();
     let host = workflow::run(own, Arc::clone(&measure), outbox.clone(), stop.clone());
     tokio::pin!(host);

@@ -1,7 +1,9 @@
 //! Watches a host and reports to its parent.
 //!
 //! ```text
-//!   packs (TOML), of this host and of the server: configured
+//!   groups: all of this for each management group, apart from the others
+//!      |
+//!   packs (TOML), of this host and of the group's server: configured
 //!      |
 //!      v
 //!   workflow            one task for each check and each log; owns them, and stops them all when one ends
@@ -31,11 +33,10 @@ pub mod builtin;
 pub mod check;
 pub mod clock;
 pub mod configured;
+pub mod groups;
 pub mod log_file;
 pub mod monitor;
 pub mod outcome;
 pub mod perfdata;
 pub mod plugin;
 pub mod workflow;
-
-pub use configured::run;

@@ -1,4 +1,4 @@
-//! The agent's program: configuration, packs, keys, the queue, the workflows that fill it and the uplink that empties it.
+//! The agent's program: its command line and its configuration.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,15 +8,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use serde::de::Error as _;
-use tokio_util::sync::CancellationToken;
 use wardline_agent::clock::Measure;
+use wardline_agent::groups::{self, Host};
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
-use wardline_connector::configuration::Configured;
-use wardline_connector::queue::Queue;
-use wardline_connector::uplink::Uplink;
-use wardline_connector::{doctor, enroll, home, journal, signals};
+use wardline_connector::{doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
-use wardline_proto::configuration::Content;
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
 use wardline_secrets::certificate::Identity;
@@ -81,6 +77,13 @@ struct Join {
     /// This host's name: the configuration's, when there is that file.
     #[arg(long)]
     name: Option<Name>,
+    /// The channel certificate that the company's own PKI has issued to this host, PEM; where the server says so, the
+    /// group issues none. The file is looked at from then on: a new one is used without a restart.
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The private key of that certificate, on P-256, PKCS#8 in PEM.
+    #[arg(long, requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -99,8 +102,8 @@ struct Config {
     #[serde(default = "budget", deserialize_with = "size")]
     queue_budget: u64,
     measure: Option<PathBuf>,
-    #[serde(default, deserialize_with = "config::one_group")]
-    group: Option<Membership>,
+    #[serde(default, deserialize_with = "config::groups")]
+    group: Vec<Membership>,
 }
 
 fn state_dir() -> PathBuf {
@@ -166,66 +169,26 @@ fn read(path: &Path) -> Result<(Config, Vec<Pack>), Event> {
     Ok((config, packs))
 }
 
-fn join(Join { config: file, parent, token_file, pin, name }: Join) -> ExitCode {
-    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+fn join(Join { config: file, parent, token_file, pin, name, certificate, key }: Join) -> ExitCode {
+    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, !group.is_empty()));
     let place = enroll::place(PROGRAM, &file, name, read, state_dir());
-    enroll::main(PROGRAM, Role::Agent, place, parent, token_file, pin)
+    enroll::main(PROGRAM, Role::Agent, place, parent, token_file, pin, enroll::own_pki(certificate, key))
 }
 
 fn run(path: &Path) -> Result<(), Event> {
     let (config, packs) = read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let measure = config.measure.as_deref().map(Measure::open).transpose();
-    let measure = measure.map_err(|error| refuse(format!("measure: {error}")))?;
+    let measure = Arc::new(measure.map_err(|error| refuse(format!("measure: {error}")))?);
+    // It stays locked for as long as this runs.
     let state = StateFolder::open(&config.state_dir)?;
-    let own = Identity { name: config.name.clone(), role: Role::Agent };
-    let home::Member { membership, folder, credential, identity, root, renewal } =
-        home::open(PROGRAM, path, config.group, &state, &own)?;
-    let file = folder.join("queue.db");
-    let queue =
-        Queue::open(&file, config.name.clone(), membership.name.clone(), Arc::clone(&identity), config.queue_budget);
-    let (queue, outbox, thread) = queue
-        .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
-    let result = runtime.block_on(async {
-        let stopped = signals::wait();
-        journal::emit(Event::Started {
-            program: PROGRAM.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            name: config.name.to_string(),
-        });
-        let stop = CancellationToken::new();
-        if let Some(renewal) = renewal {
-            tokio::spawn(renewal.run(stop.clone()));
-        }
-        let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
-        let check = move |content: &Content| {
-            wardline_agent::configured::packs(names.iter().map(String::as_str), content).map(drop)
-        };
-        let group = membership.name.clone();
-        let configured = Configured::open(own.clone(), group, root.clone(), folder, Box::new(check));
-        let active = configured.active();
-        let heartbeat = config.heartbeat;
-        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
-        let uplink = tokio::spawn(uplink.run(stop.clone()));
-        let mut workflows = tokio::spawn(wardline_agent::run(packs, active, measure, outbox, stop.clone()));
-        let mut uplink = uplink;
-        // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
-        let ended = tokio::select! {
-            () = stopped => None,
-            _ = &mut workflows => Some("the workflows"),
-            _ = &mut uplink => Some("the uplink"),
-        };
-        stop.cancel();
-        if let Some(task) = ended {
-            return Err(Event::WorkflowEnded { workflow: task.into(), reason: "it ended by itself".into() });
-        }
-        let _ = tokio::time::timeout(signals::STOPPING, async { tokio::join!(workflows, uplink) }).await;
-        Ok(())
-    });
-    // A look at the host that hangs in the kernel cannot be ended; what is durable is durable.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(thread);
-    result
+    let found = home::find(PROGRAM, path, config.group, &state)?;
+    let started = Event::Started {
+        program: PROGRAM.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        name: config.name.to_string(),
+    };
+    let own = Identity { name: config.name, role: Role::Agent };
+    let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
+    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure }, started)
 }

@@ -108,6 +108,7 @@ fn enrolment(load: &Load, number: u32) -> Result<Enrolment, Problem> {
         parents: load.parent.clone(),
         token: Some(load.token_file.clone()),
         pin: None,
+        own_pki: None,
     })
 }
 

@@ -6,6 +6,7 @@ use wardline_proto::message::{Digest, Signed, decode};
 use wardline_proto::trust::{Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name};
 use wardline_sdk::{Client, DataAccess as _, Group, Kind, LogEntry, LogFilter, Problem, Time, hex, page};
+use wardline_secrets::certificate::subject;
 use wardline_secrets::merkle::Head;
 use wardline_secrets::signature::KeyId;
 use wardline_secrets::trust::{Pin, Root};
@@ -69,7 +70,10 @@ fn about(fact: &Fact) -> (&'static str, String) {
     };
     match fact {
         Fact::Founded(founded) => ("founded", founded.name.clone()),
-        Fact::Issuer(_) => ("issuer", "a CA may issue channel certificates".into()),
+        Fact::Issuer(issuer) => {
+            let name = subject(&issuer.certificate).unwrap_or_default();
+            ("issuer", format!("channel certificates come from {name}"))
+        }
         Fact::Duty(duty) => ("duty", format!("server {}", duty.server)),
         Fact::Recovery(recovery) => ("recovery", format!("key {}", KeyId::of(&recovery.key))),
         Fact::Token(token) => {

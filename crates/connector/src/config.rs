@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
@@ -20,6 +20,8 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::{certificate, private};
+
+use crate::own_pki::OwnPair;
 
 /// Reads a configuration file.
 ///
@@ -72,6 +74,8 @@ pub struct Membership {
     /// While another parent than the first is used: how often the first is tried.
     #[serde(default = "primary_check", deserialize_with = "interval")]
     pub primary_check: Duration,
+    /// Where the company's own PKI lays the channel certificate down, instead of the built-in CA issuing one.
+    pub own_pki: Option<OwnPair>,
 }
 
 impl Membership {
@@ -215,30 +219,48 @@ pub fn listen<'de, D: serde::Deserializer<'de>>(from: D) -> Result<SocketAddr, D
     address.map_err(|_| D::Error::custom("ADDRESS:PORT is allowed, as in \"0.0.0.0:5723\" or \"[::]:5723\""))
 }
 
-/// For `group` where there is one at most for now: a second one must not be passed over.
+/// For `group` of an agent, which may be part of several: their names and ids differ.
 ///
 /// # Errors
-/// There is more than one.
+/// There is none, one is wrong, or two have a name or an id in common.
+pub fn groups<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Membership>, D::Error> {
+    from.deserialize_seq(Groups { one: false })
+}
+
+/// For `group` of a gateway: a second one must not be passed over.
+///
+/// # Errors
+/// There is none, it is wrong, or there is more than one.
 pub fn one_group<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Membership>, D::Error> {
-    struct One;
+    from.deserialize_seq(Groups { one: true }).map(|groups| groups.into_iter().next())
+}
 
-    impl<'de> Visitor<'de> for One {
-        type Value = Option<Membership>;
+/// Reads `[[group]]`.
+struct Groups {
+    /// Whether one is all that may stand there.
+    one: bool,
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("one [[group]]")
-        }
+impl<'de> Visitor<'de> for Groups {
+    type Value = Vec<Membership>;
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut groups: A) -> Result<Self::Value, A::Error> {
-            let first = groups.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
-            match groups.next_element::<IgnoredAny>()? {
-                None => Ok(Some(first)),
-                Some(_) => Err(A::Error::custom("only one [[group]] is allowed")),
-            }
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.one { "one [[group]]" } else { "[[group]], once or more" })
     }
 
-    from.deserialize_seq(One)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
+        let mut groups: Vec<Membership> = Vec::new();
+        while let Some(group) = from.next_element::<Membership>()? {
+            if self.one && !groups.is_empty() {
+                return Err(A::Error::custom("only one [[group]] is allowed: a gateway is part of one group"));
+            }
+            if groups.iter().any(|other| other.name == group.name || other.id == group.id) {
+                return Err(A::Error::custom("each [[group]] has a name and an id of its own"));
+            }
+            groups.push(group);
+        }
+        if groups.is_empty() { Err(A::Error::invalid_length(0, &self)) } else { Ok(groups) }
+    }
 }
 
 fn parents<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Parent>, D::Error> {
@@ -377,7 +399,7 @@ impl Keys<Result<Channel, LoadError>> {
 }
 
 /// That a channel certificate was loaded.
-pub(crate) fn loaded(folder: &Path, channel: &Channel) -> Event {
+pub fn loaded(folder: &Path, channel: &Channel) -> Event {
     Event::CertificateLoaded {
         path: folder.join("channel.pem").display().to_string(),
         key: channel.key.to_string(),
@@ -397,7 +419,8 @@ pub fn signing_key(path: &Path, group: GroupId) -> Result<SigningKey, Event> {
         .map_err(|error| Event::PrivateKeyUnusable { path: shown, reason: error.to_string() })
 }
 
-fn own_certificate(error: LoadError, name: &Name) -> Event {
+/// What is wrong with this end's channel certificate: one event for each check.
+pub fn own_certificate(error: LoadError, name: &Name) -> Event {
     use certificate::Fault;
     match error {
         LoadError::File { path, reason } => Event::CertificateMissing { path: path.display().to_string(), reason },
@@ -409,7 +432,9 @@ fn own_certificate(error: LoadError, name: &Name) -> Event {
                 Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => {
                     Event::CertificateName { path, name: name.to_string(), reason }
                 }
-                _ => Event::CertificateUsage { path, reason },
+                Fault::Usage(_) => Event::CertificateUsage { path, reason },
+                Fault::Key => Event::PrivateKeyUnusable { path, reason },
+                Fault::Encoding | Fault::Chain(_) => Event::CertificateChain { path, reason },
             }
         }
     }
@@ -434,6 +459,26 @@ mod tests {
         for bad in ["", "GW1", "gw1:0", "gw1:x", "gw1=", "gw1=10.0.0.1", "gw1=:5", "gw1=a:65536", "=a:1"] {
             assert!(parent(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn groups_have_names_and_ids_of_their_own() {
+        #[derive(Debug, Deserialize)]
+        struct Agent {
+            #[serde(default, deserialize_with = "groups")]
+            group: Vec<Membership>,
+        }
+        let group = |name: &str, id: u8| {
+            let (id, pin) = (uuid::Uuid::from_bytes([id; 16]), "0".repeat(64));
+            format!("[[group]]\nname = \"{name}\"\nid = \"{id}\"\npin = \"sha256:{pin}\"\nparents = [\"gw1.test\"]\n")
+        };
+        let read = |groups: &[String]| toml::from_str::<Agent>(&groups.concat()).map(|agent| agent.group.len());
+        assert_eq!(read(&[]).unwrap(), 0);
+        assert_eq!(read(&[group("north", 1), group("south", 2)]).unwrap(), 2);
+        for twins in [[group("north", 1), group("north", 2)], [group("north", 1), group("south", 1)]] {
+            assert!(read(&twins).unwrap_err().to_string().contains("a name and an id of its own"));
+        }
+        assert!(read(&["group = []".into()]).is_err());
     }
 
     #[test]

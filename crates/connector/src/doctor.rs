@@ -32,9 +32,9 @@ use wardline_secrets::trust::Root;
 
 use crate::config::{Membership, Parent, date, signing_key};
 use crate::configuration::DOCUMENT;
-use crate::enroll::Configured;
 use crate::handshake::{HandshakeError, connect, tls_error};
 use crate::join::{self, Cause, Known, Proved, standing};
+use crate::own_pki::OwnPair;
 use crate::{home, now_ms};
 
 /// How far the clocks of a host and its server may be apart, seconds.
@@ -78,14 +78,17 @@ impl Walk {
     }
 }
 
+/// What a configuration file says that matters here: the name, the state folder and the groups.
+pub type Configured = (Name, PathBuf, Vec<Membership>);
+
 /// The command as a program runs it.
 pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>) -> ExitCode {
     let mut walk = Walk::default();
     match read {
-        Ok((name, state, group)) => {
+        Ok((name, state, configured)) => {
             walk.well("the configuration file can be read");
             let doctor = Doctor { program, own: Identity { name, role } };
-            doctor.groups(&state, group, &mut walk);
+            doctor.groups(&state, configured, &mut walk);
         }
         Err(event) => walk.wrong("the configuration", event.text(), format!("correct it, then {program} doctor")),
     }
@@ -106,31 +109,29 @@ struct Kept {
 }
 
 /// The channel certificate on disk.
-#[derive(Clone, Copy)]
 struct Certificate {
-    hash: Digest,
+    /// Leaf first.
+    chain: Vec<CertificateDer<'static>>,
+    /// When all of the chain is valid, seconds since 1970.
     from: u64,
     to: u64,
 }
 
 impl Doctor {
-    fn groups(&self, state: &Path, configured: Option<Membership>, walk: &mut Walk) {
-        let groups = match configured {
-            Some(membership) => Ok(vec![(state.join(membership.name.as_str()), membership)]),
-            None => home::memberships(state),
-        };
+    fn groups(&self, state: &Path, configured: Vec<Membership>, walk: &mut Walk) {
         let join = format!("to join a group: `{} join --parent NAME --token-file FILE`", self.program);
-        match groups {
+        match home::groups(configured, state) {
             Ok(groups) if groups.is_empty() => walk.wrong("the groups", "this host is part of none", join),
             Ok(groups) => {
                 folder(state, "the state folder", walk);
-                for (folder, membership) in groups {
-                    self.group(&folder, &membership, walk);
+                for found in groups {
+                    match &found.membership {
+                        Ok(membership) => self.group(&found.folder, membership, walk),
+                        Err(event) => walk.wrong(format!("{}: the group", found.name()), event.text(), "correct it"),
+                    }
                 }
             }
-            Err(event) => {
-                walk.wrong("the groups", event.text(), "correct it; as the program's user or root, or `join`")
-            }
+            Err(event) => walk.wrong("the groups", event.text(), "run it as the program's user; or join"),
         }
     }
 
@@ -151,7 +152,7 @@ impl Doctor {
         let clock =
             if server_ms.is_some() { "the server's clock" } else { "this host's clock; no server could be asked" };
         let now = server_ms.unwrap_or_else(now_ms) / 1000;
-        self.validity(group, kept.certificate, now, clock, walk);
+        self.validity(membership, &kept.certificate, now, clock, walk);
     }
 
     /// What is on disk, each thing by itself, so that one fault does not hide the others.
@@ -191,46 +192,88 @@ impl Doctor {
                 None
             }
         };
-        Some(Kept { root, identity: identity?, certificate: certificate? })
+        let certificate = certificate?;
+        if let Some(files) = &membership.own_pki {
+            self.own_pki(group, files, &root, &certificate, walk);
+        }
+        Some(Kept { root, identity: identity?, certificate })
     }
 
-    /// The channel certificate, judged by a moment at which it is valid.
+    /// Whether what the company's PKI has laid down is what is in use.
+    fn own_pki(&self, group: &Name, files: &OwnPair, root: &Root, current: &Certificate, walk: &mut Walk) {
+        let path = files.certificate.display();
+        let step = format!("{group}: the certificate of the company's PKI");
+        let issue = "have the company's PKI issue what fits, and put both files in place";
+        let leaf = match files.read(root.group()) {
+            Ok(offered) => offered.leaf,
+            Err(event) => return walk.wrong(step, event.text(), issue),
+        };
+        let in_use = current.chain.split_first();
+        if in_use.is_some_and(|(used, _)| *used == leaf) {
+            return walk.well(format!("{step}, {path}, is the one in use"));
+        }
+        let chain: Vec<_> =
+            std::iter::once(leaf).chain(in_use.into_iter().flat_map(|(_, rest)| rest.to_vec())).collect();
+        match self.fits(root, &chain) {
+            Ok(_) => {
+                let next = format!("start {}, if it does not run; event 40098 says why it is not taken", self.program);
+                walk.wrong(step, format!("{path} is not the one in use"), next);
+            }
+            Err(fault) => {
+                let cause = format!("{path} is not the one in use, and does not fit by the CA of that one: {fault}");
+                walk.wrong(step, cause, issue);
+            }
+        }
+    }
+
+    /// From when to when a chain (leaf first) is valid, if it is this host's by a moment at which all of it is valid.
+    fn fits(&self, root: &Root, chain: &[CertificateDer<'_>]) -> Result<(u64, u64), Fault> {
+        let (leaf, between) = chain.split_first().ok_or(Fault::Encoding)?;
+        let (mut from, mut to) = (0, u64::MAX);
+        for certificate in chain {
+            let (_, begins, ends) = tls::facts(std::slice::from_ref(certificate)).ok_or(Fault::Encoding)?;
+            (from, to) = (from.max(begins), to.min(ends));
+        }
+        let found = root.channel(leaf, between, UnixTime::since_unix_epoch(Duration::from_secs(from)))?;
+        if found == self.own { Ok((from, to)) } else { Err(Fault::Other { found, expected: self.own.to_string() }) }
+    }
+
+    /// The channel certificate and its key.
     fn certificate(&self, folder: &Path, root: &Root) -> Result<Certificate, String> {
         let path = folder.join("channel.pem");
         let shown = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let pem = private::read_public(&path).map_err(|error| shown(&path, &error))?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         let chain = chain.map_err(|error| shown(&path, &error))?;
-        let (key, from, to) = tls::facts(&chain).ok_or_else(|| shown(&path, &Fault::Encoding))?;
-        let (leaf, between) = chain.split_first().ok_or_else(|| shown(&path, &Fault::Encoding))?;
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(from));
-        let found = root.channel(leaf, between, at).map_err(|fault| shown(&path, &fault))?;
-        if found != self.own {
-            return Err(shown(&path, &Fault::Other { found, expected: self.own.to_string() }));
-        }
+        let (from, to) = self.fits(root, &chain).map_err(|fault| shown(&path, &fault))?;
+        let (key, ..) = tls::facts(&chain).ok_or_else(|| shown(&path, &Fault::Encoding))?;
         let by_id = folder.join(tls::key_file(key));
         let path = if by_id.exists() { by_id } else { folder.join("channel.key") };
         let private = signing_key(&path, root.group()).map_err(|event| event.text())?;
         if private.public().map_err(|error| shown(&path, &error))?.id() != key {
             return Err(shown(&path, &"it does not belong to the certificate"));
         }
-        Ok(Certificate { hash: sha256(&[leaf]), from, to })
+        Ok(Certificate { chain, from, to })
     }
 
     fn validity(
         &self,
-        group: &Name,
-        Certificate { from, to, .. }: Certificate,
+        membership: &Membership,
+        &Certificate { from, to, .. }: &Certificate,
         now: u64,
         clock: &str,
         walk: &mut Walk,
     ) {
+        let group = &membership.name;
         let step = format!("{group}: the channel certificate's validity");
         if now < from {
             let cause = format!("by {clock} it begins only at {}", date(from));
-            walk.wrong(step, cause, "set the clock; the certificate is renewed by itself then");
+            walk.wrong(step, cause, "set the clock, or wait until then");
         } else if now > to {
-            let next = format!("`{} run` renews it by itself; event 40051 says why it does not", self.program);
+            let next = match &membership.own_pki {
+                Some(files) => format!("have the company's PKI issue another, to {}", files.certificate.display()),
+                None => format!("`{} run` renews it by itself; event 40051 says why it does not", self.program),
+            };
             walk.wrong(step, format!("by {clock} it has ended at {}", date(to)), next);
         } else {
             let days = (to - now) / DAY;
@@ -260,7 +303,8 @@ impl Doctor {
         walk.well(format!("{at}: the port speaks Wardline's TLS 1.3"));
         let Identity { name, role } = &self.own;
         let (identity, root) = (&kept.identity, &kept.root);
-        let known = Known { name, role: *role, identity, root, certificate: kept.certificate.hash };
+        let certificate = kept.certificate.chain.first().map_or(Digest([0; 32]), |leaf| sha256(&[leaf]));
+        let known = Known { name, role: *role, identity, root, certificate };
         let proved = standing(stream, &known).await;
         let server_ms = proved.as_ref().ok().map(|proved| proved.server_ms);
         shows(&at, parent, root, server_ms, walk).await;
@@ -429,7 +473,9 @@ async fn reachable(at: &str, parent: &Parent, walk: &mut Walk) -> Option<()> {
 async fn shows(at: &str, parent: &Parent, root: &Root, server_ms: Option<u64>, walk: &mut Walk) {
     let look = async {
         let (tcp, address) = connect(parent).await?;
-        let config = tls::look(root, &parent.name).map_err(|error| HandshakeError::Tls(error.to_string()))?;
+        let at = Duration::from_millis(server_ms.unwrap_or_else(now_ms));
+        let config = tls::look(root, &parent.name, UnixTime::since_unix_epoch(at));
+        let config = config.map_err(|error| HandshakeError::Tls(error.to_string()))?;
         let name = ServerName::IpAddress(address.ip().into());
         TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)
     };
@@ -438,13 +484,6 @@ async fn shows(at: &str, parent: &Parent, root: &Root, server_ms: Option<u64>, w
         format!("on {}: `wardline-gateway doctor`, or the server's log; here: its name and address", parent.name);
     match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok(_)) => walk.well(format!("{step} is of the group and of {}", parent.name)),
-        Ok(Err(HandshakeError::Certificate(Fault::Validity(from, to)))) => {
-            if server_ms.is_some_and(|now| (from..=to).contains(&(now / 1000))) {
-                walk.well(format!("{step} is of the group, and valid by the server's clock"));
-            } else {
-                walk.wrong(step, format!("it is valid from {} to {}", date(from), date(to)), next);
-            }
-        }
         Ok(Err(error)) => walk.wrong(step, error.to_string(), next),
         Err(_) => walk.wrong(step, "no answer in time", next),
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use wardline_proto::event::Event;
 use wardline_proto::join::Why;
@@ -14,6 +15,7 @@ use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::private;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
+use wardline_secrets::tls;
 use wardline_secrets::token::Token;
 use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
@@ -21,14 +23,15 @@ use zeroize::Zeroizing;
 use crate::config::{Membership, Parent, StateFolder};
 use crate::home;
 use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
+use crate::own_pki::{Offered, OwnPair};
 
 /// The most bytes of a token's text that are read.
 const TOKEN_LIMIT: u64 = 4096;
 /// The most bytes of a line that somebody types.
 const TYPED_LIMIT: u64 = 256;
 
-/// What a configuration file says that matters here: the name, the state folder, the group.
-pub type Configured = (Name, PathBuf, Option<Membership>);
+/// What a configuration file says that matters here: the name, the state folder, and whether it has a group.
+pub type Configured = (Name, PathBuf, bool);
 
 /// The name and the state folder: as the configuration says, or where there is none yet, as the command line and the
 /// program do.
@@ -47,7 +50,7 @@ pub fn place(
         (name, _) => {
             let (configured, state, group) = read().map_err(|event| event.text())?;
             let file = file.display();
-            if group.is_some() {
+            if group {
                 return Err(format!("{file} has a [[group]], which {program} would use instead; remove it first"));
             }
             match name.filter(|name| *name != configured) {
@@ -66,10 +69,11 @@ pub fn main(
     parents: Vec<Parent>,
     token: Option<PathBuf>,
     pin: Option<Pin>,
+    own_pki: Option<OwnPair>,
 ) -> ExitCode {
     let mut out = io::stdout().lock();
     let joined = match place {
-        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token, pin }, &mut out),
+        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token, pin, own_pki }, &mut out),
         Err(cause) => {
             let next = format!("correct it, then {program} join again");
             let _ = writeln!(out, "\u{2717} the configuration: {cause}\n  next: {next}");
@@ -96,6 +100,22 @@ pub struct Enrolment {
     pub token: Option<PathBuf>,
     /// The pin of the group's root, where it is known. Then nothing needs to be confirmed here without a token.
     pub pin: Option<Pin>,
+    /// Where a channel certificate of the company's own PKI lies, if the built-in CA is not to issue one.
+    pub own_pki: Option<OwnPair>,
+}
+
+impl Enrolment {
+    /// The pair that this host brings, if it does.
+    fn own(&self, group: GroupId) -> Result<Option<Offered>, String> {
+        self.own_pki.as_ref().map(|files| files.read(group)).transpose().map_err(|event| event.text())
+    }
+}
+
+/// Where a channel certificate of the company's own PKI lies, as the command line says: what is relative there is so for
+/// the command only.
+pub fn own_pki(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<OwnPair> {
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    certificate.zip(key).map(|(certificate, key)| OwnPair { certificate: absolute(certificate), key: absolute(key) })
 }
 
 /// Why a step failed, and what to do next.
@@ -141,9 +161,11 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     tick(out, &format!("the join token is of group {}", uuid::Uuid::from_bytes(token.group.0)));
 
     let state = StateFolder::open(&enrolment.state).map_err(|event| failed("the state folder", event.text()))?;
-    let (folder, fresh) = folder(state.path(), token.group).map_err(|cause| failed("the state folder", cause))?;
+    let (folder, fresh) =
+        folder(state.path(), token.group, enrolment.role).map_err(|cause| failed("the state folder", cause))?;
     let rejoins = !folder.starts_with(home::pending(state.path(), token.group));
-    let keys = Keys::of(&folder, token.group).map_err(|cause| {
+    let own = enrolment.own(token.group);
+    let keys = own.and_then(|own| Keys::of(&folder, token.group, own)).map_err(|cause| {
         if fresh {
             let _ = fs::remove_dir_all(&folder);
         }
@@ -152,15 +174,19 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     tick(out, &format!("the keys of this host are {}", if fresh { "made" } else { "there" }));
 
     let (group, pin) = (token.group, token.pin);
-    let admitted = keys.ask(enrolment, token, out).map_err(|error| {
+    let taken = if rejoins { Ok(Vec::new()) } else { names(state.path()) };
+    let taken = taken.map_err(|error| failed("the state folder", error.to_string()))?;
+    let admitted = keys.ask(enrolment, token, taken, out).map_err(|error| {
         let open = error.as_ref().is_some_and(JoinError::is_open);
         let refused = error.as_ref().is_some_and(|error| error.0.iter().all(is_final));
         if !rejoins && !open && (fresh || refused) {
             let _ = fs::remove_dir_all(&folder);
         }
-        let cause = error.map_or_else(|| "it cannot be asked".to_owned(), |error| summary(&error));
+        let cause = error.as_ref().map_or_else(|| "it cannot be asked".to_owned(), summary);
         let next = if open && !rejoins {
             format!("{again}: the keys of this host are kept, because a server may have let it in already")
+        } else if error.as_ref().is_some_and(|error| error.0.iter().any(|a| matches!(a.cause, Cause::Taken(_)))) {
+            format!("move that folder away if this host has left its group, then {again}; otherwise it can be part of one of the two")
         } else {
             again.clone()
         };
@@ -168,7 +194,7 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     })?;
 
     let wrong = |error: &dyn std::fmt::Display| failed("writing the group's folder", error.to_string());
-    home::keep(&folder, &admitted, pin, &enrolment.parents, keys.channel.id()).map_err(|error| wrong(&error))?;
+    keys.keep(&folder, &admitted, pin, enrolment).map_err(|error| wrong(&error))?;
     let target =
         if rejoins { folder } else { settle(state.path(), group, &admitted.group_name).map_err(|e| wrong(&e))? };
     tick(out, &format!("group {} is written", admitted.group_name));
@@ -189,26 +215,34 @@ fn summary(error: &JoinError) -> String {
 }
 
 /// The folder in which the keys of this group are or are to be, and whether it was made just now.
-fn folder(state: &Path, group: GroupId) -> Result<(PathBuf, bool), String> {
+fn folder(state: &Path, group: GroupId, role: Role) -> Result<(PathBuf, bool), String> {
     let mut joined = home::memberships(state).map_err(|event| event.text())?;
     if let Some(at) = joined.iter().position(|(_, membership)| membership.id == group) {
         return Ok((joined.swap_remove(at).0, false));
     }
-    if let Some((folder, membership)) = joined.first() {
-        return Err(part_of(folder, membership));
-    }
+    one_only(role, &joined)?;
     let pending = home::pending(state, group);
     let fresh = !pending.exists();
     private::create_folder(&pending).map_err(|error| format!("{}: {error}", pending.display()))?;
     Ok((pending, fresh))
 }
 
-fn part_of(folder: &Path, membership: &Membership) -> String {
-    format!(
-        "this host is part of group {} already, and can be part of one only; remove {} to leave it",
-        membership.name,
-        folder.display()
-    )
+/// What a gateway passes on does not say of which group it is.
+fn one_only(role: Role, joined: &[(PathBuf, Membership)]) -> Result<(), String> {
+    match joined.first().filter(|_| role == Role::Gateway) {
+        Some((folder, membership)) => Err(format!(
+            "this gateway is part of group {} already, and can carry for one only; run another gateway beside it, with a state folder and a port of its own, or remove {} to leave the group",
+            membership.name,
+            folder.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The names in a state folder that could be those of groups.
+fn names(state: &Path) -> io::Result<Vec<Name>> {
+    let entries: Vec<_> = fs::read_dir(state)?.collect::<io::Result<_>>()?;
+    Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// Gives the finished folder its name.
@@ -228,24 +262,46 @@ struct Keys {
     identity: Arc<SigningKey>,
     channel: SigningKey,
     channel_pem: Zeroizing<Vec<u8>>,
+    /// The channel certificate that it brings; empty when the server is to issue one.
+    certificate: Bytes,
 }
 
 impl Keys {
-    /// Those that are in a folder; what is missing is made.
-    fn of(folder: &Path, group: GroupId) -> Result<Self, String> {
+    /// Those that are in a folder, or that this host brings; what is missing is made.
+    fn of(folder: &Path, group: GroupId, own: Option<Offered>) -> Result<Self, String> {
         home::settle(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let (identity, _) = key(&folder.join("identity.key"), group)?;
+        let identity = Arc::new(identity);
+        if let Some(Offered { leaf, key: channel, pem: channel_pem }) = own {
+            return Ok(Self { identity, channel, channel_pem, certificate: Bytes::copy_from_slice(&leaf) });
+        }
         let (channel, channel_pem) = key(&folder.join("channel.key"), group)?;
-        Ok(Self { identity: Arc::new(identity), channel, channel_pem })
+        Ok(Self { identity, channel, channel_pem, certificate: Bytes::new() })
+    }
+
+    /// Writes what came. A key that this host brings takes its place with its certificate, and not before.
+    fn keep(&self, folder: &Path, admitted: &Admitted, pin: Pin, enrolment: &Enrolment) -> io::Result<()> {
+        let id = self.channel.id();
+        if !self.certificate.is_empty() {
+            private::write(&folder.join(tls::key_file(id)), &self.channel_pem)?;
+        }
+        home::keep(folder, admitted, pin, &enrolment.parents, enrolment.own_pki.as_ref(), id)
     }
 
     /// Asks the parents, and shows how far each came.
-    fn ask(&self, enrolment: &Enrolment, token: Token, out: &mut impl Write) -> Result<Admitted, Option<JoinError>> {
+    fn ask(
+        &self,
+        enrolment: &Enrolment,
+        token: Token,
+        taken: Vec<Name>,
+        out: &mut impl Write,
+    ) -> Result<Admitted, Option<JoinError>> {
         let request = request(&self.channel_pem, &enrolment.name, enrolment.role).map_err(|_| None)?;
         let (name, identity) = (enrolment.name.clone(), Arc::clone(&self.identity));
-        let applicant = Applicant { name, role: enrolment.role, identity, request, with: With::Token(token) };
+        let (role, certificate, with) = (enrolment.role, self.certificate.clone(), With::Token { token, taken });
+        let applicant = Applicant { name, role, identity, request, certificate, with };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| None)?;
-        let outcome = runtime.block_on(ask(&enrolment.parents, applicant));
+        let outcome = runtime.block_on(ask(&enrolment.parents, &applicant));
         // A resolver that hangs must not hang the command.
         runtime.shutdown_background();
         let attempts = outcome.as_ref().err().map_or(&[][..], |error| &error.0);
@@ -358,6 +414,7 @@ mod tests {
             parents,
             token: Some(file),
             pin: None,
+            own_pki: None,
         };
         Site { group, desk, scratch, enrolment, _stops: stop.drop_guard() }
     }
@@ -396,7 +453,7 @@ mod tests {
         }
 
         /// The identity keys that were let in.
-        fn keys(&self) -> Vec<bytes::Bytes> {
+        fn keys(&self) -> Vec<Bytes> {
             self.desk.members.lock().unwrap().iter().map(|(key, _)| key.clone()).collect()
         }
     }
@@ -494,11 +551,49 @@ mod tests {
         let keys = site.keys();
         assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0]));
 
-        // A host is part of one group.
+        // A gateway is part of one group.
+        let mut site = site;
+        site.enrolment.role = Role::Gateway;
         let (_, other) = TestDesk::new(&Group::new());
         fs::write(site.scratch.0.join("token"), other.text()).unwrap();
         let (joined, shown) = site.join().await;
-        assert!(!joined && shown.contains("part of group north already"), "{shown}");
+        assert!(
+            !joined && shown.contains("part of group north already") && shown.contains("another gateway"),
+            "{shown}"
+        );
         assert_eq!(site.files(""), ["north"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_second_group_of_the_same_name_is_refused_before_anything_is_proved() {
+        let mut site = site().await;
+        assert!(site.join().await.0);
+        let kept = |site: &Site| {
+            let folder = site.enrolment.state.join("north");
+            FILES.map(|file| fs::read(folder.join(file)).unwrap())
+        };
+        let before = kept(&site);
+        // Each group of these tests is called north.
+        let stop = CancellationToken::new();
+        let (desk, token) = TestDesk::new(&Group::new());
+        site.enrolment.parents = vec![parent("srv.test", server(&desk, &stop).await)];
+        fs::write(site.scratch.0.join("token"), token.text()).unwrap();
+        let (joined, shown) = site.join().await;
+        assert!(
+            !joined && shown.contains("the group is called north") && shown.contains("move that folder"),
+            "{shown}"
+        );
+        assert!(desk.members.lock().unwrap().is_empty());
+        assert_eq!((site.files(""), kept(&site) == before), (vec!["north".to_owned()], true));
+        // Nor where a file or a folder of something else has the name.
+        fs::rename(site.enrolment.state.join("north"), site.scratch.0.join("away")).unwrap();
+        fs::write(site.enrolment.state.join("north"), "").unwrap();
+        assert!(!site.join().await.0);
+        fs::remove_file(site.enrolment.state.join("north")).unwrap();
+        // The control: with room for it, the same token is good.
+        let (joined, shown) = site.join().await;
+        assert!(joined && desk.members.lock().unwrap().len() == 1, "{shown}");
+        assert_eq!(site.files("north"), FILES);
+        stop.cancel();
     }
 }

@@ -205,8 +205,10 @@ async fn accept_unhurried(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -
             Ok(Accepted::Join(Knocking { stream, address }.into(), place))
         }
         None => {
-            let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
-            Err(HandshakeError::Mechanism(offered))
+            // A stranger may offer kilobytes.
+            let shown = |name: &String| name.chars().take(40).collect::<String>();
+            let shown: Vec<_> = offered.iter().take(4).map(shown).collect();
+            Err(HandshakeError::Mechanism(if shown.is_empty() { "nothing".into() } else { shown.join(", ") }))
         }
     }
 }

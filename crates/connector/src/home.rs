@@ -29,60 +29,111 @@ use wardline_secrets::trust::{Pin, Root};
 use crate::config::{self, Keys, Mechanism, Membership, Parent, StateFolder};
 use crate::credential::{Credential, credential};
 use crate::join::Admitted;
+use crate::own_pki::OwnPair;
 use crate::renewal::Renewal;
 
 /// The file that says which group a folder is of.
 const MEMBERSHIP: &str = "membership.toml";
+
+/// The folders of the groups that a host has joined, in the order of their names.
+///
+/// # Errors
+/// The state folder cannot be read.
+fn folders(state: &Path) -> Result<Vec<PathBuf>, Event> {
+    let refuse =
+        |error: io::Error| Event::ConfigurationRefused { file: state.display().to_string(), reason: error.to_string() };
+    let mut found = Vec::new();
+    for folder in fs::read_dir(state).map_err(refuse)? {
+        let folder = folder.map_err(refuse)?;
+        // What begins with a dot is not finished.
+        if !folder.file_name().as_encoded_bytes().starts_with(b".") && folder.path().join(MEMBERSHIP).is_file() {
+            found.push(folder.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
 
 /// The groups that a host has joined, each with its folder.
 ///
 /// # Errors
 /// A file cannot be read or has an error.
 pub fn memberships(state: &Path) -> Result<Vec<(PathBuf, Membership)>, Event> {
-    let refuse =
-        |error: io::Error| Event::ConfigurationRefused { file: state.display().to_string(), reason: error.to_string() };
-    let mut found = Vec::new();
-    for folder in fs::read_dir(state).map_err(refuse)? {
-        let folder = folder.map_err(refuse)?;
-        let (path, file) = (folder.path(), folder.path().join(MEMBERSHIP));
-        // What begins with a dot is not finished.
-        if !folder.file_name().as_encoded_bytes().starts_with(b".") && file.is_file() {
-            found.push((path, config::read(&file)?));
+    let read = |folder: PathBuf| config::read(&folder.join(MEMBERSHIP)).map(|membership| (folder, membership));
+    folders(state)?.into_iter().map(read).collect()
+}
+
+/// A group that a program is to be part of. It has a folder; nothing else is known to be right.
+#[derive(Debug)]
+pub struct Found {
+    /// The group's folder.
+    pub folder: PathBuf,
+    /// The group and the parents, or what is wrong there.
+    pub membership: Result<Membership, Event>,
+    /// Whether the host has joined: then its certificate is renewed by joining.
+    joined: bool,
+}
+
+impl Found {
+    /// One that the host has joined; `before` are those that were found already.
+    fn joined(folder: PathBuf, before: &[Self]) -> Self {
+        let file = folder.join(MEMBERSHIP);
+        let refuse = |reason: String| Event::ConfigurationRefused { file: file.display().to_string(), reason };
+        let membership = config::read(&file).and_then(|membership: Membership| {
+            let same = |found: &&Self| found.membership.as_ref().is_ok_and(|other| other.id == membership.id);
+            if folder.file_name().is_none_or(|name| name != membership.name.as_str()) {
+                Err(refuse(format!("{} holds the group {}; rename the folder", folder.display(), membership.name)))
+            } else if let Some(other) = before.iter().find(same) {
+                Err(refuse(format!("{} holds the same group; move one of the two away", other.folder.display())))
+            } else {
+                Ok(membership)
+            }
+        });
+        Self { folder, membership, joined: true }
+    }
+
+    /// The name of the folder, which is that of the group.
+    pub fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// The groups of a program: those of its configuration, or else those that the host has joined.
+///
+/// # Errors
+/// The state folder cannot be read.
+pub fn groups(configured: Vec<Membership>, state: &Path) -> Result<Vec<Found>, Event> {
+    let written = |membership: Membership| {
+        let folder = state.join(membership.name.as_str());
+        Found { folder, membership: Ok(membership), joined: false }
+    };
+    let mut found: Vec<_> = configured.into_iter().map(written).collect();
+    if found.is_empty() {
+        for folder in folders(state)? {
+            found.push(Found::joined(folder, &found));
         }
     }
     Ok(found)
 }
 
-/// The group of a program, and whether its certificate is renewed by joining: the configuration's, or else the one that
-/// the host has joined.
+/// The groups of a program that is to run, one at least.
 ///
 /// # Errors
-/// There is none, or more than one.
-fn find(
+/// There is none.
+pub fn find(
     program: &str,
     configuration: &Path,
-    configured: Option<Membership>,
-    state: &Path,
-) -> Result<(Membership, bool), Event> {
-    if let Some(membership) = configured {
-        return Ok((membership, false));
-    }
-    let refuse = |reason: String| Event::ConfigurationRefused { file: configuration.display().to_string(), reason };
-    let mut found = memberships(state)?.into_iter();
-    match (found.next(), found.next()) {
-        (Some((folder, membership)), None)
-            if folder.file_name().is_some_and(|name| name == membership.name.as_str()) =>
-        {
-            Ok((membership, true))
-        }
-        (Some((folder, membership)), None) => {
-            Err(refuse(format!("{} holds the group {}; rename the folder", folder.display(), membership.name)))
-        }
-        (None, _) => Err(refuse(format!(
+    configured: Vec<Membership>,
+    state: &StateFolder,
+) -> Result<Vec<Found>, Event> {
+    let found = groups(configured, state.path())?;
+    if found.is_empty() {
+        let reason = format!(
             "it has no [[group]], and this host is part of none; to join one: `{program} join --parent NAME --token-file FILE`"
-        ))),
-        (Some(_), Some(_)) => Err(refuse(format!("it has no [[group]], and {} holds more than one", state.display()))),
+        );
+        return Err(Event::ConfigurationRefused { file: configuration.display().to_string(), reason });
     }
+    Ok(found)
 }
 
 /// A host as a member of its group.
@@ -102,11 +153,10 @@ pub struct Member {
     pub renewal: Option<Renewal>,
 }
 
-/// Finds a program's group and loads what it keeps of it. Of a host that has joined, the channel certificate may have
-/// ended: that is said, and it is renewed.
+/// Finds the group of a program that is part of one only, and loads what it keeps of it.
 ///
 /// # Errors
-/// There is no group, or a file of it is missing or wrong.
+/// There is no group, or more than one, or a file of it is missing or wrong.
 pub fn open(
     program: &str,
     configuration: &Path,
@@ -114,9 +164,25 @@ pub fn open(
     state: &StateFolder,
     own: &Identity,
 ) -> Result<Member, Event> {
-    let (membership, renewable) = find(program, configuration, configured, state.path())?;
-    let (group, folder) = (membership.group(), state.group(&membership.group()));
-    if !renewable {
+    let found = find(program, configuration, configured.into_iter().collect(), state)?;
+    match <[Found; 1]>::try_from(found) {
+        Ok([found]) => load(found, own),
+        Err(_) => Err(Event::ConfigurationRefused {
+            file: configuration.display().to_string(),
+            reason: format!("it has no [[group]], and {} holds more than one", state.path().display()),
+        }),
+    }
+}
+
+/// Loads what a program keeps of a group. Of a host that has joined, the channel certificate may have ended: that is
+/// said, and it is renewed.
+///
+/// # Errors
+/// A file is missing or wrong.
+pub fn load(Found { folder, membership, joined }: Found, own: &Identity) -> Result<Member, Event> {
+    let membership = membership?;
+    let group = membership.group();
+    if !joined && membership.own_pki.is_none() {
         let Keys { channel, identity, root } = Keys::load(&folder, &group, &own.name, own.role)?;
         let (credential, identity) = (channel.into(), Arc::new(identity));
         return Ok(Member { membership, folder, credential, identity, root, renewal: None });
@@ -143,6 +209,8 @@ struct Written<'a> {
     pin: String,
     mechanism: Mechanism,
     parents: &'a [Parent],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own_pki: Option<&'a OwnPair>,
 }
 
 /// Writes what a host was given when it was let in, beside the keys that are in the folder already. The file that says
@@ -150,13 +218,21 @@ struct Written<'a> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn keep(folder: &Path, admitted: &Admitted, pin: Pin, parents: &[Parent], key: KeyId) -> io::Result<()> {
+pub fn keep(
+    folder: &Path,
+    admitted: &Admitted,
+    pin: Pin,
+    parents: &[Parent],
+    own_pki: Option<&OwnPair>,
+    key: KeyId,
+) -> io::Result<()> {
     let membership = Written {
         name: admitted.group_name.as_str(),
         id: uuid::Uuid::from_bytes(admitted.group.0).to_string(),
         pin: pin.to_string(),
         mechanism: Mechanism::Certificate,
         parents,
+        own_pki,
     };
     let membership = toml::to_string(&membership).map_err(io::Error::other)?;
     let root = certificates_pem(&[admitted.root.certificate()]).map_err(io::Error::other)?;
@@ -182,8 +258,8 @@ fn certificate(folder: &Path, chain: &[CertificateDer<'_>], key: KeyId) -> io::R
 ///
 /// # Errors
 /// It cannot be written. The old pair is usable then.
-pub fn replace(folder: &Path, key: KeyId, pem: &str, chain: &[CertificateDer<'_>]) -> io::Result<()> {
-    private::write(&folder.join(tls::key_file(key)), pem.as_bytes())?;
+pub fn replace(folder: &Path, key: KeyId, pem: &[u8], chain: &[CertificateDer<'_>]) -> io::Result<()> {
+    private::write(&folder.join(tls::key_file(key)), pem)?;
     certificate(folder, chain, key)
 }
 
@@ -230,6 +306,42 @@ mod tests {
     use crate::testing::{Group, Scratch, name};
 
     #[test]
+    fn each_folder_is_a_group_and_a_broken_one_troubles_no_other() {
+        let scratch = Scratch::new();
+        let state = StateFolder::open(&scratch.0).unwrap();
+        let find = || {
+            let found = find("wardline-agent", Path::new("agent.toml"), Vec::new(), &state)?;
+            let why = |found: &Found| match &found.membership {
+                Ok(membership) => membership.name.to_string(),
+                Err(event) => event.text(),
+            };
+            Ok::<_, Event>(found.iter().map(|found| (found.name(), why(found))).collect::<Vec<_>>())
+        };
+        assert_eq!(find().unwrap_err().number(), 40001);
+        let join = |folder: &str, name: &str, id: u8| {
+            let (id, pin) = (uuid::Uuid::from_bytes([id; 16]), Pin::from([id; 32]));
+            let text = format!("name = \"{name}\"\nid = \"{id}\"\npin = \"{pin}\"\nparents = [\"gw1.test\"]\n");
+            private::create_folder(&scratch.0.join(folder)).unwrap();
+            private::write(&scratch.0.join(folder).join(MEMBERSHIP), text.as_bytes()).unwrap();
+        };
+        join("south", "south", 2);
+        assert_eq!(find().unwrap(), [("south".into(), "south".into())]);
+        join("north", "north", 1);
+        join(".join-1", "west", 3);
+        join("copy", "south", 4);
+        join("twin", "twin", 1);
+        join("bad", "Bad", 5);
+        private::create_folder(&scratch.0.join("empty")).unwrap();
+        let found = find().unwrap();
+        let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["bad", "copy", "north", "south", "twin"]);
+        for (at, says) in [(0, "line 1, column 8"), (1, "rename the folder"), (4, "north holds the same group")] {
+            assert!(found[at].1.contains(says), "{found:?}");
+        }
+        assert_eq!([&found[2].1, &found[3].1], ["north", "south"]);
+    }
+
+    #[test]
     fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
         let (group, scratch) = (Group::new(), Scratch::new());
         let folder = &scratch.0;
@@ -258,7 +370,7 @@ mod tests {
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
         // Nothing was interrupted.
         group.write(folder, "web1.test", Role::Agent, group.hour());
-        replace(folder, key.id(), &pem, &chain).unwrap();
+        replace(folder, key.id(), pem.as_bytes(), &chain).unwrap();
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
     }
 }

@@ -1,9 +1,34 @@
 //! Where events go: one line each on standard error, which the journal keeps.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::io::Write as _;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use wardline_proto::event::Event;
 use wardline_proto::health::Severity;
+
+thread_local! {
+    /// The group that this thread works for, in a program that is part of several.
+    static GROUP: OnceCell<String> = const { OnceCell::new() };
+}
+
+/// From now on the events of this thread say that they are of this group. Once for each thread.
+pub fn works_for(group: &str) {
+    GROUP.with(|of| {
+        let _ = of.set(group.to_owned());
+    });
+}
+
+/// The text of an event, with the thread's group in front unless the event names one itself.
+fn text(event: &Event) -> String {
+    let named = event.fields().iter().any(|(field, _)| *field == "group");
+    match GROUP.with(|group| group.get().filter(|_| !named).cloned()) {
+        Some(group) => format!("group {group}: {}", event.text()),
+        None => event.text(),
+    }
+}
 
 /// Emits an event: `TIME SEVERITY NUMBER TEXT`, with the journal's priority in front when the journal reads.
 pub fn emit(event: Event) {
@@ -13,8 +38,71 @@ pub fn emit(event: Event) {
         Severity::Critical => 3,
     };
     let prefix = if std::env::var_os("JOURNAL_STREAM").is_some() { format!("<{priority}>") } else { String::new() };
-    let text: String = event.text().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = text(&event).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let line = format!("{prefix}{:.3} {} {} {text}\n", jiff::Timestamp::now(), event.severity(), event.number());
     // One write per line. When standard error is gone there is nobody left to tell.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// How many events there may be about strangers: so many in [`Quota::TIME`] of one address, and so many in all.
+#[derive(Debug, Default)]
+pub struct Quota {
+    began: Option<Instant>,
+    told: HashMap<IpAddr, u32>,
+    all: u32,
+}
+
+impl Quota {
+    /// After this it begins anew.
+    pub const TIME: Duration = Duration::from_secs(10);
+    /// The most of one address.
+    pub const OF_ADDRESS: u32 = 50;
+    /// The most in all.
+    pub const ALL: u32 = 500;
+
+    /// Whether one more about this address may be emitted.
+    pub fn allows(&mut self, address: IpAddr) -> bool {
+        if self.began.is_none_or(|began| began.elapsed() >= Self::TIME) {
+            *self = Self { began: Some(Instant::now()), ..Self::default() };
+        }
+        let told = if self.all < Self::ALL { self.told.entry(address).or_default() } else { return false };
+        if *told >= Self::OF_ADDRESS {
+            return false;
+        }
+        *told += 1;
+        self.all += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_strangers_has_a_limit() {
+        let address = |last: u32| IpAddr::from([10, 0, 0, u8::try_from(last).unwrap()]);
+        let mut quota = Quota::default();
+        let allowed = |quota: &mut Quota, last| (0..1000).filter(|_| quota.allows(address(last))).count();
+        for last in 0..Quota::ALL / Quota::OF_ADDRESS {
+            assert_eq!(allowed(&mut quota, last), 50);
+        }
+        assert_eq!((allowed(&mut quota, 99), quota.told.len()), (0, 10));
+        quota.began = Instant::now().checked_sub(Quota::TIME);
+        assert!(quota.allows(address(99)));
+    }
+
+    #[test]
+    fn an_event_of_one_of_several_groups_says_which_one() {
+        let plain = Event::CheckFailed { workflow: "base/web".into(), reason: "no such file".into() };
+        let named = Event::ConfigurationMissing { group: "north".into() };
+        assert_eq!(text(&plain), plain.text());
+        std::thread::spawn(move || {
+            works_for("north");
+            assert_eq!(text(&plain), format!("group north: {}", plain.text()));
+            assert_eq!(text(&named), named.text());
+        })
+        .join()
+        .unwrap();
+    }
 }

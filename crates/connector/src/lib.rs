@@ -10,7 +10,8 @@
 //! ```
 //!
 //! - `config`: what the daemons' files say about names, groups and parents
-//! - `credential`: the channel certificate, which may change; `renewal`: that it does, in time
+//! - `credential`: the channel certificate, which may change; `renewal`: that it does, in time; `own_pki`: one that the
+//!   company's PKI has issued
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
 //! - `doctor`: the command that walks all of it and names what is wrong
@@ -36,6 +37,7 @@ pub mod journal;
 pub mod link;
 pub mod listener;
 pub mod outbox;
+pub mod own_pki;
 pub mod parents;
 pub mod queue;
 pub mod relay;

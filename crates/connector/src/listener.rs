@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
@@ -18,24 +18,47 @@ use wardline_secrets::tls::{self, Channel};
 use crate::credential::Credential;
 use crate::handshake::{Accepted, HandshakeError, Session, Speaks, accept};
 use crate::join::{self, Knocking};
-use crate::journal;
+use crate::journal::{self, Quota};
 
 /// The most handshakes in progress.
 const HANDSHAKES: usize = 512;
 /// At most one event about floods in this time.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Says that there is too much, and not too often.
+/// Says what is wrong with those who knock, and not too often.
 #[derive(Clone, Default)]
-struct Busy(Arc<Mutex<Option<Instant>>>);
+struct Speaker(Arc<Mutex<Said>>);
 
-impl Busy {
-    fn say(&self, reason: String) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|when| when.elapsed() > QUIET) {
-            *said = Some(Instant::now());
+#[derive(Default)]
+struct Said {
+    busy: Option<Instant>,
+    refused: Quota,
+}
+
+impl Speaker {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        // Nothing panics while it is held, and nothing waits.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn busy(&self, reason: String) {
+        let mut said = self.said();
+        if said.busy.is_none_or(|when| when.elapsed() > QUIET) {
+            said.busy = Some(Instant::now());
+            drop(said);
             journal::emit(Event::ListenerBusy { reason });
         }
+    }
+
+    fn refused(&self, address: SocketAddr, error: HandshakeError) {
+        if !self.said().refused.allows(address.ip()) {
+            return self.busy("more connections are refused than are named here".into());
+        }
+        let (address, reason) = (address.to_string(), error.to_string());
+        journal::emit(match error {
+            HandshakeError::Certificate(_) => Event::PeerCertificateInvalid { address, reason },
+            _ => Event::NotAuthenticated { address, reason },
+        });
     }
 }
 
@@ -60,7 +83,7 @@ where
     let mut current: Option<(Arc<Channel>, Arc<ServerConfig>)> = None;
     let mut tasks: JoinSet<()> = JoinSet::new();
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
-    let busy = Busy::default();
+    let speaker = Speaker::default();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -71,7 +94,7 @@ where
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: give back what is half-open and go on.
-                busy.say(error.to_string());
+                speaker.busy(error.to_string());
                 waiting.drain(..).for_each(|handle| handle.abort());
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -82,7 +105,7 @@ where
             if let Some(oldest) = waiting.pop_front() {
                 oldest.abort();
             }
-            busy.say(format!("{HANDSHAKES} handshakes are in progress; the oldest are given up"));
+            speaker.busy(format!("{HANDSHAKES} handshakes are in progress; the oldest are given up"));
         }
         // What was made of a certificate is good until there is another.
         let channel = credential.current();
@@ -93,7 +116,7 @@ where
         let (join, places) = (Arc::clone(&joining), Arc::clone(&places));
         let speaks = Speaks { channel: current.clone(), join, places };
         let handshake =
-            tasks.spawn(begin(speaks, tcp, address, stop.clone(), busy.clone(), serve.clone(), on_join.clone()));
+            tasks.spawn(begin(speaks, tcp, address, stop.clone(), speaker.clone(), serve.clone(), on_join.clone()));
         waiting.push_back(handshake);
     }
     tasks.shutdown().await;
@@ -106,7 +129,7 @@ async fn begin<F, J>(
     tcp: TcpStream,
     address: SocketAddr,
     stop: CancellationToken,
-    busy: Busy,
+    speaker: Speaker,
     serve: impl Fn(Session) -> F,
     on_join: impl Fn(Knocking) -> J,
 ) where
@@ -127,17 +150,9 @@ async fn begin<F, J>(
                 drop(place);
             });
         }
-        Err(error @ HandshakeError::Joins) => busy.say(error.to_string()),
-        Err(error) => refused(address, error),
+        Err(error @ HandshakeError::Joins) => speaker.busy(error.to_string()),
+        Err(error) => speaker.refused(address, error),
     }
-}
-
-fn refused(address: SocketAddr, error: HandshakeError) {
-    let (address, reason) = (address.to_string(), error.to_string());
-    journal::emit(match error {
-        HandshakeError::Certificate(_) => Event::PeerCertificateInvalid { address, reason },
-        _ => Event::NotAuthenticated { address, reason },
-    });
 }
 
 #[cfg(test)]

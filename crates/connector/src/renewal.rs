@@ -1,10 +1,12 @@
 //! The channel certificate is renewed in time, and at once when it has ended: that is how a host that was away comes
-//! home. It asks as a member, with its identity key, for a certificate of a fresh key.
+//! home. It asks as a member, with its identity key, for a certificate of a fresh key; or, where certificates come from
+//! the company's own PKI, has the one registered that somebody has laid down.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_secrets::certificate::Identity;
@@ -16,11 +18,12 @@ use wardline_secrets::trust::Root;
 use crate::config::{self, Membership};
 use crate::credential::Publisher;
 use crate::join::{Applicant, With, ask};
+use crate::own_pki::{Follower, Offered};
 use crate::parents::jitter;
 use crate::{home, journal, now_ms};
 
 /// The pause before the next try after a failed one, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+pub(crate) const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// How long is slept at most before the clock is looked at again: it may have been set, or the host may have slept.
 const LOOK: Duration = Duration::from_secs(3600);
 
@@ -58,6 +61,32 @@ impl Renewal {
     }
 
     async fn for_ever(&self) {
+        match &self.membership.own_pki {
+            Some(files) => self.follow(Follower::new(files.clone())).await,
+            None => self.renew_in_time().await,
+        }
+    }
+
+    /// Has each new certificate registered that is laid down, and uses it.
+    async fn follow(&self, mut follower: Follower) {
+        loop {
+            let Offered { leaf, key, pem } = follower.next(&self.publisher, self.root.group()).await;
+            match self.ask(&key, &pem, Bytes::copy_from_slice(&leaf)).await {
+                Ok(channel) => {
+                    self.publish(channel);
+                    follower.taken();
+                }
+                Err(reason) => follower.refused(&reason),
+            }
+        }
+    }
+
+    fn publish(&self, channel: Channel) {
+        journal::emit(config::loaded(&self.folder, &channel));
+        self.publisher.publish(channel);
+    }
+
+    async fn renew_in_time(&self) {
         let mut pause = PAUSE.0;
         // Hosts that joined together do not renew in one moment.
         let mut late = Duration::ZERO;
@@ -73,8 +102,7 @@ impl Renewal {
             tokio::time::sleep(std::mem::take(&mut late)).await;
             match self.renew().await {
                 Ok(channel) => {
-                    journal::emit(config::loaded(&self.folder, &channel));
-                    self.publisher.publish(channel);
+                    self.publish(channel);
                     pause = PAUSE.0;
                     // What is due again at once is not asked for at once: a certificate of some seconds, or a clock.
                     tokio::time::sleep(PAUSE.0).await;
@@ -93,17 +121,23 @@ impl Renewal {
 
     async fn renew(&self) -> Result<Channel, String> {
         let (key, pem) = SigningKey::generate(self.root.group()).map_err(|error| error.to_string())?;
-        let request = request(pem.as_bytes(), &self.own.name, self.own.role).map_err(|error| error.to_string())?;
+        self.ask(&key, pem.as_bytes(), Bytes::new()).await
+    }
+
+    /// Asks for a certificate of a key (PKCS#8 in PEM), or with one of its own, and keeps what comes.
+    async fn ask(&self, key: &SigningKey, pem: &[u8], certificate: Bytes) -> Result<Channel, String> {
+        let request = request(pem, &self.own.name, self.own.role).map_err(|error| error.to_string())?;
         let applicant = Applicant {
             name: self.own.name.clone(),
             role: self.own.role,
             identity: Arc::clone(&self.identity),
             request,
+            certificate,
             with: With::Root(self.root.clone()),
         };
-        let admitted = ask(&self.membership.parents, applicant).await.map_err(|error| error.to_string())?;
+        let admitted = ask(&self.membership.parents, &applicant).await.map_err(|error| error.to_string())?;
         let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", self.folder.display());
-        home::replace(&self.folder, key.id(), &pem, &admitted.chain).map_err(|error| shown(&error))?;
+        home::replace(&self.folder, key.id(), pem, &admitted.chain).map_err(|error| shown(&error))?;
         let loaded = Channel::load(&self.folder, self.root.clone(), &self.own.name, self.own.role);
         loaded.map_err(|error| error.to_string())
     }
@@ -151,7 +185,7 @@ mod tests {
         assert!(member.credential.current().is_none());
         *desk.life.lock().unwrap() = Validity { from: now - 60, to: now + 31 };
         let public = identity.public().unwrap().spki().into();
-        desk.members.lock().unwrap().push((public, bytes::Bytes::new()));
+        desk.members.lock().unwrap().push((public, Bytes::new()));
         let first = member.credential.ready().await;
         assert!(first.key != ended.id() && first.not_after == now + 31);
         // That one is past two thirds of its life: the next one comes at once, and is there when the program starts anew.

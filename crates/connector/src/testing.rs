@@ -121,7 +121,7 @@ impl Group {
 
     pub(crate) fn membership(&self, parents: Vec<Parent>) -> Membership {
         let (name, mechanism, primary_check) = (name("north"), Mechanism::Certificate, Duration::from_millis(200));
-        Membership { name, id: self.id, pin: self.root.pin(), parents, mechanism, primary_check }
+        Membership { name, id: self.id, pin: self.root.pin(), parents, mechanism, primary_check, own_pki: None }
     }
 
     pub(crate) fn identity(&self) -> Arc<SigningKey> {
@@ -228,6 +228,10 @@ impl Desk for TestDesk {
             return std::future::pending().await;
         }
         decided
+    }
+
+    fn may_ask(&self, _: &str, _: &str) -> bool {
+        true
     }
 
     async fn keep(&self, request: join::Request) -> Result<(), Why> {

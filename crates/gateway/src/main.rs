@@ -70,6 +70,13 @@ struct Join {
     /// This host's name: the configuration's, when there is that file.
     #[arg(long)]
     name: Option<Name>,
+    /// The channel certificate that the company's own PKI has issued to this host, PEM; where the server says so, the
+    /// group issues none. The file is looked at from then on: a new one is used without a restart.
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The private key of that certificate, on P-256, PKCS#8 in PEM.
+    #[arg(long, requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 /// As it is called.
@@ -107,7 +114,8 @@ fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(arguments),
         Command::Doctor { config } => {
-            let read = config::read(&config).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+            let read = config::read(&config)
+                .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
             return doctor::main(PROGRAM, Role::Gateway, read);
         }
     };
@@ -120,10 +128,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn join(Join { config: file, parent, token_file, pin, name }: Join) -> ExitCode {
-    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+fn join(Join { config: file, parent, token_file, pin, name, certificate, key }: Join) -> ExitCode {
+    let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group.is_some()));
     let place = enroll::place(PROGRAM, &file, name, read, state_dir());
-    enroll::main(PROGRAM, Role::Gateway, place, parent, token_file, pin)
+    enroll::main(PROGRAM, Role::Gateway, place, parent, token_file, pin, enroll::own_pki(certificate, key))
 }
 
 fn run(path: &Path) -> Result<(), Event> {

@@ -102,9 +102,21 @@ impl Daemon {
     /// # Panics
     /// The program cannot be run.
     pub fn join(&self, parent: &str, token: &Path) -> Output {
+        self.join_with(parent, token, &[])
+    }
+
+    /// Joins as above, with more arguments.
+    ///
+    /// # Panics
+    /// The program cannot be run.
+    pub fn join_with(&self, parent: &str, token: &Path, more: &[&str]) -> Output {
         let mut command = Command::new(program::find(&format!("wardline-{}", self.role)));
         command.arg("join").arg("--config").arg(self.config());
-        command.args(parent.split(' ').flat_map(|parent| ["--parent", parent])).arg("--token-file").arg(token);
+        command
+            .args(parent.split(' ').flat_map(|parent| ["--parent", parent]))
+            .arg("--token-file")
+            .arg(token)
+            .args(more);
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(&self.folder).stdin(Stdio::null());
         command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
@@ -131,7 +143,10 @@ impl Daemon {
     }
 
     /// Adds to its configuration.
-    pub(crate) fn configure(&self, text: &str) {
+    ///
+    /// # Panics
+    /// It has none.
+    pub fn configure(&self, text: &str) {
         let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
         std::fs::write(self.config(), format!("{old}\n{text}")).expect("a configuration can be written");
     }

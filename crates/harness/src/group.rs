@@ -28,9 +28,6 @@ use crate::port::Port;
 use crate::tap::Tap;
 use crate::{Scratch, program};
 
-/// The group's name, and of the folder that each program keeps for it.
-const NAME: &str = "test";
-
 /// A running management group. Everything of it ends and vanishes with it.
 pub struct Group {
     // In the order in which they end.
@@ -39,6 +36,7 @@ pub struct Group {
     server: Daemon,
     taps: HashMap<String, Tap>,
     authority: Authority,
+    name: &'static str,
     id: Uuid,
     socket: PathBuf,
     database: PathBuf,
@@ -51,6 +49,7 @@ pub struct Group {
 /// What a group is to be like.
 #[derive(Clone, Debug)]
 pub struct Builder {
+    name: &'static str,
     gateways: usize,
     agents: usize,
     direct: usize,
@@ -67,6 +66,12 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Its name, and of the folder that each program keeps for it; `test` when not said.
+    pub const fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
     /// How many gateways; one when not said.
     pub const fn gateways(mut self, count: usize) -> Self {
         self.gateways = count;
@@ -156,7 +161,7 @@ impl Builder {
     pub fn lay(self) -> Group {
         let (scratch, runtime) = (Scratch::new(), Scratch::in_memory());
         let plan = Plan { builder: &self, scratch: scratch.path(), runtime: runtime.path() };
-        let (authority, id) = (Authority::new(NAME), Uuid::now_v7());
+        let (name, authority, id) = (self.name, Authority::new(self.name), Uuid::now_v7());
         let packs = scratch.path().join("packs");
         folder(&packs);
         let mut ports = Vec::new();
@@ -191,7 +196,7 @@ impl Builder {
         };
         let pin = authority.pin();
         let membership = |parents: &[Parent]| Membership {
-            name: NAME,
+            name,
             id,
             pin: pin.clone(),
             parents: parents.to_vec(),
@@ -232,7 +237,7 @@ impl Builder {
             api_socket: socket.clone(),
             database: format!("sqlite:{}", database.display()),
             channel_lifetime: self.channel_lifetime.as_deref(),
-            group: Pinned { name: NAME },
+            group: Pinned { name },
         });
 
         let mut group = Group {
@@ -241,6 +246,7 @@ impl Builder {
             server: server.daemon(),
             taps,
             authority,
+            name,
             id,
             socket,
             database,
@@ -276,6 +282,7 @@ impl Group {
     /// One server, one gateway, one agent behind it, unless said otherwise.
     pub fn builder() -> Builder {
         Builder {
+            name: "test",
             gateways: 1,
             agents: 1,
             direct: 0,
@@ -325,7 +332,7 @@ impl Group {
     /// An agent that has a configuration and nothing else: it has not joined. Its host is none of those that the group
     /// has, whatever its name.
     pub fn newcomer(&self, name: &str) -> Daemon {
-        let builder = Self::builder();
+        let builder = Self::builder().named(self.name);
         let host = Uuid::now_v7().to_string();
         let (scratch, runtime) = (self.scratch.path().join(&host), self.runtime.path().join(&host));
         let plan = Plan { builder: &builder, scratch: &scratch, runtime: &runtime };
@@ -337,7 +344,7 @@ impl Group {
 
     /// The channel certificate and key that a member has.
     pub fn credential(&self, member: &str) -> Credential {
-        Credential::read(&self.folder().join(member).join("state").join(NAME), "channel")
+        Credential::read(&self.folder().join(member).join("state").join(self.name), "channel")
     }
 
     /// Starts every program, from the server down.
@@ -451,7 +458,7 @@ impl Site {
     fn new(plan: &Plan<'_>, name: &str, role: Role) -> Self {
         let own = plan.scratch.join(name);
         let state = plan.builder.states.get(name).cloned().unwrap_or_else(|| own.join("state"));
-        let (group, runtime) = (state.join(NAME), plan.runtime.join(name));
+        let (group, runtime) = (state.join(plan.builder.name), plan.runtime.join(name));
         for path in [&own, &state, &runtime] {
             folder(path);
         }

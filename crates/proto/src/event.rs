@@ -310,8 +310,8 @@ catalogue! {
         cure "Let rotation rename files; give the agent's user read permission."
 
     40032 Critical WorkflowEnded { workflow, reason }
-        "workflow {workflow} ended by itself: {reason}; the agent stops"
-        meaning "A check or a log was not watched any more. The agent stops rather than watch less than it was asked to."
+        "workflow {workflow} ended by itself: {reason}; all workflows of its group stop"
+        meaning "A check or a log was not watched any more. Nothing is watched for the group rather than less than was asked for; an agent without another group ends."
         cause "A mistake in the program."
         cure "Start it again, if the service manager did not; what was found is in the queue. Report the mistake."
 
@@ -458,6 +458,48 @@ catalogue! {
         meaning "Agents that are to run it keep the configuration that they have until this is cured."
         cause "Somebody wrote into the database by hand, or a backup of one table was put back."
         cure "Apply the pack again: `wardline pack apply FILE`. Find out who can write into the database."
+
+    40095 Critical CertificateChain { path, reason }
+        "the certificate in {path} is not one of this group: {reason}"
+        meaning "Nobody in the group would believe the channel certificate: nothing leads from it to the group's root."
+        cause "Another CA issued it than the group's, or than the one that `own_pki` on the server names; or it is damaged."
+        cure "Have it issued by that CA: docs/operations/own-pki.md. A host whose certificates come from the group itself joins anew."
+
+    40096 Critical OwnCaRefused { path, reason }
+        "the CA certificate in {path}, which `own_pki` names, is refused: {reason}"
+        meaning "Nothing was changed; the server does not start."
+        cause "The file is missing, holds no certificate of a CA, or the root's key is not there to certify it."
+        cure "Name the certificate of the one CA that issues channel certificates: docs/operations/own-pki.md."
+
+    40097 Warning CertificateEnds { path, to }
+        "the channel certificate from {path} is valid until {to}, and there is no newer one in that file"
+        meaning "A third of its life or less is left. After its end there is no connection, and what is found is kept in the queue."
+        cause "Certificates of the company's own PKI are not renewed by the program. Said again every day."
+        cure "Have a new one issued, and put key and certificate in place: docs/operations/own-pki.md. It is taken without a restart."
+
+    40098 Warning CertificateNotTaken { path, reason, seconds }
+        "the certificate in {path} is not used: {reason}; the one before stays in use; next try in {seconds} s, or when the files change"
+        meaning "There is another certificate or key in the files than the one in use, and it misses a need or was not registered."
+        cause "The reason names what it misses, or each parent that was asked."
+        cure "Have it issued as docs/operations/own-pki.md shows, and put key and certificate in place again."
+
+    40099 Information OwnCaTaken { path, name, to }
+        "channel certificates come from the CA {name} in {path} from now on, until {to}; the built-in CA issues none"
+        meaning "The group's root has certified the CA's key, and the trust log has it."
+        cause "`own_pki` names it, in the server's configuration."
+        cure "Nothing to do. Certificates that the built-in CA issued are good until they end; they are not renewed."
+
+    40120 Critical GroupLeftOut { group, event }
+        "group {group} is left out because of event {event}, which stands before this one; other groups of this agent go on"
+        meaning "Nothing is watched for this group until the agent is started again. What waits in its queue is kept."
+        cause "A file in the group's folder is missing or wrong, or a workflow of the group ended by itself."
+        cure "Cure what the event before this one says, then start the agent again."
+
+    40121 Critical NoGroupLeft { path }
+        "none of the groups in {path} can be run; the agent ends"
+        meaning "Each of them was left out, and why was said before."
+        cause "See event 40120, one for each group."
+        cure "Cure what the events before this one say, then start the agent again."
 }
 
 /// The catalogue's entry of a number.

@@ -172,6 +172,10 @@ pub struct Hello {
     /// 16 fresh random bytes.
     #[prost(bytes = "bytes", tag = "6")]
     pub nonce: Bytes,
+    /// The channel certificate that the company's own PKI has issued to it, for the key of the request, DER, alone; empty
+    /// when the server is to issue one.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub certificate: Bytes,
 }
 
 /// That a host is who it says: signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
@@ -312,6 +316,20 @@ pub enum Why {
     TooMany = 16,
     /// The identity key was removed from the group.
     KeyRemoved = 17,
+    /// Channel certificates come from the company's own PKI here, and the host brought none.
+    CertificateNeeded = 30,
+    /// The host brought a certificate of its own, and the group's built-in CA issues here.
+    CertificateUnwanted = 31,
+    /// The certificate that it brought was not issued by the CA that the server names.
+    CertificateChain = 32,
+    /// It is not valid now.
+    CertificateValidity = 33,
+    /// It does not say one DNS name and one role, this host's.
+    CertificateName = 34,
+    /// It is not for both ends of a channel, or for more.
+    CertificateUsage = 35,
+    /// Its key is not on P-256, or not that of the request.
+    CertificateKey = 36,
 }
 
 impl Why {
@@ -346,6 +364,30 @@ impl Why {
             Self::KeyRemoved => {
                 "this host was removed, and its identity key is worth nothing any more; move the group's folder in its \
                  state folder away, then join again"
+            }
+            Self::CertificateNeeded => {
+                "channel certificates come from the company's own PKI here: have one issued to this host, then join with \
+                 `--certificate` and `--key`; a member names both under [own_pki] in its membership.toml"
+            }
+            Self::CertificateUnwanted => {
+                "the group's own CA issues channel certificates here: join without `--certificate`; a member removes \
+                 [own_pki] from its membership.toml"
+            }
+            Self::CertificateChain => {
+                "the certificate was not issued by the CA that `own_pki` on the server names; have that one issue it"
+            }
+            Self::CertificateValidity => "the certificate, or its CA's, is not valid now; have a new one issued",
+            Self::CertificateName => {
+                "the certificate's subject alternative name is not this host's DNS name and its role's URI, \
+                 urn:wardline:agent or urn:wardline:gateway, and nothing else; have it issued with these"
+            }
+            Self::CertificateUsage => {
+                "the certificate's extended key usage is not serverAuth and clientAuth and nothing else; have it issued \
+                 with these"
+            }
+            Self::CertificateKey => {
+                "the certificate's key is not on P-256, or not the one in the key file; have it issued for a key that \
+                 `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` made"
             }
             Self::TooMany => {
                 "too many hosts wait for an operator already, here or from this address; `wardline agent pending` shows \

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  root, 20 years ──┬── issuing authority, 5 years ──── channel certificates of every member, 90 days
+//!                   ├── cross certificate of the company's CA, in its place (`cross`)
 //!                   └── duty certificates of the servers
 //! ```
 
@@ -265,6 +266,9 @@ impl<const BELOW: u8> fmt::Debug for Authority<BELOW> {
         write!(f, "Authority({} {})", Self::KIND, self.key())
     }
 }
+
+mod cross;
+pub use cross::{CaFault, OwnCa};
 
 #[cfg(test)]
 pub(crate) mod tests {

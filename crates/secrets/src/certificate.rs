@@ -60,6 +60,9 @@ pub enum Fault {
     /// The extended key usage is missing, or not exactly server and client authentication.
     #[error("its extended key usage must be server and client authentication and nothing else; it is {0}")]
     Usage(String),
+    /// Its key is none that channels use.
+    #[error("its key is not on P-256, as channel keys are")]
+    Key,
     /// It is a good certificate, but of somebody else.
     #[error("it belongs to {found}, but {expected} was expected")]
     Other {
@@ -129,6 +132,11 @@ impl Parsed {
         use der::Encode as _;
         self.certificate.tbs_certificate().subject_public_key_info().to_der().map_err(|_| Fault::Encoding)
     }
+}
+
+/// The name of whom a certificate is for, as RFC 4514 writes it; `None` when it is no certificate.
+pub fn subject(certificate: &[u8]) -> Option<String> {
+    Certificate::from_der(certificate).ok().map(|parsed| parsed.tbs_certificate().subject().to_string())
 }
 
 /// What every certificate and request has: its common name as the subject.

@@ -13,6 +13,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
     SignatureAlgorithm, SignatureScheme,
@@ -155,6 +156,11 @@ impl Channel {
         Ok(config)
     }
 
+    /// The certificate alone, without what leads to the root.
+    pub fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.certified.cert.first()
+    }
+
     /// The group.
     pub const fn group(&self) -> wardline_proto::GroupId {
         self.root.group()
@@ -213,14 +219,14 @@ pub fn join_dial() -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// The configuration for one look at the channel certificate of a parent of this name. This end shows none, so that no
-/// session comes of it.
+/// The configuration for one look at the channel certificate of a parent of this name, judged by this moment. This end
+/// shows none, so that no session comes of it.
 ///
 /// # Errors
 /// Never in practice: the provider speaks TLS 1.3.
-pub fn look(root: &Root, parent: &Name) -> Result<ClientConfig, Error> {
+pub fn look(root: &Root, parent: &Name, at: UnixTime) -> Result<ClientConfig, Error> {
     let verifier = ParentVerifier { root: root.clone(), parent: parent.clone(), gate: Arc::default() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+    let mut config = ClientConfig::builder_with_details(Arc::new(provider()), Arc::new(Moment(at)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
@@ -304,6 +310,16 @@ struct Gate {
 impl Gate {
     fn is_open(&self) -> bool {
         self.chain.get().is_some() && self.signature.get().is_some()
+    }
+}
+
+/// A moment by which a look is judged, whatever this end's clock says.
+#[derive(Debug)]
+struct Moment(UnixTime);
+
+impl TimeProvider for Moment {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
+use rustls_pki_types::SignatureVerificationAlgorithm;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use wardline_proto::GroupId;
 use wardline_proto::Name;
-use webpki::aws_lc_rs::ECDSA_P256_SHA256;
+use webpki::aws_lc_rs::{
+    ECDSA_P256_SHA256, ECDSA_P256_SHA384, ECDSA_P384_SHA256, ECDSA_P384_SHA384, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+};
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::{Fault, Identity, Parsed};
@@ -15,6 +19,17 @@ use crate::signature::{KeyError, VerifyingKey, sha256};
 
 /// The most certificates between a leaf and the root.
 const CHAIN_LIMIT: usize = 4;
+/// What a certificate may be signed with. The group's own authorities have keys on P-256; the rest is for a CA of the
+/// company's own PKI.
+const SIGNATURES: [&dyn SignatureVerificationAlgorithm; 7] = [
+    ECDSA_P256_SHA256,
+    ECDSA_P256_SHA384,
+    ECDSA_P384_SHA256,
+    ECDSA_P384_SHA384,
+    RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512,
+];
 
 /// The pin of a group: SHA-256 over the SubjectPublicKeyInfo of its root. Written `sha256:` and 64 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +151,16 @@ impl Root {
     /// Who a channel certificate proves its bearer to be.
     ///
     /// # Errors
-    /// Its chain, validity, name, role or usage is not what it must be.
+    /// Its chain, validity, key, name, role or usage is not what it must be.
     pub fn channel(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Identity, Fault> {
-        self.chain(leaf, intermediates, now)?.identity()
+        let parsed = self.chain(leaf, intermediates, now)?;
+        VerifyingKey::from_spki(&parsed.spki()?).map_err(|_| Fault::Key)?;
+        parsed.identity()
     }
 
     /// The server whose duty key a certificate certifies, and that key. The root itself must have issued it: who holds
@@ -172,30 +189,27 @@ impl Root {
             return Err(Fault::Chain(format!("more than {CHAIN_LIMIT} certificates between")));
         }
         let refuse = |error: webpki::Error| match error {
-            webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => {
+            webpki::Error::CertExpired { .. }
+            | webpki::Error::CertNotValidYet { .. }
+            | webpki::Error::InvalidCertValidity => {
                 let (from, to) = parsed.validity();
                 Fault::Validity(from, to)
             }
-            webpki::Error::RequiredEkuNotFoundContext(_) => match parsed.identity() {
-                Err(fault @ Fault::Usage(_)) => fault,
-                _ => Fault::Chain(format!("{error:?}")),
-            },
+            // A certificate of version 1 has no extensions, and so no name.
+            webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::UnsupportedCertVersion => {
+                match parsed.identity() {
+                    Err(fault @ (Fault::Usage(_) | Fault::NoName)) => fault,
+                    _ => Fault::Chain(format!("{error:?}")),
+                }
+            }
             error => Fault::Chain(format!("{error:?}")),
         };
         let end = EndEntityCert::try_from(leaf).map_err(refuse)?;
         // Both usages are wanted of a channel certificate; that it has them is checked by `Parsed::identity`. A duty
         // certificate has no extended key usage.
         let usage = KeyUsage::client_auth();
-        end.verify_for_usage(
-            &[ECDSA_P256_SHA256],
-            std::slice::from_ref(&self.anchor),
-            intermediates,
-            now,
-            usage,
-            None,
-            None,
-        )
-        .map_err(refuse)?;
+        end.verify_for_usage(&SIGNATURES, std::slice::from_ref(&self.anchor), intermediates, now, usage, None, None)
+            .map_err(refuse)?;
         Ok(parsed)
     }
 }
@@ -211,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::authority::tests::{GROUP, at, group, name, public};
-    use crate::authority::{RootAuthority, certificates_pem};
+    use crate::authority::{OwnCa, RootAuthority, certificates_pem};
     use crate::certificate::DUTY_URI;
     use crate::private::Scratch;
 
@@ -275,7 +289,17 @@ mod tests {
         assert!(!refused(std::slice::from_ref(&duty)));
         assert!(refused(&[by_issuing.clone(), issuing.clone()]));
         assert!(refused(&[by_issuing.clone(), issuing.clone(), group.root.certificate().clone()]));
-        assert!(refused(&[by_issuing]));
+        assert!(refused(std::slice::from_ref(&by_issuing)));
+        // Nor does one of the company's own PKI that the root has taken in.
+        let pem = certificates_pem(&[issuing]).unwrap();
+        let own = OwnCa::from_pem(pem.as_bytes(), group.from).unwrap();
+        let cross = group.root.cross(&own, own.validity()).unwrap();
+        assert!(trusted.chain(&by_issuing, std::slice::from_ref(&cross), now).is_ok());
+        assert!(
+            refused(&[by_issuing.clone(), cross.clone()])
+                && refused(&[by_issuing.clone(), cross.clone(), issuing.clone()])
+        );
+        assert!(trusted.duty(&[cross], now).is_err());
         // Not even a good one may bring anything along.
         assert!(refused(&[duty, issuing.clone()]));
     }

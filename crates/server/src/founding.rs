@@ -4,7 +4,7 @@
 //! ```text
 //!  group.toml      the group's id
 //!  root.*          the group's root; the key may be elsewhere once the others were made
-//!  issuing.*       the CA under it that issues channel certificates
+//!  issuing.*       the CA under it that issues channel certificates; own-ca.pem in its place where another PKI does
 //!  duty.*          what signs this server's promises and the trust log
 //!  identity.key    what signs what this server measures
 //!  channel.*       this server's channel certificate
@@ -57,6 +57,8 @@ pub struct Settings {
     /// The pin of its root, if it must be this one.
     #[serde(default, deserialize_with = "pin")]
     pub pin: Option<Pin>,
+    /// The company's PKI, if channel certificates come from there.
+    pub own_pki: Option<OwnPki>,
 }
 
 fn pin<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Pin>, D::Error> {
@@ -84,8 +86,8 @@ pub const fn default_lifetime() -> Duration {
 pub struct Foundation {
     /// For the trust log.
     pub keeper: Keeper,
-    /// Issues channel certificates.
-    pub issuing: Arc<IssuingAuthority>,
+    /// Where channel certificates come from.
+    pub issuer: Issuer,
     /// Signs what this server measures.
     pub identity: SigningKey,
     /// Its channel.
@@ -145,14 +147,20 @@ pub fn found(
     let folder = Folder { path: folder, now };
     let id = folder.id(settings)?;
     let (root, authority) = folder.root(id, settings)?;
-    let issuing = folder.issuing(&root, authority.as_ref())?;
+    let issuer = match &settings.own_pki {
+        None => Issuer::BuiltIn(folder.issuing(&root, authority.as_ref())?.into()),
+        Some(pki) => Issuer::Own(pki.clone(), folder.cross(authority.as_ref(), &pki.ca)?),
+    };
     let (duty, certificate) = folder.duty(&root, authority.as_ref(), server)?;
     let identity = folder.path.join("identity.key");
     if !exists(&identity)? {
         let (_, pem) = SigningKey::generate(id).map_err(|error| key_event(&identity, &error))?;
         folder.write(&identity, pem.as_bytes())?;
     }
-    folder.channel(&issuing, server, lifetime)?;
+    match &issuer {
+        Issuer::BuiltIn(issuing) => folder.channel(issuing, server, lifetime)?,
+        Issuer::Own(pki, cross) => folder.adopt(&root, cross, pki, server)?,
+    }
     let pin = pin_of(root.certificate()).ok_or_else(|| key_event(folder.path, &"its root has no key"))?;
     let group = Group { name: settings.name.clone(), id, pin };
     let Keys { channel, identity, .. } = Keys::load(folder.path, &group, server, Role::Server)?;
@@ -164,12 +172,12 @@ pub fn found(
         root: root.clone(),
         server: server.clone(),
         key: duty.id(),
-        issuing: issuing.certificate().clone(),
+        issuing: issuer.certificate().clone(),
         identity: identity.public().map_err(|error| key_event(folder.path, &error))?,
         certificate: (sha256(&[&leaf]), not_after(&leaf)),
     };
     let keeper = Keeper { root, server: server.clone(), duty: Arc::new(duty), kept: folder.path.join("head") };
-    Ok(Foundation { keeper, issuing: Arc::new(issuing), identity, channel, presence })
+    Ok(Foundation { keeper, issuer, identity, channel, presence })
 }
 
 /// Enters into the trust log what it does not say yet of the group and this server. Event 40060 when that founds the
@@ -498,7 +506,9 @@ fn authority_event(path: &Path, error: &AuthorityError) -> Event {
     }
 }
 
+mod own_pki;
 mod renewal;
+pub use own_pki::{Following, Issuer, OwnPki};
 pub use renewal::Renewal;
 
 #[cfg(test)]

@@ -4,35 +4,33 @@
 //!
 //! - `approval`: hosts without a token, which wait for an operator
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
 use wardline_connector::join::{self, Asked, Desk, Knock, Knocking, Question};
-use wardline_connector::{journal, now_ms};
+use wardline_connector::journal::{self, Quota};
+use wardline_connector::now_ms;
 use wardline_proto::event::Event;
 use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Stands, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
-use wardline_secrets::authority::IssuingAuthority;
+use wardline_secrets::certificate::Fault;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{VerifyingKey, sha256};
-use wardline_secrets::token;
+use wardline_secrets::trust::not_after;
 use wardline_secrets::view::{Member, Token, Unsound, View, signed_head};
+use wardline_secrets::{tls, token};
 
 use crate::configuration::Configurations;
-use crate::founding::{moment, validity};
+use crate::founding::{Issuer, moment, validity};
 use crate::store::Store;
 
 /// The most decisions in a second.
 const DECISIONS: u32 = 200;
-/// The most refusals in a second that are told of one address.
-const TOLD: u32 = 10;
-/// The most addresses of which refusals are told in a second.
-const ADDRESSES: usize = 256;
 /// The most members of a group.
 const MEMBERS: usize = 100_000;
 /// How long the database may take.
@@ -41,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The desk.
 pub struct JoinDesk {
     store: Store,
-    issuing: Arc<IssuingAuthority>,
+    issuer: Issuer,
     /// The duty certificate, DER.
     duty: Bytes,
     lifetime: Duration,
@@ -76,14 +74,14 @@ impl JoinDesk {
     /// A desk of this server.
     pub fn new(
         store: Store,
-        issuing: Arc<IssuingAuthority>,
+        issuer: Issuer,
         duty: Bytes,
         lifetime: Duration,
         without_token: WithoutToken,
         configurations: Arc<Configurations>,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, issuing, duty, lifetime, without_token, configurations, gate, requests })
+        Arc::new(Self { store, issuer, duty, lifetime, without_token, configurations, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -95,7 +93,7 @@ impl JoinDesk {
         let ask = Ask::read(&asking.hello)?;
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
-        let (leaf, issued) = self.issue(&ask.name, ask.role, &key)?;
+        let (leaf, issued) = self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
         let (service, to) = (format!("{} {}", ask.role, ask.name), issued.not_after);
         let act = ask.act();
         let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
@@ -110,13 +108,41 @@ impl JoinDesk {
         Ok(self.welcome(&asking.transcript, &leaf))
     }
 
-    /// A channel certificate, and what the log is to say of it.
-    fn issue(&self, name: &Name, role: Role, key: &VerifyingKey) -> Result<(Bytes, trust::Issued), Refused> {
-        let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), self.issuing.not_after());
-        let leaf = self.issuing.channel(name, role, key, valid);
-        let leaf = leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?;
-        let certificate = sha256(&[&leaf]).to_wire();
-        let issued = trust::Issued { name: name.to_string(), certificate, not_after: valid.to };
+    /// A channel certificate, the one that the host brought or a new one, and what the log is to say of it.
+    fn issue(
+        &self,
+        name: &Name,
+        role: Role,
+        key: &VerifyingKey,
+        brought: &Bytes,
+    ) -> Result<(Bytes, trust::Issued), Refused> {
+        let leaf = match (&self.issuer, brought.is_empty()) {
+            (Issuer::BuiltIn(issuing), true) => {
+                let valid = validity(now_ms() / 1000, self.lifetime.as_secs(), issuing.not_after());
+                let leaf = issuing.channel(name, role, key, valid);
+                leaf.map_err(|error| Refused::new(Why::Unavailable, format!("no certificate: {error}")))?
+            }
+            (Issuer::Own(_, cross), false) => {
+                let chain = [CertificateDer::from(brought.to_vec()), cross.clone()];
+                let certified = tls::certified(&self.store.keeper().root, &chain, name, role);
+                let id = certified.map_err(|fault| Refused::new(unfit(&fault), format!("its certificate: {fault}")))?;
+                if id != key.id() {
+                    return Err(Refused::new(Why::CertificateKey, "its certificate is not for the key of its request"));
+                }
+                let [leaf, _] = chain;
+                leaf
+            }
+            (Issuer::BuiltIn(_), false) => {
+                let reason = "it brings a certificate, and the built-in CA issues them";
+                return Err(Refused::new(Why::CertificateUnwanted, reason));
+            }
+            (Issuer::Own(..), true) => {
+                let reason = "it brings no certificate, and `own_pki` says that the company's PKI issues them";
+                return Err(Refused::new(Why::CertificateNeeded, reason));
+            }
+        };
+        let (certificate, not_after) = (sha256(&[&leaf]).to_wire(), not_after(&leaf));
+        let issued = trust::Issued { name: name.to_string(), certificate, not_after };
         Ok((Bytes::copy_from_slice(&leaf), issued))
     }
 
@@ -125,7 +151,7 @@ impl JoinDesk {
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
             transcript: transcript.to_wire(),
-            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuing.certificate())],
+            chain: vec![leaf.clone(), Bytes::copy_from_slice(self.issuer.certificate())],
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.tree().head(), now_ms()),
         };
@@ -134,7 +160,7 @@ impl JoinDesk {
 
     /// Tells the operator of a refusal, not too often; what the host is told.
     fn told(&self, hello: &Hello, address: SocketAddr, Refused { why, reason }: Refused) -> Why {
-        if self.gate().tells(address.ip()) {
+        if self.gate().told.allows(address.ip()) {
             let name = format!("{} {}", word(&hello.role), word(&hello.name));
             journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
         }
@@ -168,6 +194,10 @@ impl Desk for JoinDesk {
             Err(Refused::new(Why::Busy, format!("more than {DECISIONS} ask within a second")))
         };
         decided.map_err(|refused| self.told(&asking.hello, asking.address, refused))
+    }
+
+    fn may_ask(&self, role: &str, name: &str) -> bool {
+        self.requests().may_ask(role, name, Instant::now())
     }
 
     async fn keep(&self, request: join::Request) -> Result<(), Why> {
@@ -226,6 +256,8 @@ struct Ask {
     token: Option<[u8; 16]>,
     identity: VerifyingKey,
     request: Bytes,
+    /// The certificate that it brings, DER.
+    certificate: Bytes,
 }
 
 impl Ask {
@@ -242,7 +274,8 @@ impl Ask {
             [] => None,
             id => Some(id.try_into().map_err(|_| Refused::new(Why::TokenUnknown, "a token's id has 16 bytes"))?),
         };
-        Ok(Self { name, role, token, identity, request: hello.request.clone() })
+        let (request, certificate) = (hello.request.clone(), hello.certificate.clone());
+        Ok(Self { name, role, token, identity, request, certificate })
     }
 
     /// Whose act it would be.
@@ -378,6 +411,17 @@ fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refu
     }
 }
 
+/// What a host is told of a fault in the certificate that it brought.
+const fn unfit(fault: &Fault) -> Why {
+    match fault {
+        Fault::Encoding | Fault::Chain(_) => Why::CertificateChain,
+        Fault::Validity(..) => Why::CertificateValidity,
+        Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => Why::CertificateName,
+        Fault::Usage(_) => Why::CertificateUsage,
+        Fault::Key => Why::CertificateKey,
+    }
+}
+
 /// Bytes in hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     wardline_sdk::hex::encode(bytes)
@@ -388,32 +432,17 @@ fn hex(bytes: &[u8]) -> String {
 struct Gate {
     began: Option<Instant>,
     decisions: u32,
-    told: HashMap<IpAddr, u32>,
+    told: Quota,
 }
 
 impl Gate {
-    fn turn(&mut self) {
-        if self.began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
-            *self = Self { began: Some(Instant::now()), ..Self::default() };
-        }
-    }
-
     /// Whether one more decision may be made.
     fn passes(&mut self) -> bool {
-        self.turn();
+        if self.began.is_none_or(|began| began.elapsed() >= Duration::from_secs(1)) {
+            (self.began, self.decisions) = (Some(Instant::now()), 0);
+        }
         self.decisions += u32::from(self.decisions < DECISIONS + 1);
         self.decisions <= DECISIONS
-    }
-
-    /// Whether one more refusal of this address is told.
-    fn tells(&mut self, address: IpAddr) -> bool {
-        self.turn();
-        if self.told.len() >= ADDRESSES && !self.told.contains_key(&address) {
-            return false;
-        }
-        let told = self.told.entry(address).or_default();
-        *told = told.saturating_add(1);
-        *told <= TOLD
     }
 }
 

@@ -18,7 +18,7 @@ use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT};
 use wardline_server::api::{Live, Service, Socket};
 use wardline_server::configuration::Configurations;
-use wardline_server::founding::{self, Foundation, Renewal};
+use wardline_server::founding::{self, Following, Foundation, Issuer, Renewal};
 use wardline_server::ingest::Ingest;
 use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
@@ -117,7 +117,7 @@ fn run(path: &Path) -> Result<(), Event> {
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
     let foundation = founding::found(&folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
-    let Foundation { keeper, issuing, identity, channel, presence } = foundation;
+    let Foundation { keeper, issuer, identity, channel, presence } = foundation;
     let duty = presence.duty.clone();
     let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
     let registry = Registry::new(config.name.clone(), store.view());
@@ -140,16 +140,24 @@ fn run(path: &Path) -> Result<(), Event> {
         });
         founding::announce(&store, presence.clone()).await?;
         let stop = CancellationToken::new();
-        let (issues, lifetime) = (Arc::clone(&issuing), config.channel_lifetime);
         let configurations = Arc::new(Configurations::new(store.clone()));
-        let (without_token, known) = (config.join_without_token, Arc::clone(&configurations));
+        let (lifetime, without_token) = (config.channel_lifetime, config.join_without_token);
+        let (issues, known) = (issuer.clone(), Arc::clone(&configurations));
         let desk = JoinDesk::new(store.clone(), issues, duty.clone(), lifetime, without_token, known);
         let service = Service::new(store.clone(), Arc::clone(&registry) as Arc<dyn Live>, Arc::clone(&desk));
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let own = channel.identity.clone();
         let (publisher, credential) = credential(Some(channel));
-        let renewal = Renewal { folder, presence, issuing, lifetime, publisher };
-        let renewing = tokio::spawn(renewal.run(store.clone(), stop.clone()));
+        let renewing = match issuer {
+            Issuer::BuiltIn(issuing) => {
+                let renewal = Renewal { folder, presence, issuing, lifetime, publisher };
+                tokio::spawn(renewal.run(store.clone(), stop.clone()))
+            }
+            Issuer::Own(pki, _) => {
+                let following = Following { folder, presence, pki, publisher };
+                tokio::spawn(following.run(store.clone(), stop.clone()))
+            }
+        };
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
         let duty_chain = vec![duty];

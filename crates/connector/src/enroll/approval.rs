@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use wardline_proto::GroupId;
 use wardline_secrets::private;
 use wardline_secrets::request::request;
@@ -12,10 +13,11 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::token::Code;
 use zeroize::Zeroizing;
 
-use super::{Enrolment, Failed, part_of, settle, steps, summary, tick};
+use super::{Enrolment, Failed, one_only, settle, steps, summary, tick};
 use crate::config::StateFolder;
 use crate::home;
 use crate::join::{self, Admitted, Applying, JoinError, Step, Waiting};
+use crate::own_pki::Offered;
 
 /// How often a confirmation code may be typed.
 const TRIES: u32 = 3;
@@ -24,7 +26,7 @@ const TRIES: u32 = 3;
 struct Host {
     applying: Applying,
     channel: SigningKey,
-    channel_pem: Zeroizing<String>,
+    channel_pem: Zeroizing<Vec<u8>>,
 }
 
 pub(super) fn run(
@@ -38,9 +40,7 @@ pub(super) fn run(
 
     let state = StateFolder::open(&enrolment.state).map_err(|event| failed("the state folder", event.text()))?;
     let joined = home::memberships(state.path()).map_err(|event| failed("the state folder", event.text()))?;
-    if let Some((folder, membership)) = joined.first() {
-        return Err(failed("the state folder", part_of(folder, membership)));
-    }
+    one_only(*role, &joined).map_err(|cause| failed("the state folder", cause))?;
     let host = Host::new(enrolment).map_err(|cause| failed("the keys of this host", cause))?;
     tick(out, "the keys of this host are made");
 
@@ -50,7 +50,9 @@ pub(super) fn run(
     let waiting = runtime.block_on(join::request(&enrolment.parents, &host.applying)).map_err(asking)?;
     let target = state.path().join(waiting.group_name.as_str());
     if target.exists() {
-        return Err(failed("the state folder", format!("{} is there already; move it away", target.display())));
+        let cause = format!("the group is called {}, and {} is there already", waiting.group_name, target.display());
+        let next = format!("move it away if this host is to join anew, or has left its group; then {again}");
+        return Err(Failed { next, ..failed("the state folder", cause) });
     }
     let Waiting { parent, group_name, pin, confirmation, code, .. } = &waiting;
     tick(out, &format!("{parent}: {}", Step::Request));
@@ -118,12 +120,17 @@ fn confirm(right: &Code, mut typed: impl FnMut() -> io::Result<String>, out: &mu
 impl Host {
     fn new(enrolment: &Enrolment) -> Result<Self, String> {
         // Which group they sign for is told later.
-        let make = || SigningKey::generate(GroupId([0; 16])).map_err(|error| error.to_string());
-        let ((_, identity), (channel, channel_pem)) = (make()?, make()?);
+        let group = GroupId([0; 16]);
+        let make = || SigningKey::generate(group).map_err(|error| error.to_string());
+        let bytes = |pem: Zeroizing<String>| Zeroizing::new(pem.as_bytes().to_vec());
+        let (_, identity) = make()?;
+        let (channel, channel_pem, certificate) = match enrolment.own(group)? {
+            Some(Offered { leaf, key, pem }) => (key, pem, Bytes::copy_from_slice(&leaf)),
+            None => make().map(|(key, pem)| (key, bytes(pem), Bytes::new()))?,
+        };
         let (name, role) = (enrolment.name.clone(), enrolment.role);
-        let request = request(channel_pem.as_bytes(), &name, role).map_err(|error| error.to_string())?;
-        let identity = Zeroizing::new(identity.as_bytes().to_vec());
-        let applying = Applying { name, role, identity, request, pin: enrolment.pin };
+        let request = request(&channel_pem, &name, role).map_err(|error| error.to_string())?;
+        let applying = Applying { name, role, identity: bytes(identity), request, certificate, pin: enrolment.pin };
         Ok(Self { applying, channel, channel_pem })
     }
 
@@ -143,8 +150,9 @@ impl Host {
             }
             private::create_folder(&pending)?;
             private::write(&pending.join("identity.key"), &self.applying.identity)?;
-            private::write(&pending.join("channel.key"), self.channel_pem.as_bytes())?;
-            home::keep(&pending, admitted, pin, &enrolment.parents, self.channel.id())?;
+            private::write(&pending.join("channel.key"), &self.channel_pem)?;
+            let own_pki = enrolment.own_pki.as_ref();
+            home::keep(&pending, admitted, pin, &enrolment.parents, own_pki, self.channel.id())?;
             settle(state, admitted.group, &admitted.group_name)
         };
         write().inspect_err(|_| {
@@ -211,9 +219,9 @@ mod tests {
         let member = site.open().unwrap();
         assert_eq!(member.membership.pin, site.group.root.pin());
         assert_eq!(member.identity.public().unwrap().spki(), site.desk.members.lock().unwrap()[0].0);
-        // A host is part of one group.
+        // It is part of that group now, and of none that has the same name.
         let (joined, shown) = join(&site, &[None]).await;
-        assert!(!joined && shown.contains("part of group north already"), "{shown}");
+        assert!(!joined && shown.contains("the group is called north") && shown.contains("move it away"), "{shown}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use wardline_secrets::tls;
 use wardline_secrets::token::Token;
 use wardline_secrets::trust::{Root, RootError};
 
-use super::{DEADLINE, close, dial, read, say, transcript};
+use super::{DEADLINE, close, dial, read, refused_transcript, say, transcript};
 use crate::config::Parent;
 use crate::handshake::HandshakeError;
 
@@ -23,7 +23,12 @@ use crate::handshake::HandshakeError;
 #[derive(Debug)]
 pub enum With {
     /// It is new: by a token, which names the group and its root.
-    Token(Token),
+    Token {
+        /// The token.
+        token: Token,
+        /// Names that the group must not have: what is kept of it needs a folder of its own.
+        taken: Vec<Name>,
+    },
     /// It is a member that renews or comes home: by its identity key. It knows the root.
     Root(Root),
 }
@@ -39,6 +44,8 @@ pub struct Applicant {
     pub identity: Arc<SigningKey>,
     /// The request for its channel certificate, DER.
     pub request: Vec<u8>,
+    /// The channel certificate that it brings, of the same key, DER; empty when the server is to issue one.
+    pub certificate: Bytes,
     /// By what it hopes to be let in.
     pub with: With,
 }
@@ -119,6 +126,9 @@ pub enum Cause {
     /// Somebody else than a server of the group speaks.
     #[error("{0}; ask another parent, and find out who answers there")]
     Forged(String),
+    /// The group has a name that this host has another folder of.
+    #[error("the group is called {0}, as another of which a folder is here already; the token was not used")]
+    Taken(Name),
     /// Not let in.
     #[error("it does not: {}", .0.as_str())]
     Refused(Why),
@@ -165,11 +175,11 @@ impl JoinError {
 ///
 /// # Errors
 /// What happened at each.
-pub async fn ask(parents: &[Parent], applicant: Applicant) -> Result<Admitted, JoinError> {
+pub async fn ask(parents: &[Parent], applicant: &Applicant) -> Result<Admitted, JoinError> {
     let mut attempts = Vec::new();
     for parent in parents {
         let mut step = Step::Connect;
-        let asked = tokio::time::timeout(DEADLINE, ask_one(parent, &applicant, &mut step)).await;
+        let asked = tokio::time::timeout(DEADLINE, ask_one(parent, applicant, &mut step)).await;
         match asked.unwrap_or(Err(Cause::Deadline)) {
             Ok(admitted) => return Ok(admitted),
             Err(cause) => attempts.push(Attempt { parent: parent.clone(), step, cause }),
@@ -195,7 +205,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     let public = applicant.identity.public().map_err(|_| Cause::Garbled("this host's identity key is none"))?;
     let hello = encode(&Hello {
         token: match &applicant.with {
-            With::Token(token) => Bytes::copy_from_slice(&token.id),
+            With::Token { token, .. } => Bytes::copy_from_slice(&token.id),
             With::Root(_) => Bytes::new(),
         },
         name: applicant.name.to_string(),
@@ -203,6 +213,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         identity: public.spki().into(),
         request: applicant.request.clone().into(),
         nonce: Bytes::copy_from_slice(&random()),
+        certificate: applicant.certificate.clone(),
     });
     say(&mut stream, &Up { said: Some(Said::Hello(hello.clone())) }).await?;
     let challenge = match hear_answer(&mut stream).await? {
@@ -211,37 +222,45 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         _ => return Err(Cause::Garbled(EARLY)),
     };
     let believed = believe(|root, claimed| known(&applicant.with, root, claimed), &hello, 16, &challenge)?;
+    // Up to here nothing was proved, and so no token is used up.
+    if let With::Token { taken, .. } = &applicant.with
+        && taken.contains(&believed.group_name)
+    {
+        return Err(Cause::Taken(believed.group_name));
+    }
     *step = Step::Decision;
     let transcript = transcript(&[&hello, &challenge.payload]);
     let Digest(digest) = transcript;
     let proof = Proof {
         token: match &applicant.with {
-            With::Token(token) => Bytes::copy_from_slice(&token.sign(&digest)),
+            With::Token { token, .. } => Bytes::copy_from_slice(&token.sign(&digest)),
             With::Root(_) => Bytes::new(),
         },
         identity: applicant.identity.sign(Context::Join, &digest),
     };
+    let about = refused_transcript(&transcript, &proof.token, &proof.identity);
     say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
     let welcome = match hear_answer(&mut stream).await? {
         Answered::Welcome(welcome) => welcome,
-        Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+        Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
         _ => return Err(Cause::Garbled("it asked twice")),
     };
+    let welcome = welcomed(&believed, &transcript, &welcome)?;
     *step = Step::Certificate;
-    let admitted = check(parent, applicant, believed, &transcript, &welcome)?;
+    let admitted = check(parent, applicant, believed, welcome)?;
     close(&mut stream).await;
     Ok(admitted)
 }
 
 /// Why a server that was believed does not let this host in; or that it has not said so.
-pub(super) fn refused(believed: &Believed, transcript: &Digest, signed: &Signed) -> Cause {
+pub(super) fn refused(believed: &Believed, about: &Digest, signed: &Signed) -> Cause {
     if believed.duty.open(Context::Join, believed.root.group(), signed).is_err() {
         return Cause::Forged("its refusal is not signed by the key that asked".into());
     }
     match decode::<Refusal>(&signed.payload) {
-        Some(refusal) if refusal.transcript.as_ref() == transcript.0.as_slice() => Cause::Refused(refusal.why()),
-        _ => Cause::Forged("its refusal is of another session".into()),
+        Some(refusal) if refusal.transcript.as_ref() == about.0.as_slice() => Cause::Refused(refusal.why()),
+        _ => Cause::Forged("its refusal is of another session, or of what was changed on the way".into()),
     }
 }
 
@@ -255,7 +274,7 @@ pub(super) async fn hear_answer(stream: &mut super::Stream) -> Result<Answered, 
 fn known(with: &With, root: &[u8], _: GroupId) -> Result<Root, Cause> {
     match with {
         With::Root(known) => Ok(known.clone()),
-        With::Token(token) => Root::from_certificate(root, token.group, token.pin).map_err(not_the_root),
+        With::Token { token, .. } => Root::from_certificate(root, token.group, token.pin).map_err(not_the_root),
     }
 }
 
@@ -305,22 +324,26 @@ pub(super) fn believe_at(
     Ok(Believed { server, group_name, root, duty })
 }
 
-/// Checks that a welcome is about this session, and that what is in it is what was asked for.
+/// What a server that was believed says in this session to a host that it lets in.
+pub(super) fn welcomed(believed: &Believed, transcript: &Digest, signed: &Signed) -> Result<Welcome, Cause> {
+    let payload = believed.duty.open(Context::Join, believed.root.group(), signed);
+    let payload = payload.map_err(|_| Cause::Forged("its welcome is not signed by the key that asked".into()))?;
+    let welcome: Welcome = decode(payload).ok_or(Cause::Garbled("its welcome cannot be decoded"))?;
+    if welcome.transcript.as_ref() == transcript.0.as_slice() {
+        Ok(welcome)
+    } else {
+        Err(Cause::Forged("its welcome is of another session".into()))
+    }
+}
+
+/// Checks that what is in a welcome is what was asked for.
 pub(super) fn check(
     parent: &Parent,
     applicant: &Applicant,
     believed: Believed,
-    transcript: &Digest,
-    signed: &Signed,
+    welcome: Welcome,
 ) -> Result<Admitted, Cause> {
-    let Believed { server, group_name, root, duty } = believed;
-    let group = root.group();
-    duty.open(Context::Join, group, signed)
-        .map_err(|_| Cause::Forged("its welcome is not signed by the key that asked".into()))?;
-    let welcome: Welcome = decode(&signed.payload).ok_or(Cause::Garbled("its welcome cannot be decoded"))?;
-    if welcome.transcript.as_ref() != transcript.0.as_slice() {
-        return Err(Cause::Forged("its welcome is of another session".into()));
-    }
+    let Believed { server, group_name, root, .. } = believed;
     let chain: Vec<_> = welcome.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let key = tls::certified(&root, &chain, &applicant.name, applicant.role)
         .map_err(|fault| Cause::Forged(format!("the certificate that it issued: {fault}")))?;
@@ -328,13 +351,16 @@ pub(super) fn check(
     if key != asked.key.id() {
         return Err(Cause::Forged("the certificate that it issued is for another key".into()));
     }
+    if !applicant.certificate.is_empty() && welcome.chain.first() != Some(&applicant.certificate) {
+        return Err(Cause::Forged("it answered with another certificate than this host's own".into()));
+    }
     if !welcome.recovery.is_empty() && VerifyingKey::from_spki(&welcome.recovery).is_err() {
         return Err(Cause::Garbled("the recovery key that it names is none"));
     }
     Ok(Admitted {
         parent: parent.clone(),
         server,
-        group,
+        group: root.group(),
         group_name,
         root,
         chain,

@@ -12,7 +12,7 @@ use wardline_proto::message::{Digest, Signed, decode};
 use wardline_proto::{Name, Role};
 use wardline_secrets::signature::{VerifyingKey, random, sha256};
 
-use super::{DEADLINE, close, hear, random_32, say, transcript};
+use super::{DEADLINE, close, hear, random_32, refused_transcript, say, transcript};
 
 /// Who decides who is let in.
 pub trait Desk {
@@ -27,6 +27,10 @@ pub trait Desk {
     /// A refusal of who has proved something: signed by the duty key, so that nobody on the way can say no in its place
     /// and make a host that was let in forget its keys.
     fn refuse(&self, refusal: &Refusal) -> Signed;
+
+    /// Whether one of this role and name may ask to be let in by a code now: each is shown a code, and should not be
+    /// shown so many that one of them is the one that it wants.
+    fn may_ask(&self, role: &str, name: &str) -> bool;
 
     /// Keeps a request until an operator has decided, or says why not. Whether its signature fits is for it to check.
     fn keep(&self, request: Request) -> impl Future<Output = Result<(), Why>> + Send;
@@ -110,27 +114,31 @@ async fn answer(
     address: SocketAddr,
     desk: &impl Desk,
 ) -> Result<Answered, Option<Why>> {
-    let (transcript, decided) = match heard(stream).await? {
+    let (about, decided) = match heard(stream).await? {
         Said::Hello(bytes) => {
             let knock = knock(stream, address, desk, &bytes).await?;
-            (knock.transcript, desk.admit(knock).await.map(Answered::Welcome))
+            let about = refused_transcript(&knock.transcript, &knock.proof.token, &knock.proof.identity);
+            (about, desk.admit(knock).await.map(Answered::Welcome))
         }
         Said::Commitment(bytes) => {
             let request = opened(stream, address, desk, &bytes).await?;
-            (request.transcript, desk.keep(request).await.map(|()| Answered::Pending(Pending {})))
+            let about = refused_transcript(&request.transcript, &[], &request.signature);
+            (about, desk.keep(request).await.map(|()| Answered::Pending(Pending {})))
         }
         Said::Poll(bytes) => {
             let asked = asked(stream, desk, &bytes).await?;
+            let about = refused_transcript(&asked.transcript, &[], &asked.signature);
             let found = |found: Option<Signed>| found.map_or(Answered::Pending(Pending {}), Answered::Welcome);
-            (asked.transcript, desk.look(asked).await.map(found))
+            (about, desk.look(asked).await.map(found))
         }
         Said::Standing(bytes) => {
             let question = question(stream, desk, &bytes).await?;
-            (question.transcript, desk.stands(question).await.map(Answered::Stands))
+            let about = refused_transcript(&question.transcript, &[], &question.signature);
+            (about, desk.stands(question).await.map(Answered::Stands))
         }
         Said::Proof(_) | Said::Open(_) => return Err(Some(Why::Protocol)),
     };
-    let refuse = |why: Why| desk.refuse(&Refusal { why: why.into(), transcript: transcript.to_wire() });
+    let refuse = |why: Why| desk.refuse(&Refusal { why: why.into(), transcript: about.to_wire() });
     Ok(decided.unwrap_or_else(|why| Answered::Refused(refuse(why))))
 }
 
@@ -180,6 +188,9 @@ async fn opened(
     let digest = Digest::from_wire(&commitment.digest).ok_or(protocol)?;
     if commitment.name.parse::<Name>().is_err() || !joins(&commitment.role) {
         return Err(protocol);
+    }
+    if !desk.may_ask(&commitment.role, &commitment.name) {
+        return Err(Some(Why::Busy));
     }
     let payload = challenged(stream, desk, bytes, &random_32()).await?;
     let Said::Open(Open { nonce, hello, identity }) = heard(stream).await? else { return Err(protocol) };

@@ -60,6 +60,12 @@ fn transcript(said: &[&[u8]]) -> Digest {
     sha256(said)
 }
 
+/// What a refusal is about: the transcript and the signatures that it did not believe, so that nobody on the way can have
+/// other signatures refused and pass that on.
+fn refused_transcript(transcript: &Digest, token: &[u8], identity: &[u8]) -> Digest {
+    sha256(&[&transcript.0, token, identity])
+}
+
 /// 32 fresh random bytes.
 fn random_32() -> [u8; 32] {
     let (mut bytes, halves) = ([0; 32], [random(), random()]);

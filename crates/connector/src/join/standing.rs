@@ -12,7 +12,7 @@ use wardline_secrets::tls;
 use wardline_secrets::trust::Root;
 
 use super::ask::{EARLY, believe_at, hear_answer, refused};
-use super::{Cause, DEADLINE, Stream, close, say, transcript};
+use super::{Cause, DEADLINE, Stream, close, refused_transcript, say, transcript};
 use crate::now_ms;
 
 /// Who asks.
@@ -82,6 +82,7 @@ async fn ask(mut stream: Stream, known: &Known<'_>) -> Result<Proved, Cause> {
     let believed = believe_at(at, |_, _| Ok(known.root.clone()), &question, 16, &signed)?;
     let transcript = transcript(&[STANDING, &question, &signed.payload]);
     let identity = known.identity.sign(Context::Join, &transcript.0);
+    let about = refused_transcript(&transcript, &[], &identity);
     let proof = Proof { token: Bytes::new(), identity };
     let stands = async {
         say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
@@ -95,7 +96,7 @@ async fn ask(mut stream: Stream, known: &Known<'_>) -> Result<Proved, Cause> {
                 }
                 Ok(stands)
             }
-            Answered::Refused(signed) => Err(refused(&believed, &transcript, &signed)),
+            Answered::Refused(signed) => Err(refused(&believed, &about, &signed)),
             Answered::Refusal(refusal) => Err(Cause::Unsigned(refusal.why())),
             _ => Err(Cause::Garbled("it answered something else")),
         }

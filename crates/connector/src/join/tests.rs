@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wardline_proto::join::{Answered, Commitment, Down, Hello, Open, Said, Up, Why};
+use wardline_proto::join::{Answered, Commitment, Down, Hello, Open, Refusal, Said, Up, Why};
 use wardline_proto::message::{Context, decode, encode};
 use wardline_proto::{ALPN_CERTIFICATE, GroupId, Role};
 use wardline_secrets::token::{code, confirmation};
@@ -36,12 +36,13 @@ impl Site {
             role: Role::Agent,
             identity: self.group.identity(),
             request: wardline_secrets::request::request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
-            with: With::Token(wardline_secrets::token::Token::parse(&self.token).unwrap()),
+            certificate: Bytes::new(),
+            with: With::Token { token: wardline_secrets::token::Token::parse(&self.token).unwrap(), taken: Vec::new() },
         }
     }
 
     async fn ask_at(&self, address: SocketAddr) -> Result<Admitted, Attempt> {
-        let asked = ask(&[parent("srv.test", address)], self.applicant()).await;
+        let asked = ask(&[parent("srv.test", address)], &self.applicant()).await;
         asked.map_err(|JoinError(mut attempts)| attempts.pop().unwrap())
     }
 
@@ -69,12 +70,12 @@ async fn a_host_joins_directly_and_through_gateways_and_comes_home_without_a_tok
     }
     let home = |identity| Applicant { with: With::Root(site.group.trusted()), identity, ..site.applicant() };
     let parents = [parent("gw.test", upper)];
-    let JoinError(attempts) = ask(&parents, home(site.group.identity())).await.unwrap_err();
+    let JoinError(attempts) = ask(&parents, &home(site.group.identity())).await.unwrap_err();
     assert!(matches!(attempts[0].cause, Cause::Refused(Why::NotMember)), "{}", attempts[0]);
     let member = site.applicant();
     let identity = Arc::clone(&member.identity);
-    ask(&parents, member).await.unwrap();
-    ask(&parents, home(identity)).await.unwrap();
+    ask(&parents, &member).await.unwrap();
+    ask(&parents, &home(identity)).await.unwrap();
 }
 
 #[tokio::test]
@@ -83,13 +84,25 @@ async fn every_parent_is_asked_in_order_and_each_failure_is_named() {
     *site.desk.twist.lock().unwrap() = Twist::Refuses(Why::TokenExpired);
     let away = parent("gone.test", "127.0.0.1:1".parse().unwrap());
     let parents = [away.clone(), parent("srv.test", site.server)];
-    let error = ask(&parents, site.applicant()).await.unwrap_err();
+    let error = ask(&parents, &site.applicant()).await.unwrap_err();
     assert!(!error.is_open());
     let text = error.to_string();
     assert!(text.contains("by gone.test (127.0.0.1:1): connect: no connection"), "{text}");
     assert!(text.contains("the server lets this host in: it does not: the token has expired"), "{text}");
     *site.desk.twist.lock().unwrap() = Twist::None;
-    assert_eq!(ask(&parents, site.applicant()).await.unwrap().parent, parents[1]);
+    assert_eq!(ask(&parents, &site.applicant()).await.unwrap().parent, parents[1]);
+}
+
+#[tokio::test]
+async fn a_host_with_a_certificate_of_its_own_takes_no_other() {
+    let site = site().await;
+    let applicant = || site.applicant();
+    let parents = [parent("srv.test", site.server)];
+    let certificate = Bytes::from_static(b"its own");
+    let JoinError(attempts) = ask(&parents, &Applicant { certificate, ..applicant() }).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Forged(_)), "{}", attempts[0]);
+    assert!(attempts[0].to_string().contains("another certificate"), "{}", attempts[0]);
+    ask(&parents, &applicant()).await.unwrap();
 }
 
 /// A gateway that changes one byte of one message, and keeps the messages it saw.
@@ -136,7 +149,11 @@ async fn a_byte_changed_on_the_way_is_noticed_and_a_proof_is_good_for_one_sessio
         for byte in bytes {
             *change.lock().unwrap() = (turn, byte);
             let refused = site.ask_at(gateway).await;
-            assert!(refused.is_err(), "byte {byte} of message {turn} was changed unnoticed");
+            let Err(Attempt { cause, .. }) = refused else {
+                panic!("byte {byte} of message {turn} was changed unnoticed");
+            };
+            // What a server says of a changed proof is no word about the one of the host.
+            assert!(turn != 2 || !matches!(cause, Cause::Refused(_)), "byte {byte}: {cause}");
         }
         // Only when the server's last word was changed had it let the host in.
         assert_eq!(site.admitted() - before, if turn == 3 { tries } else { 0 }, "message {turn}");
@@ -152,7 +169,7 @@ async fn a_byte_changed_on_the_way_is_noticed_and_a_proof_is_good_for_one_sessio
     let Some(Down { answered: Some(Answered::Refused(signed)) }) = hear(&mut stream).await.unwrap() else {
         panic!("a proof was good twice");
     };
-    let refusal: wardline_proto::join::Refusal = decode(&signed.payload).unwrap();
+    let refusal: Refusal = decode(&signed.payload).unwrap();
     assert_eq!(refusal.why(), Why::Signature);
 }
 
@@ -161,7 +178,8 @@ fn applying() -> Applying {
     let (_, channel) = wardline_secrets::signature::SigningKey::generate(GroupId([0; 16])).unwrap();
     let name = name("web1.test");
     let request = wardline_secrets::request::request(channel.as_bytes(), &name, Role::Agent).unwrap();
-    Applying { name, role: Role::Agent, identity: identity.as_bytes().to_vec().into(), request, pin: None }
+    let (identity, certificate) = (identity.as_bytes().to_vec().into(), Bytes::new());
+    Applying { name, role: Role::Agent, identity, request, certificate, pin: None }
 }
 
 #[tokio::test]
@@ -211,7 +229,7 @@ async fn only_what_was_committed_to_can_be_opened() {
         let request = applying().request.into();
         let (token, identity) = (Bytes::new(), identity.public().unwrap().spki().into());
         let (name, role, nonce) = (host.to_owned(), "agent".to_owned(), vec![1; 16].into());
-        encode(&Hello { token, name, role, identity, request, nonce })
+        encode(&Hello { token, name, role, identity, request, nonce, certificate: Bytes::new() })
     };
     let hash = |nonce: &[u8], hello: &[u8]| sha256(&[nonce, hello]).to_wire();
     let talk = async |digest: Bytes, nonce: &[u8], hello: Bytes| {
@@ -248,6 +266,48 @@ async fn only_what_was_committed_to_can_be_opened() {
 }
 
 #[tokio::test]
+async fn a_host_that_waits_is_turned_away_by_nobody_but_a_server() {
+    let site = site().await;
+    // A gateway that says no to whoever asks what became of a request: in its own name, then in the middle of a session.
+    let noes = Arc::new(Mutex::new(vec![1, 0]));
+    let (server, left) = (parent("srv.test", site.server), Arc::clone(&noes));
+    let on_join = move |knocking: Knocking| {
+        let (server, left) = (server.clone(), Arc::clone(&left));
+        async move {
+            let (mut below, mut above) = (knocking.stream, dial(&server).await.unwrap());
+            for turn in 0..2 {
+                let Ok(Some(message)) = read(&mut below).await else { return };
+                let poll = matches!(decode::<Up>(&message), Some(Up { said: Some(Said::Poll(_) | Said::Proof(_)) }));
+                let refuses = poll && left.lock().unwrap().pop_if(|at| *at == turn).is_some();
+                write(&mut above, &message).await.unwrap();
+                let mut answer = read(&mut above).await.unwrap().unwrap();
+                if refuses {
+                    let refusal = Refusal { why: Why::Rejected.into(), transcript: Bytes::new() };
+                    answer = encode(&Down { answered: Some(Answered::Refusal(refusal)) });
+                }
+                write(&mut below, &answer).await.unwrap();
+            }
+            close(&mut below).await;
+        }
+    };
+    let gateway = listen(crate::credential::credential(None).1, &site.stop, |_| async {}, on_join).await;
+    let parents = [parent("gw.test", gateway)];
+    let waiting = request(&parents, &applying()).await.unwrap();
+    *site.desk.says.lock().unwrap() = Some(Ok(()));
+    let mut told = Vec::new();
+    let decided = waiting.decided(|cause| told.push(cause.to_string()));
+    assert_eq!(decided.await.unwrap().group, site.group.id);
+    assert!(told.len() == 1 && told[0].contains("no server has signed it"), "{told:?}");
+    assert!(noes.lock().unwrap().is_empty());
+
+    // The control: a server's word is enough.
+    let waiting = request(&parents, &applying()).await.unwrap();
+    *site.desk.says.lock().unwrap() = Some(Err(Why::Rejected));
+    let JoinError(attempts) = waiting.decided(|_| {}).await.unwrap_err();
+    assert!(matches!(attempts[0].cause, Cause::Refused(Why::Rejected)), "{}", attempts[0]);
+}
+
+#[tokio::test]
 async fn a_host_that_was_approved_by_a_server_that_has_forgotten_comes_home_as_a_member() {
     let site = site().await;
     let parents = [parent("srv.test", site.server)];
@@ -278,7 +338,7 @@ async fn a_server_that_does_not_lead_to_the_pinned_root_learns_nothing_but_the_h
     let refused = site.ask_at(address).await.unwrap_err();
     assert!(matches!(refused.cause, Cause::Forged(_)) && refused.step == Step::Challenge, "{refused}");
     let member = Applicant { with: With::Root(site.group.trusted()), ..site.applicant() };
-    let JoinError(attempts) = ask(&[parent("srv.test", address)], member).await.unwrap_err();
+    let JoinError(attempts) = ask(&[parent("srv.test", address)], &member).await.unwrap_err();
     assert!(matches!(attempts[0].cause, Cause::Forged(_)) && attempts[0].step == Step::Challenge);
 }
 
@@ -308,12 +368,7 @@ async fn what_is_too_long_or_has_a_wrong_shape_is_refused() {
         assert!(say_raw(&length.to_be_bytes()).await.is_empty(), "{length}");
     }
     let refused = say_raw(&[0, 0, 0, 2, 8, 8]).await;
-    let down = Down {
-        answered: Some(Answered::Refusal(wardline_proto::join::Refusal {
-            why: Why::Protocol.into(),
-            ..Default::default()
-        })),
-    };
+    let down = Down { answered: Some(Answered::Refusal(Refusal { why: Why::Protocol.into(), ..Default::default() })) };
     assert_eq!(refused[4..], encode(&down));
 }
 

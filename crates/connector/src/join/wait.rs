@@ -15,9 +15,10 @@ use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::view::pin_of;
 use zeroize::Zeroizing;
 
-use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused};
+use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused, welcomed};
 use super::{
-    Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32, say, transcript,
+    Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32,
+    refused_transcript, say, transcript,
 };
 use crate::config::Parent;
 
@@ -37,6 +38,8 @@ pub struct Applying {
     pub identity: Zeroizing<Vec<u8>>,
     /// The request for its channel certificate, DER.
     pub request: Vec<u8>,
+    /// The channel certificate that it brings, of the same key, DER; empty when the server is to issue one.
+    pub certificate: Bytes,
     /// The pin of the group's root, where it is known.
     pub pin: Option<Pin>,
 }
@@ -90,6 +93,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         identity: public.map_err(no_key)?.spki().into(),
         request: applying.request.clone().into(),
         nonce: Bytes::copy_from_slice(&random()),
+        certificate: applying.certificate.clone(),
     });
     let nonce = random_32();
     let commitment = encode(&Commitment {
@@ -113,10 +117,11 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     let transcript = transcript(&[&commitment, &challenge.payload, &nonce, &hello]);
     let identity = SigningKey::from_pem(&applying.identity, root.group()).map_err(no_key)?;
     let (signature, nonce) = (identity.sign(Context::Join, &transcript.0), Bytes::copy_from_slice(&nonce));
+    let about = refused_transcript(&transcript, &[], &signature);
     say(&mut stream, &Up { said: Some(Said::Open(Open { nonce, hello, identity: signature })) }).await?;
     match hear_answer(&mut stream).await? {
         Answered::Pending(_) => {}
-        Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+        Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
         _ => return Err(Cause::Garbled("it let nobody decide")),
     }
@@ -126,6 +131,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         role: applying.role,
         identity: Arc::new(identity),
         request: applying.request.clone(),
+        certificate: applying.certificate.clone(),
         with: With::Root(root.clone()),
     };
     Ok(Waiting {
@@ -146,7 +152,8 @@ impl Waiting {
     /// when that is.
     ///
     /// # Errors
-    /// Rejected, or not known any more, or nobody has decided in time; what came is forged.
+    /// Rejected, or not known any more, or let in by a certificate that is not what it must be, all by a server's word;
+    /// or nobody has decided in time.
     pub async fn decided(self, mut tell: impl FnMut(&Cause)) -> Result<Admitted, JoinError> {
         let (began, mut told) = (Instant::now(), String::new());
         let (step, cause) = loop {
@@ -157,13 +164,19 @@ impl Waiting {
                 Ok(None) => None,
                 // The server has been restarted, and may have decided before that.
                 Err(Cause::Refused(Why::NoRequest)) => {
-                    return match ask(std::slice::from_ref(&self.parent), self.applicant).await {
-                        Ok(admitted) => Ok(admitted),
-                        Err(_) => Err(failed(self.parent, Step::Decision, Cause::Refused(Why::NoRequest))),
-                    };
+                    match ask(std::slice::from_ref(&self.parent), &self.applicant).await {
+                        Ok(admitted) => return Ok(admitted),
+                        Err(JoinError(attempts)) => match attempts.into_iter().next().map(|attempt| attempt.cause) {
+                            Some(Cause::Refused(Why::NotMember)) => break (step, Cause::Refused(Why::NoRequest)),
+                            cause => cause,
+                        },
+                    }
                 }
-                Err(cause @ Cause::Refused(Why::Busy | Why::Unavailable)) => Some(cause),
-                Err(cause @ (Cause::Refused(_) | Cause::Forged(_) | Cause::Garbled(_))) => break (step, cause),
+                Err(cause @ Cause::Refused(why)) if !matches!(why, Why::Busy | Why::Unavailable) => {
+                    break (step, cause);
+                }
+                Err(cause) if step == Step::Certificate => break (step, cause),
+                // Whoever is on the way can say anything; only what a server has signed ends the waiting.
                 Err(cause) => Some(cause),
             };
             if began.elapsed() > PATIENCE {
@@ -192,16 +205,18 @@ impl Waiting {
         let believed = believe(|_, _| Ok(self.root.clone()), &poll, 16, &challenge)?;
         let transcript = transcript(&[POLLED, &poll, &challenge.payload]);
         let identity = self.applicant.identity.sign(Context::Join, &transcript.0);
+        let about = refused_transcript(&transcript, &[], &identity);
         say(&mut stream, &Up { said: Some(Said::Proof(Proof { token: Bytes::new(), identity })) }).await?;
         let welcome = match hear_answer(&mut stream).await? {
             Answered::Welcome(welcome) => welcome,
             Answered::Pending(_) => return Ok(None),
-            Answered::Refused(signed) => return Err(refused(&believed, &transcript, &signed)),
+            Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
             _ => return Err(Cause::Garbled("it asked twice")),
         };
+        let welcome = welcomed(&believed, &transcript, &welcome)?;
         *step = Step::Certificate;
-        let admitted = check(&self.parent, &self.applicant, believed, &transcript, &welcome)?;
+        let admitted = check(&self.parent, &self.applicant, believed, welcome)?;
         close(&mut stream).await;
         Ok(Some(admitted))
     }

@@ -240,7 +240,8 @@ impl Between {
         let name = NAME.parse().unwrap();
         let request_der = signing::request(channel.as_bytes(), &name, Role::Agent).unwrap();
         let identity = identity.as_bytes().to_vec().into();
-        let applying = Applying { name, role: Role::Agent, identity, request: request_der, pin: None };
+        let applying =
+            Applying { name, role: Role::Agent, identity, request: request_der, certificate: Bytes::new(), pin: None };
         runtime.block_on(request(std::slice::from_ref(parent), &applying)).unwrap()
     }
 }
@@ -264,6 +265,10 @@ impl Desk for Between {
 
     async fn admit(&self, _: Knock) -> Result<Signed, Why> {
         Err(Why::NotMember)
+    }
+
+    fn may_ask(&self, _: &str, _: &str) -> bool {
+        true
     }
 
     async fn keep(&self, request: Request) -> Result<(), Why> {

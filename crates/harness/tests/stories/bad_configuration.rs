@@ -33,7 +33,7 @@ const MEMBER: &[Mistake] = &[
     mistake("name = ", "name = 5", "5", "expected a string"),
     mistake("name = ", "name = \"Web_1\"", "\"Web_1\"", "only lower-case letters, digits, hyphens and dots"),
     mistake("name = ", "name = \"ä\" x", "x", "expected"),
-    mistake("[[group]]", "[group]", "[group]", "expected one [[group]]"),
+    mistake("[[group]]", "[group]", "[group]", "[[group]]"),
     mistake("id = ", "id = \"12\"", "\"12\"", "an id is a UUID"),
     mistake("pin = ", "pin = \"sha256:+1\"", "\"sha256:+1\"", "`sha256:` and 64 hex digits"),
     mistake("pin = ", "pin = \"md5:00\"", "\"md5:00\"", "`sha256:` and 64 hex digits"),
@@ -58,6 +58,7 @@ const GATEWAY: &[Mistake] = &[
 const SERVER: &[Mistake] = &[
     mistake("", "packs = []", "packs", "unknown field `packs`, expected one of `name`,"),
     mistake("listen = ", "listen = 5723", "5723", "expected a string"),
+    mistake("[group]", "[group]\nown_pki = { ca = \"ca.pem\" }", "{ ca", "missing field `certificate`"),
     mistake("database = ", "database = \"oracle:x\"", "", "`sqlite:PATH` is allowed"),
     mistake("name = \"test\"", "name = \"test\"\npin = \"sha256:12\"", "\"sha256:12\"", "`sha256:` and 64 hex digits"),
 ];
@@ -173,12 +174,18 @@ fn bad_configuration_is_refused_with_file_line_and_column() {
         }
     }
 
-    // A second group is not passed over, and a missing file is named.
+    // A second group is not passed over, nor is one taken for another; and a missing file is named.
+    for (role, says) in [(Role::Gateway, "only one [[group]] is allowed"), (Role::Agent, "a name and an id of its own")]
+    {
+        let daemon: &Daemon = if role == Role::Agent { group.agent(0) } else { group.gateway(0) };
+        let right = fs::read_to_string(daemon.config()).unwrap();
+        let (_, membership) = right.split_once("[[group]]").unwrap();
+        fs::write(daemon.config(), format!("{right}\n[[group]]{membership}")).unwrap();
+        refused(daemon, role, "run", 40001, &["line ", says]);
+        fs::write(daemon.config(), right).unwrap();
+    }
     let agent = group.agent(0);
     let right = fs::read_to_string(agent.config()).unwrap();
-    let (_, membership) = right.split_once("[[group]]").unwrap();
-    fs::write(agent.config(), format!("{right}\n[[group]]{membership}")).unwrap();
-    refused(agent, Role::Agent, "run", 40001, &["line ", "only one [[group]] is allowed"]);
     fs::write(agent.config(), right.replace("base.toml", "gone.toml")).unwrap();
     refused(agent, Role::Agent, "run", 40001, &["packs/gone.toml is refused: No such file"]);
     fs::remove_file(agent.config()).unwrap();
@@ -202,7 +209,7 @@ fn keys_and_certificates_that_do_not_fit_are_refused_at_the_start() {
         (issued(&group, Fault::NotYetValid, Role::Agent), 20051, "valid from"),
         (issued(&group, Fault::ClientUsageOnly, Role::Agent), 20050, "channel.pem"),
         (issued(&group, Fault::OtherKey, Role::Agent), 20068, "channel.key"),
-        (authority.channel("agent1.test", Role::Agent), 20050, "channel.pem"),
+        (authority.channel("agent1.test", Role::Agent), 40095, "channel.pem"),
     ];
     let agent = group.agent(0);
     let state = agent.state().to_owned();

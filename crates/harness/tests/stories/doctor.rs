@@ -9,10 +9,11 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use wardline_harness::Daemon;
+use serde_json::Value;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer, Rogue, Speech};
 use wardline_harness::pki::Leaf;
+use wardline_harness::{Daemon, wait};
 use wardline_proto::join::{Answered, Down, Proof, Refusal, STANDING, Said, Standing, Stands, Up, Why};
 use wardline_proto::message::{Context, decode, encode};
 use wardline_proto::{ALPN_JOIN, GroupId, Role};
@@ -84,13 +85,14 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     group.agent(0).wait_event(40005);
     group.agent(0).wait_event(21025);
     // The control: beside the running program, whose session stays the one that it was.
-    let mark = group.agent(0).mark();
+    let (sessions, mark) = (sessions(&group), group.agent(0).mark());
     for daemon in ["agent", "gateway"] {
         let host = if daemon == "agent" { group.agent(0) } else { group.gateway(0) };
         let (well, shown) = host.doctor(None);
         assert!(well && !shown.contains('\u{2717}'), "{shown}");
         assert!(shown.contains("is a member, with this identity key"), "{shown}");
     }
+    assert_eq!(self::sessions(&group), sessions);
     assert_eq!(group.agent(0).events_since(mark), []);
     group.agent(0).stop();
     let (well, shown) = group.agent(0).doctor(None);
@@ -109,7 +111,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let id = GroupId(group.id().into_bytes());
     let (_, key) = SigningKey::generate(id).unwrap();
     fs::set_permissions(folder.join("channel.key"), fs::Permissions::from_mode(0o644)).unwrap();
-    names(group.agent(0), None, &["channel.key", "its mode is 0644"]);
+    names(group.agent(0), None, &["private files", "channel.key", "its mode is 0644"]);
     kept.put_back();
     fs::write(folder.join("channel.key"), key.as_bytes()).unwrap();
     names(group.agent(0), None, &["channel.key", "it does not belong to the certificate"]);
@@ -122,6 +124,12 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     fs::write(folder.join("identity.key"), key.as_bytes()).unwrap();
     names(group.agent(0), None, &["approval", "no member of the group has this name and identity key"]);
     kept.put_back();
+
+    // The configuration.
+    let pack = group.write_pack("other", "[pack]\nname = \"other\"\n").display().to_string();
+    let output = group.wardline(&["pack", "apply", &pack]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    names(group.agent(0), None, &["the configuration", "is here,", "is due"]);
 
     // The way.
     let gateway = hostile::listen(group.gateway(0));
@@ -148,20 +156,36 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
 
     // Who is somebody else learns nothing: neither of a member, nor whether there is one.
     let stranger = SigningKey::generate(id).unwrap().0;
-    assert_eq!(standing(server, &stranger, "agent1.test").unwrap_err(), Why::NotMember);
-    assert_eq!(standing(server, &stranger, "nobody.test").unwrap_err(), Why::NotMember);
     let own = SigningKey::from_pem(&fs::read(folder.join("identity.key")).unwrap(), id).unwrap();
-    assert_eq!(standing(server, &own, "agent1.test").unwrap().gateways, ["gw1.test"]);
+    for (named, signs, name, why) in [
+        (&stranger, &stranger, "agent1.test", Why::NotMember),
+        (&stranger, &stranger, "nobody.test", Why::NotMember),
+        (&own, &stranger, "agent1.test", Why::Signature),
+    ] {
+        assert_eq!(standing(server, named, signs, name).unwrap_err(), why);
+    }
+    assert_eq!(standing(server, &own, &own, "agent1.test").unwrap().gateways, ["gw1.test"]);
 
     let output = group.wardline(&["agent", "remove", "agent1.test"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     names(group.agent(0), None, &["approval", "this host was removed"]);
-    assert_eq!(standing(server, &own, "agent1.test").unwrap_err(), Why::KeyRemoved);
+    assert_eq!(standing(server, &own, &own, "agent1.test").unwrap_err(), Why::KeyRemoved);
 }
 
-/// Asks a server how a member stands, with this identity key.
-fn standing(server: SocketAddr, identity: &SigningKey, name: &str) -> Result<Stands, Why> {
-    let public = identity.public().unwrap();
+/// The ids of both hops, which are those of their sessions.
+fn sessions(group: &Group) -> Vec<String> {
+    wait::until("both hops are measured", Duration::from_secs(20), || {
+        let topology: Value = serde_json::from_slice(&group.wardline(&["-o", "json", "topology"]).stdout).ok()?;
+        let hops = topology["hops"].as_array()?.iter().filter(|hop| hop["agree"] == true);
+        let mut ids: Vec<_> = hops.map(|hop| hop["id"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        (ids.len() == 2).then_some(ids)
+    })
+}
+
+/// Asks a server how a member stands that has this identity key, and signs with another or the same.
+fn standing(server: SocketAddr, named: &SigningKey, signs: &SigningKey, name: &str) -> Result<Stands, Why> {
+    let public = named.public().unwrap();
     let question = encode(&Standing {
         name: name.into(),
         role: "agent".into(),
@@ -174,11 +198,16 @@ fn standing(server: SocketAddr, identity: &SigningKey, name: &str) -> Result<Sta
     let answered = |bytes: Option<Bytes>| decode::<Down>(&bytes.unwrap()).unwrap().answered.unwrap();
     let Answered::Challenge(challenge) = answered(peer.told()) else { panic!("there is no challenge") };
     let transcript = sha256(&[STANDING, &question, &challenge.payload]);
-    let proof = Proof { token: Bytes::new(), identity: identity.sign(Context::Join, &transcript.0) };
+    let proof = Proof { token: Bytes::new(), identity: signs.sign(Context::Join, &transcript.0) };
+    let about = sha256(&[&transcript.0, &proof.identity]);
     peer.tell(&encode(&Up { said: Some(Said::Proof(proof)) }));
     match answered(peer.told()) {
         Answered::Stands(signed) => Ok(decode(&signed.payload).unwrap()),
-        Answered::Refused(signed) => Err(decode::<Refusal>(&signed.payload).unwrap().why()),
+        Answered::Refused(signed) => {
+            let refusal: Refusal = decode(&signed.payload).unwrap();
+            assert_eq!(refusal.transcript, about.to_wire(), "it is of these signatures");
+            Err(refusal.why())
+        }
         other => panic!("{other:?}"),
     }
 }

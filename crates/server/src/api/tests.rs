@@ -76,10 +76,10 @@ impl Served {
         let (store, _) = Store::open(&folder.join("server.db"), None, foundation.keeper).unwrap();
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
-        let (issuing, lifetime) = (foundation.issuing, crate::founding::default_lifetime());
+        let (issuer, lifetime) = (foundation.issuer, crate::founding::default_lifetime());
         let configurations = Arc::new(crate::configuration::Configurations::new(store.clone()));
         let (duty, review) = (foundation.presence.duty, WithoutToken::Review);
-        let desk = JoinDesk::new(store.clone(), issuing, duty, lifetime, review, configurations);
+        let desk = JoinDesk::new(store.clone(), issuer, duty, lifetime, review, configurations);
         let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };

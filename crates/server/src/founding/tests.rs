@@ -10,7 +10,13 @@ fn now() -> u64 {
 }
 
 fn settings() -> Settings {
-    Settings { name: "north".parse().unwrap(), id: None, pin: None }
+    Settings { name: "north".parse().unwrap(), id: None, pin: None, own_pki: None }
+}
+
+/// The built-in CA of a group that uses it.
+pub(crate) fn issuing(issuer: &Issuer) -> Arc<IssuingAuthority> {
+    let Issuer::BuiltIn(issuing) = issuer else { panic!("{issuer:?}") };
+    Arc::clone(issuing)
 }
 
 fn attempt(folder: &Path, settings: &Settings, now: u64) -> Result<Foundation, Event> {
@@ -75,7 +81,7 @@ fn a_first_start_makes_everything_private_and_a_second_one_changes_nothing() {
     let again = found(&scratch.0);
     assert_eq!(scratch.files(), files);
     assert_eq!((again.presence.pin, again.keeper.duty.id()), (first.presence.pin, first.keeper.duty.id()));
-    assert_eq!(again.issuing.key(), first.issuing.key());
+    assert_eq!(issuing(&again.issuer).key(), issuing(&first.issuer).key());
     assert_eq!(first.keeper.root.group().0[6] >> 4, 7, "the id is a UUIDv7");
 }
 
@@ -147,7 +153,7 @@ fn what_does_not_belong_together_is_one_event_that_names_the_file() {
     tell(&["duty.key"], 20068, "duty.key");
     tell(&["duty.pem", "duty.key"], 20052, "duty.pem");
     tell(&["channel.key"], 20068, "channel.key");
-    tell(&["channel.pem", "channel.key"], 20050, "channel.pem");
+    tell(&["channel.pem", "channel.key"], 40095, "channel.pem");
     for name in ["root.pem", "issuing.key", "duty.pem", "channel.key"] {
         fs::remove_file(mine.group().join(name)).unwrap();
         assert_eq!(attempt(&mine.0, &settings(), now()).unwrap_err().number(), 20066, "{name} is missing");
@@ -171,7 +177,8 @@ fn a_root_of_ones_own_is_used_and_its_key_may_go_afterwards() {
     let made = found(&scratch.0);
     assert_eq!(made.presence.pin, root.pin());
     // Nothing outlives it.
-    assert_eq!((made.issuing.not_after(), made.presence.certificate.1), (root.not_after(), root.not_after()));
+    let ends = (issuing(&made.issuer).not_after(), made.presence.certificate.1);
+    assert_eq!(ends, (root.not_after(), root.not_after()));
     fs::remove_file(scratch.group().join("root.key")).unwrap();
     assert_eq!(found(&scratch.0).presence.pin, root.pin());
     fs::remove_file(scratch.group().join("issuing.key")).unwrap();
@@ -211,7 +218,7 @@ fn a_channel_certificate_is_made_anew_when_less_than_a_third_of_its_life_is_left
 /// A server whose group is founded, as far as its store.
 pub(crate) struct Running {
     pub(crate) store: Store,
-    pub(crate) issuing: Arc<IssuingAuthority>,
+    pub(crate) issuer: Issuer,
     pub(crate) presence: Presence,
 }
 
@@ -222,10 +229,10 @@ impl Running {
 
     /// The event with which it does not start.
     pub(crate) async fn start(folder: &Path) -> Result<Self, Event> {
-        let Foundation { keeper, issuing, presence, .. } = found(folder);
+        let Foundation { keeper, issuer, presence, .. } = found(folder);
         let (store, _) = Store::open(&folder.join("wardline.db"), None, keeper).map_err(|error| error.event())?;
         announce(&store, presence.clone()).await?;
-        Ok(Self { store, issuing, presence })
+        Ok(Self { store, issuer, presence })
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -272,7 +279,8 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     // So old that it is due in a second or two.
     let name = "srv1.test".parse().unwrap();
     let made = super::found(&scratch.group(), &name, &settings(), lifetime, now() - 7).unwrap();
-    let Foundation { keeper, issuing, channel, presence, .. } = made;
+    let Foundation { keeper, issuer, channel, presence, .. } = made;
+    let issuing = issuing(&issuer);
     let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
     announce(&store, presence.clone()).await.unwrap();
     let (first, stop) = (channel.not_after, tokio_util::sync::CancellationToken::new());

@@ -1,6 +1,7 @@
 //! Hosts that ask without a token: kept in memory, within bounds, until an operator has typed the code that the host
 //! shows. Nothing is written before that, so that nobody can fill the database by asking.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,12 @@ const REQUESTS: usize = 1000;
 const OF_ADDRESS: usize = 3;
 /// The most new ones in a second.
 const NEW: u32 = 10;
+/// The most that ask for one name in [`MINUTE`], and the most names for which anybody asks in it. Who stands between
+/// wants the code that a host shows to be that of its own request, and has as many tries as requests: 150 in the time that
+/// a host waits, of 2^40.
+const OF_NAME: u32 = 5;
+const NAMES: usize = 4096;
+const MINUTE: Duration = Duration::from_secs(60);
 /// How long a request is kept.
 const KEPT: Duration = Duration::from_secs(30 * 60);
 /// Who has not asked for so long has gone, and makes place. Hosts ask every two seconds.
@@ -53,6 +60,8 @@ struct Kept {
     identity: VerifyingKey,
     /// The key that it wants a certificate for.
     key: VerifyingKey,
+    /// The one that it brings, DER.
+    certificate: Bytes,
     address: SocketAddr,
     since_ms: u64,
     since: Instant,
@@ -101,15 +110,33 @@ enum Typed {
     Right(Box<Kept>),
 }
 
+/// How many have asked, by role and name.
+type Asking = HashMap<(String, String), u32>;
+
 /// All requests.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     kept: Vec<Kept>,
     /// When the present second began, and how many are new in it.
     new: Option<(Instant, u32)>,
+    /// When the present minute began, and how many have asked in it for a role and name.
+    asked: Option<(Instant, Asking)>,
 }
 
 impl Requests {
+    /// Whether one more may ask for this role and name.
+    pub(super) fn may_ask(&mut self, role: &str, name: &str, now: Instant) -> bool {
+        let present = self.asked.take().filter(|(began, _)| now.saturating_duration_since(*began) < MINUTE);
+        let (_, asked) = self.asked.insert(present.unwrap_or_else(|| (now, Asking::new())));
+        let named = (role.to_owned(), name.to_owned());
+        if asked.len() >= NAMES && !asked.contains_key(&named) {
+            return false;
+        }
+        let count = asked.entry(named).or_default();
+        *count = count.saturating_add(1);
+        *count <= OF_NAME
+    }
+
     fn expire(&mut self, now: Instant) {
         let young = |kept: &Kept| now.saturating_duration_since(kept.since) < KEPT;
         self.kept.retain(|kept| kept.state == State::Deciding || young(kept));
@@ -186,7 +213,7 @@ impl Requests {
 }
 
 impl JoinDesk {
-    fn requests(&self) -> std::sync::MutexGuard<'_, Requests> {
+    pub(super) fn requests(&self) -> std::sync::MutexGuard<'_, Requests> {
         // Nothing panics while it is held, and nothing waits.
         self.requests.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -204,6 +231,8 @@ impl JoinDesk {
         ask.proved(view.group(), &request.transcript, &request.signature)?;
         let key = ask.key()?;
         ask.unknown(&view)?;
+        // What comes of it is thrown away: nobody is to be refused once an operator has approved.
+        self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
         let now = Instant::now();
         let kept = Kept {
             id: request.transcript,
@@ -211,6 +240,7 @@ impl JoinDesk {
             role: ask.role,
             identity: ask.identity,
             key,
+            certificate: ask.certificate,
             address: request.address,
             since_ms: now_ms(),
             since: now,
@@ -298,13 +328,7 @@ impl JoinDesk {
                 return Err(Problem::new(Kind::Conflict, detail, next).explained_by(40073));
             }
         };
-        let approved = Approved {
-            name: name.clone(),
-            role,
-            key: kept.identity.id().to_string(),
-            via: approval.via.clone(),
-            confirmation: confirmation(&kept.id).to_string(),
-        };
+        let (key, confirmation) = (kept.identity.id(), confirmation(&kept.id).to_string());
         if kept.waits() {
             // Whoever asked may go away; what was begun is finished.
             let (desk, via) = (Arc::clone(self), approval.via);
@@ -312,7 +336,12 @@ impl JoinDesk {
             let stopped = |_| Problem::new(Kind::Failed, "the server is stopping", "try again once it runs");
             entering.await.map_err(stopped)??;
         }
-        Ok(approved)
+        // A code that was typed before may have come with other gateways, and its host may be gone again.
+        let member = self.store.view().borrow().find(name, role).filter(|member| member.key() == key).cloned();
+        let member = member.ok_or_else(|| {
+            Problem::new(Kind::Conflict, format!("{role} {name} was approved, and has been removed again"), shows)
+        })?;
+        Ok(Approved { name: name.clone(), role, key: key.to_string(), via: member.parents.clone(), confirmation })
     }
 
     /// Enters the one who was approved into the trust log.
@@ -341,7 +370,8 @@ impl JoinDesk {
     async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Bytes, Problem> {
         let log = "look at the server's log: `journalctl -u wardline-server`";
         let failed = |reason: String| Problem::new(Kind::Failed, reason, log);
-        let (leaf, issued) = self.issue(&kept.name, kept.role, &kept.key).map_err(|refused| failed(refused.reason))?;
+        let issued = self.issue(&kept.name, kept.role, &kept.key, &kept.certificate);
+        let (leaf, issued) = issued.map_err(|refused| failed(refused.reason))?;
         let member = trust::Member {
             name: kept.name.to_string(),
             role: kept.role.to_string(),

@@ -7,8 +7,8 @@ use wardline_secrets::token::Token as Bearer;
 use wardline_secrets::view::open_head;
 
 use super::*;
-use crate::founding::default_lifetime;
-use crate::founding::tests::{Running, Scratch};
+use crate::founding::tests::{Running, Scratch, issuing};
+use crate::founding::{OwnPki, default_lifetime};
 
 /// A server with a desk.
 struct Served {
@@ -33,7 +33,7 @@ impl Served {
         let running = Running::new(&scratch.0).await;
         let desk = JoinDesk::new(
             running.store.clone(),
-            Arc::clone(&running.issuing),
+            running.issuer.clone(),
             running.presence.duty.clone(),
             default_lifetime(),
             WithoutToken::Review,
@@ -82,6 +82,7 @@ impl Served {
             identity: host.identity.public().unwrap().spki().into(),
             request: host.request.clone().into(),
             nonce: vec![1; 16].into(),
+            certificate: Bytes::new(),
         };
         let bytes = encode(&hello);
         let challenge = self.desk.challenge(&bytes, &[2; 16]);
@@ -121,7 +122,7 @@ async fn a_challenge_leads_to_the_root_and_a_welcome_holds_a_certificate_that_th
 
     let (web1, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "web*", 1, 60_000).await);
     let welcome = served.ask(&web1, Some(&token), nothing).await.unwrap();
-    let chain: Vec<_> = welcome.chain.iter().map(|der| rustls_pki_types::CertificateDer::from(der.as_ref())).collect();
+    let chain: Vec<_> = welcome.chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
     let identity = keeper.root.channel(&chain[0], &chain[1..], now).unwrap();
     assert_eq!(identity.to_string(), "agent web1.test");
     let view = served.running.view();
@@ -207,6 +208,54 @@ async fn every_wrong_kind_of_knock_is_refused_and_no_token_is_used_up() {
 }
 
 #[tokio::test]
+async fn with_a_pki_of_its_own_the_company_issues_and_the_built_in_ca_does_not() {
+    let mut served = Served::new().await;
+    let issuing = issuing(&served.running.issuer);
+    let (host, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "*", 1, 60_000).await);
+    let certificate = |role, of: &Host| {
+        let key = Request::parse(&of.request).unwrap().key;
+        let leaf = issuing.channel(&of.name.parse().unwrap(), role, &key, validity(now_ms() / 1000, 60, u64::MAX));
+        Bytes::copy_from_slice(&leaf.unwrap())
+    };
+    let own = certificate(Role::Agent, &host);
+    let brings = |certificate: &Bytes| {
+        let certificate = certificate.clone();
+        move |knock: &mut Knock| knock.hello.certificate = certificate.clone()
+    };
+    let refused = served.ask(&host, Some(&token), brings(&own)).await.unwrap_err();
+    assert_eq!(refused, Why::CertificateUnwanted);
+
+    let nowhere = std::path::PathBuf::new;
+    let pki = OwnPki { ca: nowhere(), certificate: nowhere(), key: nowhere() };
+    let (store, duty) = (served.running.store.clone(), served.running.presence.duty.clone());
+    let issuer = Issuer::Own(pki, issuing.certificate().clone());
+    let (review, known) = (WithoutToken::Review, Arc::new(Configurations::new(store.clone())));
+    served.desk = JoinDesk::new(store, issuer, duty, default_lifetime(), review, known);
+    let other = served.host("web1.test", Role::Agent);
+    let mut changed = own.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    for (certificate, why) in [
+        (Bytes::new(), Why::CertificateNeeded),
+        (certificate(Role::Agent, &other), Why::CertificateKey),
+        (certificate(Role::Gateway, &host), Why::CertificateName),
+        (changed.into(), Why::CertificateChain),
+        (vec![0; 16].into(), Why::CertificateChain),
+    ] {
+        assert_eq!(served.ask(&host, Some(&token), brings(&certificate)).await.unwrap_err(), why);
+    }
+    assert_eq!(served.used(&token), 0);
+    let welcome = served.ask(&host, Some(&token), brings(&own)).await.unwrap();
+    assert_eq!(welcome.chain, [own.clone(), Bytes::copy_from_slice(issuing.certificate())]);
+    let member = |name: &str| Arc::clone(served.running.view().member_named(&name.parse().unwrap()).unwrap());
+    assert!(member("web1.test").holds(&sha256(&[&own])));
+    // A member renews by the next one that it brings, and by nothing else.
+    assert_eq!(served.ask(&host, None, nothing).await.unwrap_err(), Why::CertificateNeeded);
+    let next = certificate(Role::Agent, &host);
+    served.ask(&host, None, brings(&next)).await.unwrap();
+    assert!(member("web1.test").holds(&sha256(&[&next])));
+}
+
+#[tokio::test]
 async fn of_two_that_join_at_once_with_a_token_for_one_only_one_is_let_in() {
     let served = Served::new().await;
     for round in 0..10 {
@@ -269,14 +318,9 @@ async fn a_member_renews_by_its_identity_key_until_it_is_removed() {
 }
 
 #[test]
-fn decisions_and_what_is_told_of_refusals_have_a_limit_in_a_second() {
+fn decisions_have_a_limit_in_a_second() {
     let mut gate = Gate::default();
     assert_eq!((0..1000).filter(|_| gate.passes()).count(), DECISIONS as usize);
-    let address = |last: u8| IpAddr::from([192, 0, 2, last]);
-    assert_eq!((0..100).filter(|_| gate.tells(address(1))).count(), TOLD as usize);
-    assert!(gate.tells(address(2)));
-    let many = (0..=u16::MAX).filter(|i| gate.tells(IpAddr::from([10, 0, (i >> 8) as u8, *i as u8]))).count();
-    assert_eq!(many, ADDRESSES - 2);
     gate.began = gate.began.map(|began| began - Duration::from_secs(1));
-    assert!(gate.passes() && gate.tells(address(1)));
+    assert!(gate.passes());
 }

@@ -17,6 +17,7 @@ fn kept(name: &str, address: &str, now: Instant) -> Kept {
         role: Role::Agent,
         identity: public.clone(),
         key: public,
+        certificate: Bytes::new(),
         address: format!("{address}:5723").parse().unwrap(),
         since_ms: 0,
         since: now,
@@ -121,15 +122,10 @@ struct Served {
 async fn served(without_token: WithoutToken) -> Served {
     let scratch = Scratch::new();
     let running = Running::new(&scratch.0).await;
-    let (issuing, duty) = (Arc::clone(&running.issuing), running.presence.duty.clone());
-    let desk = JoinDesk::new(
-        running.store.clone(),
-        issuing,
-        duty,
-        default_lifetime(),
-        without_token,
-        Arc::new(crate::configuration::Configurations::new(running.store.clone())),
-    );
+    let (issuer, duty) = (running.issuer.clone(), running.presence.duty.clone());
+    let configurations = Arc::new(crate::configuration::Configurations::new(running.store.clone()));
+    let store = running.store.clone();
+    let desk = JoinDesk::new(store, issuer, duty, default_lifetime(), without_token, configurations);
     Served { running, desk, _scratch: scratch }
 }
 
@@ -151,6 +147,7 @@ impl Served {
             identity: identity.public().unwrap().spki().into(),
             request: request(channel.as_bytes(), &name.parse().unwrap(), Role::Agent).unwrap().into(),
             nonce: vec![1; 16].into(),
+            certificate: Bytes::new(),
         };
         let transcript = sha256(&[&random()]);
         let signature = identity.sign(Context::Join, &transcript.0);
@@ -232,6 +229,20 @@ async fn who_is_approved_is_a_member_with_a_certificate_and_gets_it_again() {
     let removed = operating::remove(Role::Agent, &"web1.test".parse().unwrap(), &served.running.view()).unwrap();
     served.running.act(removed).await;
     assert_eq!(served.became(&second).await, Err(Why::NotMember));
+    assert_eq!(served.approve("web1.test", &right, &[]).await, Err(Kind::Conflict));
+}
+
+#[test]
+fn a_name_is_shown_few_codes_in_a_minute_and_a_flood_of_names_has_an_end() {
+    let (mut requests, now) = (Requests::default(), Instant::now());
+    let asked =
+        |requests: &mut Requests, name: &str, now| (0..100).filter(|_| requests.may_ask("agent", name, now)).count();
+    assert_eq!((asked(&mut requests, "web1.test", now), asked(&mut requests, "web1.test", now)), (5, 0));
+    assert!(requests.may_ask("gateway", "web1.test", now));
+    let names = (0..10_000).filter(|i| requests.may_ask("agent", &format!("h{i}.test"), now)).count();
+    assert_eq!(names, NAMES - 2);
+    assert!(!requests.may_ask("agent", "web2.test", now + MINUTE - Duration::from_millis(1)));
+    assert_eq!(asked(&mut requests, "web1.test", now + MINUTE), 5);
 }
 
 #[tokio::test]
