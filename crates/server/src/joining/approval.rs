@@ -24,8 +24,8 @@ use crate::operating::{self, Refusal};
 
 /// The most requests.
 const REQUESTS: usize = 1000;
-/// The most requests of one address that wait.
-const OF_ADDRESS: usize = 3;
+/// The most requests of one address that wait: all hosts behind a gateway have its address.
+const OF_ADDRESS: usize = 100;
 /// The most new ones in a second.
 const NEW: u32 = 10;
 /// The most that ask for one name in [`MINUTE`], and the most names for which anybody asks in it. Who stands between
@@ -156,6 +156,7 @@ impl Requests {
 
     fn add(&mut self, new: Kept, now: Instant) -> Result<(), Refused> {
         self.expire(now);
+        let again = |kept: &Kept| kept.waits() && kept.is(new.role, &new.name) && kept.identity == new.identity;
         let (began, count) = match self.new {
             Some((began, count)) if now.saturating_duration_since(began) < Duration::from_secs(1) => (began, count),
             _ => (now, 0),
@@ -164,6 +165,8 @@ impl Requests {
         if count >= NEW {
             return Err(Refused::new(Why::Busy, format!("more than {NEW} ask without a token within a second")));
         }
+        // Who asks anew has given up what it asked for before.
+        self.kept.retain(|kept| !again(kept));
         let address = new.address.ip();
         let neighbour = |kept: &Kept| kept.waits() && kept.address.ip() == address;
         if self.kept.iter().filter(|kept| neighbour(kept)).count() >= OF_ADDRESS && !self.make_place(now, neighbour) {
