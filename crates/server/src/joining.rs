@@ -160,7 +160,7 @@ impl JoinDesk {
 
     /// Tells the operator of a refusal, not too often; what the host is told.
     fn told(&self, hello: &Hello, address: SocketAddr, Refused { why, reason }: Refused) -> Why {
-        if self.gate().told.allows(address.ip()) {
+        if self.gate().told.allows(address.ip(), Instant::now()) {
             let name = format!("{} {}", word(&hello.role), word(&hello.name));
             journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
         }
