@@ -11,7 +11,7 @@ use serde::de::Error as _;
 use wardline_agent::clock::Measure;
 use wardline_agent::groups::{self, Host};
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
-use wardline_connector::{enroll, home, journal};
+use wardline_connector::{doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
@@ -43,6 +43,13 @@ enum Command {
     /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
     /// approves, and keeps what it is given.
     Join(Join),
+    /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
+    /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
+    Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
     /// Says whether the configuration file and its packs are right.
     CheckConfig {
         /// The configuration file.
@@ -130,6 +137,10 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(arguments),
+        Command::Doctor { config } => {
+            let read = read(&config).map(|(Config { name, state_dir, group, .. }, _)| (name, state_dir, group));
+            return doctor::main(PROGRAM, Role::Agent, read);
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -36,7 +36,7 @@ use crate::head::{Known, breached};
 use crate::{journal, now_ms};
 
 /// The document.
-const DOCUMENT: &str = "OpsMgrConnector.Config.xml";
+pub(crate) const DOCUMENT: &str = "OpsMgrConnector.Config.xml";
 /// Who signed it.
 const SIGNATURE: &str = "OpsMgrConnector.Config.xml.sig";
 /// Who signed the one that is being written.

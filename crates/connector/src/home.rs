@@ -71,7 +71,8 @@ pub fn memberships(state: &Path) -> Result<Vec<(PathBuf, Membership)>, Event> {
 pub struct Found {
     /// The group's folder.
     pub folder: PathBuf,
-    membership: Result<Membership, Event>,
+    /// The group and the parents, or what is wrong there.
+    pub membership: Result<Membership, Event>,
     /// Whether the host has joined: then its certificate is renewed by joining.
     joined: bool,
 }
@@ -100,7 +101,25 @@ impl Found {
     }
 }
 
-/// The groups of a program, one at least: those of its configuration, or else those that the host has joined.
+/// The groups of a program: those of its configuration, or else those that the host has joined.
+///
+/// # Errors
+/// The state folder cannot be read.
+pub fn groups(configured: Vec<Membership>, state: &Path) -> Result<Vec<Found>, Event> {
+    let written = |membership: Membership| {
+        let folder = state.join(membership.name.as_str());
+        Found { folder, membership: Ok(membership), joined: false }
+    };
+    let mut found: Vec<_> = configured.into_iter().map(written).collect();
+    if found.is_empty() {
+        for folder in folders(state)? {
+            found.push(Found::joined(folder, &found));
+        }
+    }
+    Ok(found)
+}
+
+/// The groups of a program that is to run, one at least.
 ///
 /// # Errors
 /// There is none.
@@ -110,16 +129,7 @@ pub fn find(
     configured: Vec<Membership>,
     state: &StateFolder,
 ) -> Result<Vec<Found>, Event> {
-    let written = |membership: Membership| {
-        let folder = state.group(&membership.group());
-        Found { folder, membership: Ok(membership), joined: false }
-    };
-    let mut found: Vec<_> = configured.into_iter().map(written).collect();
-    if found.is_empty() {
-        for folder in folders(state.path())? {
-            found.push(Found::joined(folder, &found));
-        }
-    }
+    let found = groups(configured, state.path())?;
     if found.is_empty() {
         let reason = format!(
             "it has no [[group]], and this host is part of none; to join one: `{program} join --parent NAME --token-file FILE`"

@@ -44,7 +44,7 @@ pub fn emit(event: Event) {
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// How many events there may be about strangers: so many in [`Quota::TIME`] of one address, and so many in all.
+/// How much strangers may cause, events above all: so much in [`Quota::TIME`] of one address, and so much in all.
 #[derive(Debug, Default)]
 pub struct Quota {
     began: Option<Instant>,
@@ -60,10 +60,10 @@ impl Quota {
     /// The most in all.
     pub const ALL: u32 = 500;
 
-    /// Whether one more about this address may be emitted.
-    pub fn allows(&mut self, address: IpAddr) -> bool {
-        if self.began.is_none_or(|began| began.elapsed() >= Self::TIME) {
-            *self = Self { began: Some(Instant::now()), ..Self::default() };
+    /// Whether one more of this address is allowed now.
+    pub fn allows(&mut self, address: IpAddr, now: Instant) -> bool {
+        if self.began.is_none_or(|began| now.saturating_duration_since(began) >= Self::TIME) {
+            *self = Self { began: Some(now), ..Self::default() };
         }
         let told = if self.all < Self::ALL { self.told.entry(address).or_default() } else { return false };
         if *told >= Self::OF_ADDRESS {
@@ -82,14 +82,13 @@ mod tests {
     #[test]
     fn what_is_told_of_strangers_has_a_limit() {
         let address = |last: u32| IpAddr::from([10, 0, 0, u8::try_from(last).unwrap()]);
-        let mut quota = Quota::default();
-        let allowed = |quota: &mut Quota, last| (0..1000).filter(|_| quota.allows(address(last))).count();
+        let (mut quota, now) = (Quota::default(), Instant::now());
+        let allowed = |quota: &mut Quota, last| (0..1000).filter(|_| quota.allows(address(last), now)).count();
         for last in 0..Quota::ALL / Quota::OF_ADDRESS {
             assert_eq!(allowed(&mut quota, last), 50);
         }
         assert_eq!((allowed(&mut quota, 99), quota.told.len()), (0, 10));
-        quota.began = Instant::now().checked_sub(Quota::TIME);
-        assert!(quota.allows(address(99)));
+        assert!(quota.allows(address(99), now + Quota::TIME));
     }
 
     #[test]

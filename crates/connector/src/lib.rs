@@ -15,6 +15,7 @@
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
 //! - `head`: how far the trust log was that a host was shown last
+//! - `doctor`: the command that walks all of it and names what is wrong
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
@@ -28,6 +29,7 @@
 pub mod config;
 pub mod configuration;
 pub mod credential;
+pub mod doctor;
 pub mod enroll;
 pub mod handshake;
 mod head;

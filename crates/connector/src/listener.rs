@@ -51,7 +51,7 @@ impl Speaker {
     }
 
     fn refused(&self, address: SocketAddr, error: HandshakeError) {
-        if !self.said().refused.allows(address.ip()) {
+        if !self.said().refused.allows(address.ip(), Instant::now()) {
             return self.busy("more connections are refused than are named here".into());
         }
         let (address, reason) = (address.to_string(), error.to_string());

@@ -28,7 +28,7 @@ use wardline_secrets::trust::Root;
 use crate::config::{Mechanism, Membership, Parent};
 use crate::credential::Credential;
 use crate::handshake::Session;
-use crate::join::{self, Asked, Desk, Knock, Knocking};
+use crate::join::{self, Asked, Desk, Knock, Knocking, Question};
 use crate::{listener, now_ms};
 
 pub(crate) struct Scratch(pub(crate) PathBuf);
@@ -220,6 +220,7 @@ impl Desk for TestDesk {
             group: Bytes::copy_from_slice(&self.group.id.0),
             name: "north".into(),
             chain: [&self.group.duty_certificate, &self.shows].map(|der| Bytes::copy_from_slice(der)).to_vec(),
+            at: now_ms(),
         };
         self.group.duty.signed(Context::Join, encode(&challenge))
     }
@@ -261,6 +262,10 @@ impl Desk for TestDesk {
         says?;
         let request = Request::parse(&known.hello.request).map_err(|_| Why::Request)?;
         self.welcome(&known.hello, request, &asked.transcript).map(Some)
+    }
+
+    async fn stands(&self, _: Question) -> Result<Signed, Why> {
+        Err(Why::NotMember)
     }
 }
 

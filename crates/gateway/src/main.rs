@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::join::{self, Knocking};
 use wardline_connector::relay::Relay;
-use wardline_connector::{enroll, home, journal, listener, signals};
+use wardline_connector::{doctor, enroll, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::certificate::Identity;
@@ -36,6 +36,13 @@ enum Command {
     /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
     /// approves, and keeps what it is given.
     Join(Join),
+    /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
+    /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
+    Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/gateway.toml")]
+        config: PathBuf,
+    },
     /// Says whether the configuration file is right.
     CheckConfig {
         /// The configuration file.
@@ -106,6 +113,11 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => config::read(&config).map(|_: Config| ()),
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(arguments),
+        Command::Doctor { config } => {
+            let read = config::read(&config)
+                .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
+            return doctor::main(PROGRAM, Role::Gateway, read);
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -121,6 +121,27 @@ impl Daemon {
         command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
+    /// Runs the doctor of its program, with the clock this far off (as `+365d`) where that is said: whether all is well,
+    /// and what it shows.
+    ///
+    /// # Panics
+    /// The program cannot be run.
+    pub fn doctor(&self, clock: Option<&str>) -> (bool, String) {
+        let program = program::find(&format!("wardline-{}", self.role));
+        let mut command = match clock {
+            Some(offset) => {
+                let mut command = Command::new("faketime");
+                command.args(["-f", offset]).arg(program).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+                command
+            }
+            None => Command::new(program),
+        };
+        command.env_remove("LD_PRELOAD").arg("doctor").arg("--config").arg(self.config()).stdin(Stdio::null());
+        let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), shown.into_owned())
+    }
+
     /// Adds to its configuration.
     ///
     /// # Panics

@@ -26,6 +26,8 @@
 //!    |<------------- Pending, Welcome or a refusal
 //! ```
 //!
+//! A member asks how it stands by a Standing in the place of Poll, and is answered by [`Stands`] or a refusal.
+//!
 //! On the wire each is its length (4 bytes, big endian, at most [`LIMIT`]) and the protobuf of an [`Up`] or a [`Down`].
 
 use bytes::Bytes;
@@ -37,12 +39,14 @@ pub const LIMIT: usize = 16 * 1024;
 
 /// What the transcript of a Poll begins with.
 pub const POLLED: &[u8] = b"wardline/join/poll/1\0";
+/// What the transcript of a Standing begins with.
+pub const STANDING: &[u8] = b"wardline/join/standing/1\0";
 
 /// What a host says.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Up {
     /// One of them.
-    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6")]
     pub said: Option<Said>,
 }
 
@@ -64,6 +68,46 @@ pub enum Said {
     /// The bytes of a [`Poll`].
     #[prost(bytes = "bytes", tag = "5")]
     Poll(Bytes),
+    /// The bytes of a [`Standing`].
+    #[prost(bytes = "bytes", tag = "6")]
+    Standing(Bytes),
+}
+
+/// A member asks how it stands with the group. Nothing comes of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Standing {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// `agent` or `gateway`.
+    #[prost(string, tag = "2")]
+    pub role: String,
+    /// Its identity key: SubjectPublicKeyInfo, DER.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub identity: Bytes,
+    /// SHA-256 of its channel certificate, 32 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub certificate: Bytes,
+    /// 16 fresh random bytes.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub nonce: Bytes,
+}
+
+/// How a member stands with the group, told to nobody else.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Stands {
+    /// The transcript, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub transcript: Bytes,
+    /// Whether the channel certificate was issued to it.
+    #[prost(bool, tag = "2")]
+    pub certificate: bool,
+    /// The gateways that may speak for it, in order; none: it reports to servers itself.
+    #[prost(string, repeated, tag = "3")]
+    pub gateways: Vec<String>,
+    /// The cookie of the configuration that it is to have, 32 bytes; empty when there is none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub cookie: Bytes,
 }
 
 /// What a host without a token will say, before it has heard anything.
@@ -135,7 +179,7 @@ pub struct Hello {
 }
 
 /// That a host is who it says: signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
-/// Challenge's payload. Of a Poll, the transcript begins with [`POLLED`].
+/// Challenge's payload. Of a Poll, the transcript begins with [`POLLED`], of a Standing with [`STANDING`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Proof {
     /// By the token's key (Ed25519, 64 bytes); empty without a token.
@@ -150,7 +194,7 @@ pub struct Proof {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Down {
     /// One of them.
-    #[prost(oneof = "Answered", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Answered", tags = "1, 2, 3, 4, 5, 6")]
     pub answered: Option<Answered>,
 }
 
@@ -172,6 +216,9 @@ pub enum Answered {
     /// No: a [`Refusal`], by the same key as the challenge.
     #[prost(message, tag = "5")]
     Refused(Signed),
+    /// A [`Stands`], by the same key as the challenge.
+    #[prost(message, tag = "6")]
+    Stands(Signed),
 }
 
 /// An operator has to decide. The host asks again.
@@ -181,7 +228,7 @@ pub struct Pending {}
 /// What the host has to sign, and who asks.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Challenge {
-    /// SHA-256 of the bytes of the Hello, Commitment or Poll that it answers, 32 bytes.
+    /// SHA-256 of the bytes of the Hello, Commitment, Poll or Standing that it answers, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub hello: Bytes,
     /// Fresh random bytes, good once: 16, or 32 when a Commitment is answered.
@@ -196,6 +243,9 @@ pub struct Challenge {
     /// The certificate of the server's duty key, then the root's, DER.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub chain: Vec<Bytes>,
+    /// When it was said, milliseconds since 1970 by the server's clock.
+    #[prost(uint64, tag = "6")]
+    pub at: u64,
 }
 
 /// The host is part of the group.
@@ -298,7 +348,10 @@ impl Why {
             Self::Signature => "a signature does not fit; join anew, and if it stays so, see the server's log",
             Self::Request => "the certificate request is not for this name, role and key",
             Self::NameTaken => "another host has this name; remove that one first: `wardline agent remove NAME`",
-            Self::NotMember => "no member of the group has this name and identity key; join anew, with a token",
+            Self::NotMember => {
+                "no member of the group has this name and identity key; join anew, with a token (`wardline token create`) \
+                 or by code (`join` without `--token-file`)"
+            }
             Self::Busy => "too many hosts join at once; try again in a minute",
             Self::Unavailable => "the server's database takes no data now; try again later",
             Self::TokenNeeded => {

@@ -13,6 +13,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::time_provider::TimeProvider;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
     SignatureAlgorithm, SignatureScheme,
@@ -219,6 +220,24 @@ pub fn join_dial() -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
+/// The configuration for one look at the channel certificate of a parent of this name, judged by this moment. This end
+/// shows none, so that no session comes of it.
+///
+/// # Errors
+/// Never in practice: the provider speaks TLS 1.3.
+pub fn look(root: &Root, parent: &Name, at: UnixTime) -> Result<ClientConfig, Error> {
+    let verifier = ParentVerifier { root: root.clone(), parent: parent.clone(), gate: Arc::default() };
+    let mut config = ClientConfig::builder_with_details(Arc::new(provider()), Arc::new(Moment(at)))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_CERTIFICATE.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
 /// The configuration for listening to hosts that want to join, with a certificate of a fresh key that says nothing.
 ///
 /// # Errors
@@ -292,6 +311,16 @@ struct Gate {
 impl Gate {
     fn is_open(&self) -> bool {
         self.chain.get().is_some() && self.signature.get().is_some()
+    }
+}
+
+/// A moment by which a look is judged, whatever this end's clock says.
+#[derive(Debug)]
+struct Moment(UnixTime);
+
+impl TimeProvider for Moment {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Ingest {
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// What agents are to do.
-    pub configurations: Configurations,
+    pub configurations: Arc<Configurations>,
     /// Where everything is kept.
     pub store: Store,
 }

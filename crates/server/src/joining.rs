@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
-use wardline_connector::join::{self, Asked, Desk, Knock, Knocking};
+use wardline_connector::join::{self, Asked, Desk, Knock, Knocking, Question};
 use wardline_connector::journal::{self, Quota};
 use wardline_connector::now_ms;
 use wardline_proto::event::Event;
-use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Welcome, Why};
+use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Stands, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Name, Role};
@@ -27,6 +27,7 @@ use wardline_secrets::trust::not_after;
 use wardline_secrets::view::{Member, Token, Unsound, View, key_of};
 use wardline_secrets::{tls, token};
 
+use crate::configuration::Configurations;
 use crate::founding::{Authorities, Issuer, moment, validity};
 use crate::store::Store;
 
@@ -50,6 +51,7 @@ pub struct JoinDesk {
     authorities: watch::Receiver<Arc<Authorities>>,
     lifetime: Duration,
     without_token: WithoutToken,
+    configurations: Arc<Configurations>,
     gate: Mutex<Gate>,
     requests: Mutex<Requests>,
 }
@@ -82,9 +84,10 @@ impl JoinDesk {
         authorities: watch::Receiver<Arc<Authorities>>,
         lifetime: Duration,
         without_token: WithoutToken,
+        configurations: Arc<Configurations>,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, authorities, lifetime, without_token, gate, requests })
+        Arc::new(Self { store, authorities, lifetime, without_token, configurations, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -171,7 +174,7 @@ impl JoinDesk {
 
     /// Tells the operator of a refusal, not too often; what the host is told.
     fn told(&self, hello: &Hello, address: SocketAddr, Refused { why, reason }: Refused) -> Why {
-        if self.gate().told.allows(address.ip()) {
+        if self.gate().told.allows(address.ip(), Instant::now()) {
             let name = format!("{} {}", word(&hello.role), word(&hello.name));
             journal::emit(Event::JoinRefused { name, address: address.to_string(), reason });
         }
@@ -189,6 +192,7 @@ impl Desk for JoinDesk {
             group: Bytes::copy_from_slice(&keeper.root.group().0),
             name,
             chain: vec![self.authorities().duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
+            at: now_ms(),
         };
         keeper.duty.signed(Context::Join, encode(&challenge))
     }
@@ -216,6 +220,35 @@ impl Desk for JoinDesk {
 
     async fn look(&self, asked: Asked) -> Result<Option<Signed>, Why> {
         self.became(&asked)
+    }
+
+    async fn stands(&self, Question { standing, transcript, signature }: Question) -> Result<Signed, Why> {
+        if !self.gate().passes() {
+            return Err(Why::Busy);
+        }
+        let identity = VerifyingKey::from_spki(&standing.identity).map_err(|_| Why::Protocol)?;
+        let (name, role): (Name, Role) =
+            standing.name.parse().ok().zip(standing.role.parse().ok()).ok_or(Why::Protocol)?;
+        let view = Arc::clone(&self.store.view().borrow());
+        let proved = identity.verify(Context::Join, view.group(), &transcript.0, &signature);
+        proved.map_err(|_| Why::Signature)?;
+        if view.was_removed(&identity.id()) {
+            return Err(Why::KeyRemoved);
+        }
+        // Nobody but the member itself learns anything of it.
+        let known = view.find(&name, role).filter(|member| member.identity == identity);
+        let member = Arc::clone(known.ok_or(Why::NotMember)?);
+        let due = match role {
+            Role::Agent => self.configurations.due(&view, &name).await,
+            _ => None,
+        };
+        let stands = Stands {
+            transcript: transcript.to_wire(),
+            certificate: Digest::from_wire(&standing.certificate).is_some_and(|hash| member.holds(&hash)),
+            gateways: member.parents.iter().map(ToString::to_string).collect(),
+            cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
+        };
+        Ok(self.store.keeper().duty.signed(Context::Join, encode(&stands)))
     }
 }
 

@@ -177,13 +177,15 @@ fn run(path: &Path) -> Result<(), Event> {
         let following = renewal.own_pki().map(|pki| Following { pki, renewal: Arc::clone(&renewal) });
         let following = following.map(|following| tokio::spawn(following.run(stop.clone())));
         let renewing = tokio::spawn(Arc::clone(&renewal).run(stop.clone()));
-        let desk = JoinDesk::new(store.clone(), authorities.clone(), lifetime, config.join_without_token);
+        let configurations = Arc::new(Configurations::new(store.clone()));
+        let (issues, known, without_token) =
+            (authorities.clone(), Arc::clone(&configurations), config.join_without_token);
+        let desk = JoinDesk::new(store.clone(), issues, lifetime, without_token, known);
         let live = Arc::clone(&registry) as Arc<dyn Live>;
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
-        let configurations = Configurations::new(store.clone());
         let ingest = Ingest { own, identity, duty: signs, authorities, registry, configurations, store };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());

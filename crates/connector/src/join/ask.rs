@@ -194,7 +194,7 @@ pub(super) struct Believed {
     pub(super) server: Name,
     pub(super) group_name: Name,
     pub(super) root: Root,
-    duty: VerifyingKey,
+    pub(super) duty: VerifyingKey,
 }
 
 /// What is wrong with an answer that does not wait for a proof.
@@ -220,7 +220,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     let challenge = match hear_answer(&mut stream).await? {
         Answered::Challenge(challenge) => challenge,
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
+        _ => return Err(Cause::Garbled(EARLY)),
     };
     let believed = believe(|root, claimed| known(&applicant.with, root, claimed), &hello, 16, &challenge)?;
     // Up to here nothing was proved, and so no token is used up.
@@ -245,7 +245,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         Answered::Welcome(welcome) => welcome,
         Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        Answered::Challenge(_) | Answered::Pending(_) => return Err(Cause::Garbled("it asked twice")),
+        _ => return Err(Cause::Garbled("it asked twice")),
     };
     let welcome = welcomed(&believed, &transcript, &welcome)?;
     *step = Step::Certificate;
@@ -292,6 +292,17 @@ pub(super) fn believe(
     nonce: usize,
     signed: &Signed,
 ) -> Result<Believed, Cause> {
+    believe_at(UnixTime::now(), rooted, begun, nonce, signed)
+}
+
+/// As [`believe`], with the duty certificate judged by another moment than that of this host's clock.
+pub(super) fn believe_at(
+    now: UnixTime,
+    rooted: impl FnOnce(&[u8], GroupId) -> Result<Root, Cause>,
+    begun: &[u8],
+    nonce: usize,
+    signed: &Signed,
+) -> Result<Believed, Cause> {
     let challenge: Challenge = decode(&signed.payload).ok_or(Cause::Garbled("its challenge cannot be decoded"))?;
     let [duty, root] = challenge.chain.as_slice() else {
         return Err(Cause::Garbled("its challenge has not two certificates"));
@@ -300,7 +311,7 @@ pub(super) fn believe(
     let claimed = claimed.map_err(|_| Cause::Garbled("its challenge has no group id"))?;
     let root = rooted(root, claimed)?;
     let duty = [CertificateDer::from(duty.as_ref())];
-    let duty = root.duty(&duty, UnixTime::now());
+    let duty = root.duty(&duty, now);
     let (server, duty) = duty.map_err(|fault| Cause::Forged(format!("its duty certificate: {fault}")))?;
     duty.open(Context::Join, root.group(), signed)
         .map_err(|_| Cause::Forged("its challenge is not signed by the key in its certificate".into()))?;

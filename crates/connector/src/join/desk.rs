@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wardline_proto::join::{
-    Answered, Commitment, Down, Hello, Open, POLLED, Pending, Poll, Proof, Refusal, Said, Up, Why,
+    Answered, Commitment, Down, Hello, Open, POLLED, Pending, Poll, Proof, Refusal, STANDING, Said, Standing, Up, Why,
 };
 use wardline_proto::message::{Digest, Signed, decode};
 use wardline_proto::{Name, Role};
@@ -38,6 +38,10 @@ pub trait Desk {
     /// What became of a request: a Welcome as above, nothing yet, or why not. Whether the signature fits is for it to
     /// check.
     fn look(&self, asked: Asked) -> impl Future<Output = Result<Option<Signed>, Why>> + Send;
+
+    /// How a member stands: a [`wardline_proto::join::Stands`], signed by the duty key, or why not. Whether the signature
+    /// fits is for it to check.
+    fn stands(&self, question: Question) -> impl Future<Output = Result<Signed, Why>> + Send;
 }
 
 /// Who knocks, in the right shape, but with nothing checked yet.
@@ -72,6 +76,17 @@ pub struct Request {
 pub struct Asked {
     /// The request's transcript.
     pub request: Digest,
+    /// What the signature must be over.
+    pub transcript: Digest,
+    /// By the identity key.
+    pub signature: Bytes,
+}
+
+/// Who asks how they stand, in the right shape, but with nothing checked yet.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Who they say they are.
+    pub standing: Standing,
     /// What the signature must be over.
     pub transcript: Digest,
     /// By the identity key.
@@ -115,6 +130,11 @@ async fn answer(
             let about = refused_transcript(&asked.transcript, &[], &asked.signature);
             let found = |found: Option<Signed>| found.map_or(Answered::Pending(Pending {}), Answered::Welcome);
             (about, desk.look(asked).await.map(found))
+        }
+        Said::Standing(bytes) => {
+            let question = question(stream, desk, &bytes).await?;
+            let about = refused_transcript(&question.transcript, &[], &question.signature);
+            (about, desk.stands(question).await.map(Answered::Stands))
         }
         Said::Proof(_) | Said::Open(_) => return Err(Some(Why::Protocol)),
     };
@@ -194,12 +214,40 @@ async fn asked(
     let protocol = Some(Why::Protocol);
     let poll: Poll = decode(bytes).ok_or(protocol)?;
     let request = Digest::from_wire(&poll.request).filter(|_| poll.nonce.len() == 16).ok_or(protocol)?;
+    let (transcript, signature) = proved(stream, desk, POLLED, bytes).await?;
+    Ok(Asked { request, transcript, signature })
+}
+
+async fn question(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    desk: &impl Desk,
+    bytes: &Bytes,
+) -> Result<Question, Option<Why>> {
+    let shaped = |asked: &Standing| {
+        asked.nonce.len() == 16
+            && asked.certificate.len() == 32
+            && asked.name.parse::<Name>().is_ok()
+            && joins(&asked.role)
+            && VerifyingKey::from_spki(&asked.identity).is_ok()
+    };
+    let standing = decode(bytes).filter(shaped).ok_or(Some(Why::Protocol))?;
+    let (transcript, signature) = proved(stream, desk, STANDING, bytes).await?;
+    Ok(Question { standing, transcript, signature })
+}
+
+/// Challenges who asked something; the transcript, and the signature of the identity key that should be over it.
+async fn proved(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    desk: &impl Desk,
+    kind: &[u8],
+    bytes: &Bytes,
+) -> Result<(Digest, Bytes), Option<Why>> {
     let payload = challenged(stream, desk, bytes, &random()).await?;
-    let Said::Proof(Proof { token, identity }) = heard(stream).await? else { return Err(protocol) };
+    let Said::Proof(Proof { token, identity }) = heard(stream).await? else { return Err(Some(Why::Protocol)) };
     if !token.is_empty() || identity.len() != 64 {
-        return Err(protocol);
+        return Err(Some(Why::Protocol));
     }
-    Ok(Asked { request, transcript: transcript(&[POLLED, bytes, &payload]), signature: identity })
+    Ok((transcript(&[kind, bytes, &payload]), identity))
 }
 
 /// Whether everything in a hello has the form that it must have.

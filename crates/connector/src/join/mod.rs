@@ -10,11 +10,13 @@
 //!
 //! - `ask`: by a token, or as a member that renews or comes home
 //! - `wait`: by a code that two people compare
+//! - `standing`: a member asks how it stands
 //! - `desk`: the server's side of all
 
 mod ask;
 mod desk;
 mod pass;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -36,8 +38,9 @@ use wardline_secrets::signature::{random, sha256};
 use wardline_secrets::tls;
 
 pub use self::ask::{Admitted, Applicant, Attempt, Cause, JoinError, Step, With, ask};
-pub use self::desk::{Asked, Desk, Knock, Request, serve};
+pub use self::desk::{Asked, Desk, Knock, Question, Request, serve};
 pub use self::pass::pass;
+pub use self::standing::{Known, Proved, standing};
 pub use self::wait::{Applying, Waiting, request};
 use crate::config::Parent;
 use crate::handshake::{HandshakeError, connect, tls_error};
@@ -71,7 +74,7 @@ fn random_32() -> [u8; 32] {
 }
 
 /// Connects to a parent. Nothing is known of who answers.
-async fn dial(parent: &Parent) -> Result<Stream, HandshakeError> {
+pub(crate) async fn dial(parent: &Parent) -> Result<Stream, HandshakeError> {
     tokio::time::timeout(crate::handshake::DEADLINE, async {
         let (tcp, address) = connect(parent).await?;
         let config = tls::join_dial().map_err(|error| HandshakeError::Tls(error.to_string()))?;

@@ -105,7 +105,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     let challenge = match hear_answer(&mut stream).await? {
         Answered::Challenge(challenge) => challenge,
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
+        _ => return Err(Cause::Garbled(EARLY)),
     };
     let rooted = |root: &[u8], group| {
         let shown = applying.pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
@@ -123,7 +123,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         Answered::Pending(_) => {}
         Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
         Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        Answered::Challenge(_) | Answered::Welcome(_) => return Err(Cause::Garbled("it let nobody decide")),
+        _ => return Err(Cause::Garbled("it let nobody decide")),
     }
     close(&mut stream).await;
     let applicant = Applicant {
@@ -200,7 +200,7 @@ impl Waiting {
         let challenge = match hear_answer(&mut stream).await? {
             Answered::Challenge(challenge) => challenge,
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-            Answered::Welcome(_) | Answered::Pending(_) | Answered::Refused(_) => return Err(Cause::Garbled(EARLY)),
+            _ => return Err(Cause::Garbled(EARLY)),
         };
         let believed = believe(|_, _| Ok(self.root.clone()), &poll, 16, &challenge)?;
         let transcript = transcript(&[POLLED, &poll, &challenge.payload]);
@@ -212,7 +212,7 @@ impl Waiting {
             Answered::Pending(_) => return Ok(None),
             Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
             Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-            Answered::Challenge(_) => return Err(Cause::Garbled("it asked twice")),
+            _ => return Err(Cause::Garbled("it asked twice")),
         };
         let welcome = welcomed(&believed, &transcript, &welcome)?;
         *step = Step::Certificate;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use wardline_connector::config::Parent;
 use wardline_connector::credential::credential;
-use wardline_connector::join::{Applying, Asked, Desk, Knock, Knocking, Request, Waiting, request, serve};
+use wardline_connector::join::{Applying, Asked, Desk, Knock, Knocking, Question, Request, Waiting, request, serve};
 use wardline_connector::{listener, now_ms};
 use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
@@ -256,6 +256,7 @@ impl Desk for Between {
             group: Bytes::copy_from_slice(&self.group.0),
             name: "test".into(),
             chain: [&self.certificate, self.root.certificate()].map(|der| Bytes::copy_from_slice(der)).to_vec(),
+            at: now_ms(),
         };
         self.duty.signed(Context::Join, encode(&challenge))
     }
@@ -292,6 +293,10 @@ impl Desk for Between {
             head: signed_head(&self.duty, &Reach { head: Tree::default().head(), version: 0 }, 0),
         };
         Ok(Some(self.duty.signed(Context::Join, encode(&welcome))))
+    }
+
+    async fn stands(&self, _: Question) -> Result<Signed, Why> {
+        Err(Why::NotMember)
     }
 }
 

@@ -9,6 +9,7 @@ mod bad_configuration;
 mod bad_plugins;
 mod configuration;
 mod demo;
+mod doctor;
 mod failover;
 mod full_queue;
 mod gateway_trust;

@@ -260,6 +260,9 @@ fn own_pki_replaces_the_built_in_ca() {
     company.put("agent1.test");
     let refused = group.agent(0).wait_event_since(mark, 40098);
     assert!(refused.text.contains("serverAuth and clientAuth"), "{}", refused.text);
+    let (well, shown) = group.agent(0).doctor(None);
+    let line = shown.lines().find(|line| line.contains("the certificate of the company's PKI")).unwrap_or_default();
+    assert!(!well && line.contains("agent1.test.pem is not the one in use, and does not fit"), "{shown}");
     company.page("A key and a request", "agent1.test", "agent");
     // So short that it ends soon, and that is said.
     company.issue_between("agent1.test", &good("agent1.test", "agent"), "3 hours ago", "1 hour");
@@ -269,6 +272,9 @@ fn own_pki_replaces_the_built_in_ca() {
     assert!(ends.text.contains(&company.placed("agent1.test.pem")), "{}", ends.text);
     let now = company.fingerprint("agent1.test");
     assert!(!issued.contains(&now) && old != now);
+    // It begins before what leads from the company's CA to the root does; that is nothing wrong.
+    let (well, shown) = group.agent(0).doctor(None);
+    assert!(well && shown.contains("agent1.test.pem, is the one in use"), "{shown}");
     group.tap("agent1.test").cut();
     wait::until("the gateway sees the new one", LIMIT, || certificates(&group, 3).contains(&now).then_some(()));
 

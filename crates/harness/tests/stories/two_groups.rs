@@ -148,6 +148,10 @@ fn an_agent_in_two_groups_keeps_them_apart() {
         wait_event_of(north.agent(0), 0, 40005, group);
         wait_event_of(north.agent(0), 0, 21025, group);
     }
+    let (well, shown) = north.agent(0).doctor(None);
+    let member =
+        |group| move |line: &str| line.contains(&format!(" {group}: gw1.test")) && line.contains("is a member");
+    assert!(well && ["north", "south"].into_iter().all(|group| shown.lines().any(member(group))), "{shown}");
     host.say(&both);
     app.say(&only[0]);
     other.say(&only[1]);

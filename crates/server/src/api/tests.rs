@@ -80,7 +80,9 @@ impl Served {
         let socket = folder.join("api.sock");
         let lifetime = default_lifetime();
         let (renewal, _) = renewal(&folder.join("north"), &store, presence, authorities, channel, lifetime);
-        let desk = JoinDesk::new(store.clone(), renewal.authorities.subscribe(), lifetime, WithoutToken::Review);
+        let configurations = Arc::new(crate::configuration::Configurations::new(store.clone()));
+        let (authorities, review) = (renewal.authorities.subscribe(), WithoutToken::Review);
+        let desk = JoinDesk::new(store.clone(), authorities, lifetime, review, configurations);
         let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk, renewal);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };

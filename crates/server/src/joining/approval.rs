@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Deserialize;
 use wardline_connector::join::{Asked, Request};
-use wardline_connector::{journal, now_ms};
+use wardline_connector::journal::{self, Quota};
+use wardline_connector::now_ms;
 use wardline_proto::event::Event;
 use wardline_proto::join::Why;
 use wardline_proto::message::{Context, Digest, Signed};
@@ -24,10 +25,8 @@ use crate::operating::{self, Refusal};
 
 /// The most requests.
 const REQUESTS: usize = 1000;
-/// The most requests of one address that wait.
-const OF_ADDRESS: usize = 3;
-/// The most new ones in a second.
-const NEW: u32 = 10;
+/// The most requests of one address that wait: all hosts behind a gateway have its address.
+const OF_ADDRESS: usize = 100;
 /// The most that ask for one name in [`MINUTE`], and the most names for which anybody asks in it. Who stands between
 /// wants the code that a host shows to be that of its own request, and has as many tries as requests: 150 in the time that
 /// a host waits, of 2^40.
@@ -117,8 +116,8 @@ type Asking = HashMap<(String, String), u32>;
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     kept: Vec<Kept>,
-    /// When the present second began, and how many are new in it.
-    new: Option<(Instant, u32)>,
+    /// How many have come.
+    new: Quota,
     /// When the present minute began, and how many have asked in it for a role and name.
     asked: Option<(Instant, Asking)>,
 }
@@ -156,15 +155,14 @@ impl Requests {
 
     fn add(&mut self, new: Kept, now: Instant) -> Result<(), Refused> {
         self.expire(now);
-        let (began, count) = match self.new {
-            Some((began, count)) if now.saturating_duration_since(began) < Duration::from_secs(1) => (began, count),
-            _ => (now, 0),
-        };
-        self.new = Some((began, count));
-        if count >= NEW {
-            return Err(Refused::new(Why::Busy, format!("more than {NEW} ask without a token within a second")));
-        }
+        let again = |kept: &Kept| kept.waits() && kept.is(new.role, &new.name) && kept.identity == new.identity;
         let address = new.address.ip();
+        if !self.new.allows(address, now) {
+            let reason = format!("too many ask without a token within {} s", Quota::TIME.as_secs());
+            return Err(Refused::new(Why::Busy, reason));
+        }
+        // Who asks anew has given up what it asked for before.
+        self.kept.retain(|kept| !again(kept));
         let neighbour = |kept: &Kept| kept.waits() && kept.address.ip() == address;
         if self.kept.iter().filter(|kept| neighbour(kept)).count() >= OF_ADDRESS && !self.make_place(now, neighbour) {
             let reason = format!("{OF_ADDRESS} of this address wait for an operator already");
@@ -173,7 +171,6 @@ impl Requests {
         if self.kept.len() >= REQUESTS && !self.make_place(now, |_| true) {
             return Err(Refused::new(Why::TooMany, format!("{REQUESTS} wait for an operator already")));
         }
-        self.new = Some((began, count + 1));
         self.kept.push(new);
         Ok(())
     }

@@ -31,8 +31,9 @@ impl Served {
     async fn new() -> Self {
         let scratch = Scratch::new();
         let running = Running::new(&scratch.0).await;
-        let desk =
-            JoinDesk::new(running.store.clone(), running.authorities(), default_lifetime(), WithoutToken::Review);
+        let (store, authorities) = (running.store.clone(), running.authorities());
+        let (review, known) = (WithoutToken::Review, Arc::new(Configurations::new(store.clone())));
+        let desk = JoinDesk::new(store, authorities, default_lifetime(), review, known);
         Self { running, desk, _scratch: scratch }
     }
 
@@ -225,7 +226,8 @@ async fn with_a_pki_of_its_own_the_company_issues_and_the_built_in_ca_does_not()
     let (store, duty) = (served.running.store.clone(), served.running.presence.duty.clone());
     let authorities = Authorities { issuer: Issuer::Own(pki, issuing.certificate().clone()), duty };
     let (_publish, authorities) = watch::channel(authorities.into());
-    served.desk = JoinDesk::new(store, authorities, default_lifetime(), WithoutToken::Review);
+    let (review, known) = (WithoutToken::Review, Arc::new(Configurations::new(store.clone())));
+    served.desk = JoinDesk::new(store, authorities, default_lifetime(), review, known);
     let other = served.host("web1.test", Role::Agent);
     let mut changed = own.to_vec();
     *changed.last_mut().unwrap() ^= 1;

@@ -33,20 +33,18 @@ fn refusal(outcome: Result<(), Refused>) -> Option<Why> {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn requests_are_few_in_a_second_few_of_an_address_and_not_too_many_in_all() {
+fn requests_are_few_at_once_few_of_an_address_and_not_too_many_in_all() {
     let (mut requests, mut now) = (Requests::default(), Instant::now());
     let of = |requests: &mut Requests, address: &str, now| refusal(requests.add(kept("web1.test", address, now), now));
-    for _ in 0..OF_ADDRESS {
-        assert_eq!(of(&mut requests, "192.0.2.1", now), None);
-    }
+    requests.kept.extend((0..OF_ADDRESS).map(|_| kept("web1.test", "192.0.2.1", now)));
     assert_eq!(of(&mut requests, "192.0.2.1", now), Some(Why::TooMany));
-    // A refused one counts for nothing.
-    for i in 0..NEW as usize - OF_ADDRESS {
-        assert_eq!(of(&mut requests, &format!("192.0.2.{}", i + 2), now), None);
+    for _ in 0..Quota::OF_ADDRESS {
+        assert_eq!(of(&mut requests, "192.0.2.2", now), None);
     }
-    assert_eq!(of(&mut requests, "192.0.2.99", now), Some(Why::Busy));
-    now += SECOND;
+    assert_eq!(of(&mut requests, "192.0.2.2", now), Some(Why::Busy));
     assert_eq!(of(&mut requests, "192.0.2.99", now), None);
+    now += Quota::TIME;
+    assert_eq!(of(&mut requests, "192.0.2.2", now), None);
     // Who does not ask any more makes place, and who asks does not.
     now += GONE;
     requests.kept.iter_mut().filter(|kept| kept.address.ip().to_string() == "192.0.2.1").skip(1).for_each(|kept| {
@@ -76,6 +74,44 @@ fn requests_are_few_in_a_second_few_of_an_address_and_not_too_many_in_all() {
     now += KEPT;
     assert_eq!(of(&mut requests, "192.0.2.1", now), None);
     assert_eq!(requests.kept.len(), 2, "what is over is forgotten, but not while it is decided");
+}
+
+#[test]
+fn a_flood_from_one_address_takes_no_place_of_those_that_still_ask_nor_all_places() {
+    let (mut requests, mut now) = (Requests::default(), Instant::now());
+    let honest: Vec<_> = ["192.0.2.1", "192.0.2.2"].map(|address| kept("web1.test", address, now)).into();
+    honest.iter().for_each(|kept| requests.add(kept.clone(), now).unwrap());
+    let mut taken = 0;
+    for i in 0..3600 {
+        now += SECOND / 10;
+        // Those that wait ask every two seconds; of the flood nobody asks twice.
+        honest.iter().filter(|_| i % 20 == 0).for_each(|kept| requests.find(&kept.id).unwrap().asked = now);
+        taken += usize::from(requests.add(kept(&format!("h{i}.test"), "192.0.2.1", now), now).is_ok());
+        assert!(requests.kept.len() <= OF_ADDRESS + 1);
+    }
+    assert!(taken > 2 * OF_ADDRESS && honest.iter().all(|kept| requests.find(&kept.id).is_some()));
+    // Nor does it keep others from asking.
+    assert_eq!(refusal(requests.add(kept("web2.test", "192.0.2.3", now), now)), None);
+}
+
+#[test]
+fn one_host_waits_once_for_one_name() {
+    let (mut requests, now) = (Requests::default(), Instant::now());
+    let first = kept("web1.test", "192.0.2.1", now);
+    let again = |id: &[u8]| Kept { id: sha256(&[id]), ..first.clone() };
+    let gateway = Kept { role: Role::Gateway, ..again(b"gateway") };
+    let other = Kept { name: "web2.test".parse().unwrap(), ..again(b"other") };
+    let stranger = kept("web1.test", "192.0.2.1", now);
+    let second = again(b"second");
+    for kept in [&first, &gateway, &other, &stranger, &second] {
+        requests.add(kept.clone(), now).unwrap();
+    }
+    let ids: Vec<_> = requests.kept.iter().map(|kept| kept.id).collect();
+    assert_eq!(ids, [gateway.id, other.id, stranger.id, second.id]);
+    // What is being decided stays.
+    requests.find(&second.id).unwrap().state = State::Deciding;
+    requests.add(again(b"third"), now).unwrap();
+    assert_eq!(requests.kept.len(), 5);
 }
 
 #[test]
@@ -122,7 +158,9 @@ struct Served {
 async fn served(without_token: WithoutToken) -> Served {
     let scratch = Scratch::new();
     let running = Running::new(&scratch.0).await;
-    let desk = JoinDesk::new(running.store.clone(), running.authorities(), default_lifetime(), without_token);
+    let configurations = Arc::new(crate::configuration::Configurations::new(running.store.clone()));
+    let (store, authorities) = (running.store.clone(), running.authorities());
+    let desk = JoinDesk::new(store, authorities, default_lifetime(), without_token, configurations);
     Served { running, desk, _scratch: scratch }
 }
 
