@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wardline_proto::Role;
 
-use crate::{program, wait};
+use crate::{hostile, program, wait};
 
 /// How long anything that should happen at once may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -95,6 +95,23 @@ impl Daemon {
     /// The file in which it measures, when the group does.
     pub fn measure(&self) -> PathBuf {
         self.folder.join("measure")
+    }
+
+    /// This gateway or server as a host names it when it joins: `NAME=ADDRESS`.
+    pub fn parent(&self) -> String {
+        format!("{}={}", self.name, hostile::listen(self))
+    }
+
+    /// Changes what it keeps of its membership, while it does not run.
+    ///
+    /// # Panics
+    /// It has not joined.
+    pub fn change_membership(&self, change: impl FnOnce(&mut toml::Table)) {
+        let path = self.state.join("membership.toml");
+        let text = std::fs::read_to_string(&path).expect("it has joined");
+        let mut membership = text.parse().expect("a membership is TOML");
+        change(&mut membership);
+        std::fs::write(path, membership.to_string()).expect("a membership can be written");
     }
 
     /// Joins its group by this parent (`NAME=ADDRESS`; several have spaces between them), with the token in a file.

@@ -483,14 +483,19 @@ pub fn listen(daemon: &Daemon) -> SocketAddr {
     file(daemon)["listen"].as_str().and_then(|address| address.parse().ok()).expect("an address to listen on")
 }
 
-/// Gives an agent or gateway other parents, from its next start on.
-pub fn set_parents(daemon: &Daemon, parents: &[(&str, SocketAddr)]) {
-    let mut file = file(daemon);
+/// Parents, as a configuration and a membership name them.
+pub fn parents(parents: &[(&str, SocketAddr)]) -> toml::Value {
     let parents = parents.iter().map(|(name, address)| {
         let entries = [("name", (*name).to_owned()), ("address", address.to_string())];
         entries.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<toml::Table>().into()
     });
-    file["group"][0]["parents"] = toml::Value::Array(parents.collect());
+    toml::Value::Array(parents.collect())
+}
+
+/// Gives an agent or gateway that has its group in its configuration other parents, from its next start on.
+pub fn set_parents(daemon: &Daemon, parents: &[(&str, SocketAddr)]) {
+    let mut file = file(daemon);
+    file["group"][0]["parents"] = self::parents(parents);
     let text = toml::to_string(&file).expect("a configuration can be written");
     std::fs::write(daemon.config(), text).expect("a file can be written");
 }
@@ -499,6 +504,9 @@ fn file(daemon: &Daemon) -> toml::Table {
     let text = std::fs::read_to_string(daemon.config()).expect("a configuration can be read");
     text.parse().expect("a configuration is TOML")
 }
+
+/// What a verifier says of a signature in a handshake.
+type Checked = Result<HandshakeSignatureValid, rustls::Error>;
 
 /// Judges nobody.
 #[derive(Debug)]
@@ -515,20 +523,10 @@ impl ServerCertVerifier for Anybody {
     ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Checked {
         Ok(HandshakeSignatureValid::assertion())
     }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Checked {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -551,20 +549,10 @@ impl ClientCertVerifier for Anybody {
     ) -> Result<ClientCertVerified, rustls::Error> {
         Ok(ClientCertVerified::assertion())
     }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Checked {
         Ok(HandshakeSignatureValid::assertion())
     }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Checked {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

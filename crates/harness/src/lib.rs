@@ -7,6 +7,7 @@
 //!                    |
 //!                 program             the executable, refused when older than its sources
 //!
+//!  log       a log of short lines that agents follow
 //!  hostile   peers that do what they like, behind real TLS
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
 //!  asking    a host that joins without a token, and who types at it
@@ -19,6 +20,7 @@ pub mod daemon;
 pub mod group;
 pub mod hostile;
 pub mod ids;
+pub mod log;
 pub mod pki;
 pub mod port;
 pub mod powercut;
@@ -30,6 +32,7 @@ pub mod wait;
 
 pub use daemon::Daemon;
 pub use group::Group;
+pub use log::Log;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;
 pub use tap::Tap;

@@ -1,8 +1,5 @@
 //! A group's keys and certificates: good ones, and every kind of bad one.
 
-use std::fs::{OpenOptions, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +8,8 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
 };
 use wardline_proto::Role;
+
+use crate::scratch::write;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -320,16 +319,6 @@ impl Credential {
     }
 }
 
-/// Writes a file that has its mode before it has its content.
-pub(crate) fn write(path: &Path, text: &str, mode: u32) {
-    let attempt = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(text.as_bytes())
-    };
-    attempt().unwrap_or_else(|error: std::io::Error| panic!("{}: {error}", path.display()));
-}
-
 fn key() -> KeyPair {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key can be made")
 }
@@ -399,7 +388,7 @@ mod tests {
     fn root(authority: &Authority) -> Root {
         let scratch = crate::Scratch::new();
         let path = scratch.path().join("root.pem");
-        write(&path, &authority.root_pem(), 0o644);
+        write(&path, authority.root_pem(), 0o644);
         Root::load(&path, GroupId([0; 16]), authority.pin().parse().unwrap()).unwrap()
     }
 

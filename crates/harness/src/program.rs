@@ -1,6 +1,8 @@
-//! The programs under test: those that cargo built beside the test, and none that is older than its sources.
+//! The programs under test: those that cargo built beside the test, and none that is older than its sources; and what
+//! they say when they have ended.
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::time::SystemTime;
 
 /// The path of a program that cargo built.
@@ -13,6 +15,31 @@ pub fn find(name: &str) -> PathBuf {
         panic!("{}: {why}; run `cargo build --workspace --bins` first", path.display());
     }
     path
+}
+
+/// All that a program has said: what it printed, then its errors.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// What a program that has succeeded has printed.
+///
+/// # Panics
+/// It has failed.
+#[track_caller]
+pub fn succeeds(output: &Output) -> String {
+    assert!(output.status.success(), "{}: {}", output.status, said(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// That a program has failed, with these words.
+///
+/// # Panics
+/// It has succeeded, or failed with other words.
+#[track_caller]
+pub fn fails(output: &Output, words: &str) {
+    let said = said(output);
+    assert!(!output.status.success() && said.contains(words), "{}, {words:?} expected: {said}", output.status);
 }
 
 /// The path of one of the harness's own programs, which cargo builds together with its tests.

@@ -1,8 +1,9 @@
 //! The folders of a test: they vanish when it succeeds, and stay when it fails or `KEEP=1` asks for it.
 
-use std::fs::DirBuilder;
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -57,6 +58,26 @@ impl Drop for Scratch {
             panic!("{} cannot be removed: {error}", self.path.display());
         }
     }
+}
+
+/// Writes a file that has its mode before it has its content.
+///
+/// # Panics
+/// It cannot be written.
+pub fn write(path: &Path, content: impl AsRef<[u8]>, mode: u32) {
+    let attempt = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(content.as_ref())
+    };
+    attempt().unwrap_or_else(|error: std::io::Error| panic!("{}: {error}", path.display()));
+}
+
+/// The files in a folder and below it; none where there is no folder.
+pub fn files(folder: &Path) -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let paths = entries.map(|entry| entry.expect("a folder can be read").path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { BTreeSet::from([path]) }).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
-use serde_json::Value;
 use wardline_harness::group::Group;
 use wardline_harness::tap::Way;
 use wardline_harness::wait;
@@ -36,12 +35,6 @@ pub fn switch(folder: &std::path::Path) -> (std::path::PathBuf, String) {
         plugin.display().to_string()
     );
     (state, pack)
-}
-
-fn json(group: &Group, arguments: &[&str]) -> Value {
-    let output = group.wardline(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
@@ -87,8 +80,7 @@ fn an_alert_crosses_the_gateway_once() {
     assert_eq!(group.sql::<i64>("SELECT count(*) FROM alert"), [0]);
     other.execute_batch("ROLLBACK").unwrap();
 
-    let alert =
-        wait::until("an open alert", LIMIT, || json(&group, &["-o", "json", "alert", "list"])[0].as_object().cloned());
+    let alert = wait::until("an open alert", LIMIT, || group.json(&["alert", "list"])[0].as_object().cloned());
     assert_eq!(alert["monitor"], "base/switch");
     assert_eq!(alert["agent"], "agent1.test");
     assert_eq!(alert["severity"], "critical");
@@ -119,12 +111,7 @@ fn an_alert_crosses_the_gateway_once() {
     }
 
     // Both ends of both hops measured the same.
-    let topology = wait::until("both hops measured by both ends", LIMIT, || {
-        let topology = json(&group, &["-o", "json", "topology"]);
-        let hops = topology["hops"].as_array().unwrap();
-        (hops.len() == 2 && hops.iter().all(|hop| hop["agree"] == true)).then_some(topology)
-    });
-    for hop in topology["hops"].as_array().unwrap() {
+    for hop in group.hops(2) {
         for end in hop["ends"].as_array().unwrap() {
             assert_eq!(end["version"], "TLSv1_3");
             assert_eq!(end["exchange"], "X25519MLKEM768");

@@ -2,14 +2,11 @@
 //! other. Whoever stands between them shows another code.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
-use serde_json::Value;
 use tokio::runtime::Runtime;
 use wardline_connector::config::Parent;
 use wardline_connector::credential::credential;
@@ -17,7 +14,7 @@ use wardline_connector::join::{Applying, Asked, Desk, Knock, Knocking, Question,
 use wardline_connector::{listener, now_ms};
 use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
-use wardline_harness::{Daemon, hostile};
+use wardline_harness::{Daemon, hostile, scratch};
 use wardline_proto::join::{Challenge, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Signed, encode};
 use wardline_proto::{GroupId, Role};
@@ -30,24 +27,9 @@ use wardline_secrets::token::{Code, code, confirmation};
 
 const NAME: &str = "late.test";
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn json(group: &Group, arguments: &[&str]) -> Value {
-    let output = group.wardline(&[&["-o", "json"], arguments].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// Runs it, and gives its exit code.
 fn exit(group: &Group, arguments: &[&str]) -> Option<i32> {
     group.wardline(arguments).status.code()
-}
-
-/// What `--parent` takes.
-fn parent(daemon: &Daemon) -> String {
-    format!("{}={}", daemon.name(), hostile::listen(daemon))
 }
 
 /// Another code.
@@ -56,17 +38,10 @@ fn wrong(code: &str) -> String {
     format!("{first}{}", &code[1..])
 }
 
-/// The files in a folder and below it.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
-}
-
 /// Nothing of a join is left: the state folder and its lock were there before.
 #[track_caller]
 fn nothing_left(host: &Daemon) {
-    let left = files(host.state().parent().unwrap());
+    let left = scratch::files(host.state().parent().unwrap());
     assert!(left.iter().all(|path| path.file_name().unwrap() == "lock"), "{left:?}");
 }
 
@@ -79,7 +54,7 @@ fn a_host_without_a_token_waits_and_both_sides_confirm_the_code() {
     let mut group = Group::builder().agents(0).lay();
     group.start();
     group.gateway(0).wait_event(40004);
-    let by = parent(group.gateway(0));
+    let by = group.gateway(0).parent();
     let mut host = group.newcomer(NAME);
 
     // A wrong code is tried once.
@@ -87,13 +62,13 @@ fn a_host_without_a_token_waits_and_both_sides_confirm_the_code() {
     let right = asking.code();
     let waits = group.server().wait_event(40070);
     assert!(waits.text.contains(NAME), "{}", waits.text);
-    let pending = json(&group, &["agent", "pending"]);
+    let pending = group.json(&["agent", "pending"]);
     let [known] = pending.as_array().unwrap().as_slice() else { panic!("{pending}") };
     assert_eq!((known["name"].as_str(), known["role"].as_str()), (Some(NAME), Some("agent")));
     assert_eq!(known["key"].as_str().map(str::len), Some(32));
     let shows_no_code = |text: &str| !text.contains(&right) && !text.contains(&right.replace('-', ""));
     assert!(shows_no_code(&pending.to_string()) && shows_no_code(&group.server().log()));
-    assert!(json(&group, &["gateway", "pending"]).as_array().unwrap().is_empty());
+    assert!(group.json(&["gateway", "pending"]).as_array().unwrap().is_empty());
     let marked = group.server().mark();
     assert_eq!(exit(&group, &["agent", "approve", NAME, &wrong(&right)]), Some(5));
     group.server().wait_event_since(marked, 40073);
@@ -117,7 +92,7 @@ fn a_host_without_a_token_waits_and_both_sides_confirm_the_code() {
     // The right code makes it a member; but the host believes nobody who cannot say the other code.
     let mut asking = Asking::host(&host, &by);
     let shown = asking.code();
-    let approved = json(&group, &["agent", "approve", NAME, &shown.to_lowercase(), "--via", "gw1.test"]);
+    let approved = group.json(&["agent", "approve", NAME, &shown.to_lowercase(), "--via", "gw1.test"]);
     let confirmed = approved["confirmation"].as_str().unwrap();
     assert_ne!(confirmed, shown);
     asking.wait_shown("type the confirmation code");
@@ -137,7 +112,7 @@ fn a_host_without_a_token_waits_and_both_sides_confirm_the_code() {
     let marked = group.server().mark();
     let mut asking = Asking::host(&host, &by);
     let code = asking.code();
-    let approved = json(&group, &["agent", "approve", NAME, &code, "--via", "gw1.test"]);
+    let approved = group.json(&["agent", "approve", NAME, &code, "--via", "gw1.test"]);
     group.server().wait_event_since(marked, 40071);
     asking.wait_shown("type the confirmation code");
     nothing_left(&host);
@@ -156,8 +131,8 @@ fn a_host_without_a_token_waits_and_both_sides_confirm_the_code() {
 fn a_gateway_is_approved_like_an_agent_and_a_pin_confirms_by_itself() {
     let mut group = Group::builder().gateways(0).agents(0).lay();
     group.start();
-    let by = parent(group.server());
-    let pin = json(&group, &["keys", "log", "verify"])["pin"].as_str().unwrap().to_owned();
+    let by = group.server().parent();
+    let pin = group.json(&["keys", "log", "verify"])["pin"].as_str().unwrap().to_owned();
     let folder = group.folder().join("gw9.test");
     fs::create_dir(&folder).unwrap();
     let (config, state, runtime) = (folder.join("config.toml"), folder.join("state"), folder.join("run"));
@@ -168,11 +143,11 @@ fn a_gateway_is_approved_like_an_agent_and_a_pin_confirms_by_itself() {
     let other = format!("sha256:{}", "07".repeat(32));
     let (status, shown) = ask(&other).ended();
     assert!(!status.success() && shown.contains("it does not show the group's root"), "{shown}");
-    assert!(json(&group, &["gateway", "pending"]).as_array().unwrap().is_empty());
+    assert!(group.json(&["gateway", "pending"]).as_array().unwrap().is_empty());
 
     let mut asking = ask(&pin);
     let code = asking.code();
-    assert_eq!(json(&group, &["gateway", "pending"])[0]["name"], "gw9.test");
+    assert_eq!(group.json(&["gateway", "pending"])[0]["name"], "gw9.test");
     assert_eq!(exit(&group, &["agent", "approve", "gw9.test", &code]), Some(3));
     assert_eq!(exit(&group, &["gateway", "approve", "gw9.test", &code]), Some(0));
     let (status, shown) = asking.ended();
@@ -306,7 +281,7 @@ fn a_man_in_the_middle_of_an_approval_shows_another_code() {
     group.start();
     group.gateway(0).wait_event(40004);
     let host = group.newcomer(NAME);
-    let by = parent(group.gateway(0));
+    let by = group.gateway(0).parent();
     let gateway = Parent { name: "gw1.test".parse().unwrap(), address: hostile::listen(group.gateway(0)).to_string() };
     let (runtime, between) = (Runtime::new().unwrap(), Between::new(&group));
     let way = between.listen(&runtime, "gw1.test");
@@ -335,7 +310,7 @@ fn a_man_in_the_middle_of_an_approval_shows_another_code() {
     let mut asking = Asking::host(&host, &way);
     asking.code();
     let his = between.asks(&runtime, &gateway);
-    let approved = json(&group, &["agent", "approve", NAME, &his.code.to_string()]);
+    let approved = group.json(&["agent", "approve", NAME, &his.code.to_string()]);
     let confirmed = approved["confirmation"].as_str().unwrap();
     assert_eq!(confirmed, his.confirmation.to_string());
     assert_ne!(confirmed, between.codes().1.to_string());
@@ -350,7 +325,7 @@ fn a_man_in_the_middle_of_an_approval_shows_another_code() {
     // even the attacker's answer would have been taken.
     let mut asking = Asking::host(&host, &by);
     let shown = asking.code();
-    let approved = json(&group, &["agent", "approve", NAME, &shown, "--via", "gw1.test"]);
+    let approved = group.json(&["agent", "approve", NAME, &shown, "--via", "gw1.test"]);
     asking.wait_shown("type the confirmation code");
     asking.types(approved["confirmation"].as_str().unwrap());
     let (status, screen) = asking.ended();

@@ -1,9 +1,7 @@
 //! What certificates come from lives and ends while everything runs: the issuing CA rolls, the duty certificate is made
 //! anew, and what was revoked is worth nothing from that moment on, while whoever was meant comes home by itself.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::process::Output;
+use std::fs;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -12,7 +10,8 @@ use serde_json::Value;
 use wardline_harness::group::{Builder, Group};
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::pki::Credential;
-use wardline_harness::{Daemon, wait};
+use wardline_harness::program::succeeds;
+use wardline_harness::{Daemon, Log, program, wait};
 use wardline_proto::message::{Reason, Refusal, decode};
 use wardline_proto::{Kind, Role};
 use wardline_secrets::signature::sha256;
@@ -26,20 +25,14 @@ const SECONDS: Duration = Duration::from_secs(10);
 /// A group whose agents follow one log.
 struct Watched {
     group: Group,
-    log: File,
+    log: Log,
     agents: Vec<String>,
-    written: Vec<String>,
 }
 
 impl Watched {
     fn lay(builder: Builder, agents: usize) -> Self {
-        let group = builder.pack("base", "").lay();
-        let path = group.folder().join("app.log");
-        let shown = path.display().to_string();
-        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
-        let log = File::options().create(true).append(true).open(path).unwrap();
-        let agents = (1..=agents).map(|i| format!("agent{i}.test")).collect();
-        Self { group, log, agents, written: Vec::new() }
+        let (group, log) = builder.lay_with_log();
+        Self { group, log, agents: (1..=agents).map(|i| format!("agent{i}.test")).collect() }
     }
 
     fn start(builder: Builder, agents: usize) -> Self {
@@ -50,30 +43,20 @@ impl Watched {
         watched
     }
 
-    fn write(&mut self, lines: usize) {
-        let from = self.written.len();
-        let lines: Vec<_> = (from..from + lines).map(|number| format!("line {number}")).collect();
-        writeln!(self.log, "{}", lines.join("\n")).unwrap();
-        self.written.extend(lines);
+    fn write(&self, lines: usize) {
+        self.log.go_on(lines);
     }
 
     /// Waits until the database holds every line of every agent once, in order.
     #[track_caller]
     fn arrived(&self) {
-        for agent in &self.agents {
-            wait::until(&format!("every line of {agent} once"), LIMIT, || {
-                (self.group.event_texts(agent) == self.written).then_some(())
-            });
-        }
+        self.agents.iter().for_each(|agent| self.group.wait_texts_of(agent, &self.log.lines()));
     }
 
     /// `wardline ca list`.
     #[track_caller]
     fn issuers(&self) -> Vec<Issuer> {
-        let output = self.group.wardline(&["-o", "json", "ca", "list"]);
-        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let items = shown.as_array().unwrap().iter();
-        items.map(Issuer::read).collect()
+        self.group.json(&["ca", "list"]).as_array().unwrap().iter().map(Issuer::read).collect()
     }
 
     /// The one in use, which is the newest.
@@ -119,11 +102,6 @@ impl Issuer {
     }
 }
 
-#[track_caller]
-fn succeeds(output: &Output) {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 fn chain(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).map(Result::unwrap).collect()
 }
@@ -149,12 +127,12 @@ fn the_issuing_ca_rolls_under_load() {
     let group = &mut watched.group;
     let marks = [group.server().mark(), group.gateway(0).mark(), group.agent(0).mark(), group.agent(1).mark()];
 
-    succeeds(&watched.group.wardline(&["ca", "rotate"]));
+    watched.group.done(&["ca", "rotate"]);
     wait::until("somebody has a certificate of the second CA", LIMIT, || {
         watched.write(20);
         (watched.issuer().members > 1).then_some(())
     });
-    succeeds(&watched.group.wardline(&["ca", "rotate"]));
+    watched.group.done(&["ca", "rotate"]);
     watched.everybody_has_one_of_the_newest(4);
     let newest = watched.issuer();
     assert_eq!((watched.issuers().len(), watched.issuers()[0].key == first.key), (3, true));
@@ -181,14 +159,10 @@ fn the_issuing_ca_rolls_under_load() {
     wait::until("three hops by certificates of the newest CA at every end", LIMIT, || {
         watched.write(1);
         let group = &mut watched.group;
-        let output = group.wardline(&["-o", "json", "topology"]);
-        let topology: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let hops = topology["hops"].as_array()?;
-        let ends = || hops.iter().flat_map(|hop| hop["ends"].as_array().into_iter().flatten());
-        let mut daemons = [certificate(group.server()), certificate(group.gateway(0))].to_vec();
-        daemons.extend([certificate(group.agent(0)), certificate(group.agent(1))]);
-        let known = ends().all(|end| daemons.iter().any(|hash| end["peer_certificate"] == hash.as_str()));
-        (ends().count() == 6 && known).then_some(())
+        let shown = group.certificates(3);
+        let daemons = [certificate(group.server()), certificate(group.gateway(0))];
+        let daemons = [daemons, [certificate(group.agent(0)), certificate(group.agent(1))]].concat();
+        (shown.len() == 6 && shown.iter().all(|hash| daemons.contains(hash))).then_some(())
     });
     let group = &mut watched.group;
     assert_eq!(issued_by(group.server()), newest.key);
@@ -198,7 +172,7 @@ fn the_issuing_ca_rolls_under_load() {
     // Who joins now has one of it, too.
     let token = watched.group.token(&["--role", "agent", "--name", "agent9.test"]);
     let mut newcomer = watched.group.newcomer("agent9.test");
-    let parent = format!("srv1.test={}", hostile::listen(watched.group.server()));
+    let parent = watched.group.server().parent();
     succeeds(&newcomer.join(&parent, &token));
     assert_eq!(issued_by(&newcomer), newest.key);
     newcomer.start();
@@ -211,7 +185,7 @@ fn the_issuing_ca_rolls_under_load() {
     let files = || ["issuing.pem", "issuing.key"].map(|name| fs::read(folder.join(name)).unwrap());
     let kept = files();
     let output = watched.group.wardline(&["ca", "rotate"]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = program::said(&output);
     assert!(output.status.code() == Some(1) && said.contains("root.key") && said.contains("40091"), "{said}");
     assert_eq!((watched.issuer().key, watched.issuers().len(), files()), (newest.key.clone(), 3, kept));
 
@@ -250,11 +224,11 @@ fn what_ends_soon_is_made_anew_by_itself() {
     watched.arrived();
     let token = watched.group.token(&["--role", "agent", "--name", "agent9.test"]);
     let newcomer = watched.group.newcomer("agent9.test");
-    let parent = format!("srv1.test={}", hostile::listen(watched.group.server()));
+    let parent = watched.group.server().parent();
     succeeds(&newcomer.join(&parent, &token));
     assert_eq!(fs::read(folder.join("duty.key")).unwrap(), duty_key);
     let pin = watched.group.authority().pin();
-    succeeds(&watched.group.wardline(&["keys", "log", "verify", "--pin", &pin]));
+    watched.group.done(&["keys", "log", "verify", "--pin", &pin]);
 }
 
 /// A session of who has a copy of a channel key and certificate, and nothing else.
@@ -284,7 +258,7 @@ fn a_revoked_certificate_is_cut_off_and_its_host_comes_home() {
     for (index, name) in [(0, "agent1.test"), (1, "agent2.test"), (2, "gw1.test")] {
         let host = |group: &mut Group| if index < 2 { group.agent(index).mark() } else { group.gateway(0).mark() };
         let (mark, server) = (host(&mut watched.group), watched.group.server().mark());
-        succeeds(&watched.group.wardline(&["ca", "revoke", name]));
+        watched.group.done(&["ca", "revoke", name]);
         watched.write(1);
         let host = if index < 2 { watched.group.agent(index) } else { watched.group.gateway(0) };
         wait::until(&format!("{name} is cut off, and has a new certificate"), SECONDS, || {
@@ -308,9 +282,9 @@ fn a_revoked_certificate_is_cut_off_and_its_host_comes_home() {
     watched.arrived();
     assert_eq!(watched.processes(), before);
     let output = watched.group.wardline(&["ca", "revoke", "srv1.test"]);
-    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(2), "{}", program::said(&output));
     let output = watched.group.wardline(&["ca", "revoke", "nobody.test"]);
-    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{}", program::said(&output));
 }
 
 #[test]
@@ -321,7 +295,7 @@ fn an_issuing_ca_that_was_stolen_is_worth_nothing_once_it_was_rolled() {
     copy(&stolen[0], "agent agent2.test", watched.group.server(), Role::Server).wait_for(Kind::Way, 0);
     watched.write(1);
     watched.arrived();
-    succeeds(&watched.group.wardline(&["ca", "rotate", "--revoke"]));
+    watched.group.done(&["ca", "rotate", "--revoke"]);
     // So do those behind a gateway that is itself behind another.
     watched.everybody_has_one_of_the_newest(5);
     watched.arrived();

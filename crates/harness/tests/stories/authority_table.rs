@@ -13,7 +13,7 @@ use wardline_proto::frame::Message;
 use wardline_proto::message::{
     Batch, BatchHeader, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, RouteOpen, Signed, Way, encode,
 };
-use wardline_proto::{GroupId, Kind, Role};
+use wardline_proto::{Kind, Role};
 use wardline_secrets::signature::{SigningKey, random};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -94,11 +94,6 @@ impl Session<'_> {
         let events = self.daemon.events_since(mark).into_iter();
         events.filter(|event| event.number == self.event && told(&event.text)).count()
     }
-}
-
-fn key(group: &Group, name: &str) -> SigningKey {
-    let path = group.folder().join(name).join("state/test/identity.key");
-    SigningKey::from_pem(&std::fs::read(path).unwrap(), GroupId(group.id().into_bytes())).unwrap()
 }
 
 /// What an agent would say, well formed and signed by it.
@@ -192,7 +187,8 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
 
     // Hostile ends below real programs.
     let mut group = Group::builder().gateways(2).agents(2).direct(1).lay();
-    let [behind, second, direct] = ["agent1.test", "agent2.test", "agent3.test"].map(|name| key(&group, name));
+    let [behind, second, direct] =
+        ["agent1.test", "agent2.test", "agent3.test"].map(|name| group.key(name, "identity"));
     let channel = |name, _role| group.credential(name);
     let (first, third) = (channel("agent1.test", Role::Agent), channel("agent3.test", Role::Agent));
     let gateway = channel("gw2.test", Role::Gateway);
@@ -200,7 +196,7 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
     group.gateway(0).start();
     agent(0, group.gateway(0), &first, "agent1.test", &behind).walk();
     agent(1, group.server(), &third, "agent3.test", &direct).walk();
-    let own = key(&group, "gw2.test");
+    let own = group.key("gw2.test", "identity");
     let server = &*group.server();
     let open =
         |route| Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), via: Vec::new() }).on(route);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use wardline_harness::group::Group;
 use wardline_harness::pki::{Authority, Fault};
-use wardline_harness::{Daemon, program};
+use wardline_harness::{Daemon, program, scratch};
 use wardline_proto::Role;
 
 const PACK: &str = "[pack]\nname = \"base\"\n\n[[check]]\nname = \"load\"\nbuiltin = \"load\"\n[check.monitor]\n";
@@ -116,18 +116,7 @@ fn run(role: Role, verb: &str, config: &Path) -> (Option<i32>, String) {
 
 /// Every file below some folders, but the lock of a state folder and what SQLite needs to read a database at all.
 fn files(folders: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut folders = folders.to_vec();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
-            } else {
-                found.insert(entry.path());
-            }
-        }
-    }
+    let mut found: BTreeSet<_> = folders.iter().flat_map(|folder| scratch::files(folder)).collect();
     found.retain(|path| !["lock", "wardline.db-wal", "wardline.db-shm"].iter().any(|name| path.ends_with(name)));
     found
 }

@@ -55,9 +55,7 @@ fn check(name: &str, program: &Path, every: &str) -> String {
 }
 
 fn alerts(group: &Group) -> Vec<Value> {
-    let output = group.wardline(&["-o", "json", "alert", "list", "--all"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    group.json(&["alert", "list", "--all"]).as_array().unwrap().clone()
 }
 
 #[test]

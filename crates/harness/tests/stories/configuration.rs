@@ -1,18 +1,14 @@
 //! What agents run comes down from the server, signed: a gateway can hold it back, and nothing else.
 
-use std::fs::{File, Permissions};
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt as _;
 
 use bytes::Bytes;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer};
 use wardline_harness::pki::{Authority, Credential};
-use wardline_harness::{Daemon, wait};
+use wardline_harness::program::said;
+use wardline_harness::{Daemon, Log, scratch};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
     Configuration, ConfigurationAsk, Context, Issue, RouteOpen, Signed, Way, decode, encode,
@@ -20,42 +16,10 @@ use wardline_proto::message::{
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{SigningKey, sha256};
 
-const LIMIT: Duration = Duration::from_secs(20);
 const GATEWAY: &str = "gateway gw1.test";
 const AGENT: &str = "agent agent1.test";
 /// What an agent keeps.
 const KEPT: [&str; 2] = ["OpsMgrConnector.Config.xml", "OpsMgrConnector.Config.xml.sig"];
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// Runs the command line; it must succeed.
-#[track_caller]
-fn done(group: &Group, arguments: &[&str]) -> String {
-    let output = group.wardline(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-    said(&output)
-}
-
-/// A log that a pack follows.
-struct Log(PathBuf);
-
-impl Log {
-    fn new(group: &Group, name: &str) -> Self {
-        let path = group.folder().join(format!("{name}.log"));
-        File::options().create(true).append(true).open(&path).unwrap();
-        Self(path)
-    }
-
-    fn say(&self, line: &str) {
-        writeln!(File::options().append(true).open(&self.0).unwrap(), "{line}").unwrap();
-    }
-
-    fn pack(&self, pack: &str, name: &str) -> String {
-        format!("[pack]\nname = \"{pack}\"\n[[log]]\nname = \"{name}\"\npath = {:?}\n", self.0.display().to_string())
-    }
-}
 
 /// Writes a file with a pack.
 fn file(group: &Group, text: &str) -> String {
@@ -71,23 +35,12 @@ fn active(agent: &Daemon, mark: usize) {
     agent.wait_event_since(mark, 1210);
 }
 
-#[track_caller]
-fn wait_texts(group: &Group, agent: &str, expected: &[&str]) {
-    let what = format!("{expected:?} of {agent}");
-    wait::until(&what, LIMIT, || (sorted(group.event_texts(agent)) == expected).then_some(()));
-}
-
-fn sorted(mut texts: Vec<String>) -> Vec<String> {
-    texts.sort();
-    texts
-}
-
 #[test]
 fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
     let builder = Group::builder().agents(2).direct(1).pack("base", "");
     let mut group = builder.lay();
-    let (host, app) = (Log::new(&group, "host"), Log::new(&group, "app"));
-    group.write_pack("base", &host.pack("base", "host"));
+    let (host, app) = (Log::create(group.folder(), "host"), Log::create(group.folder(), "app"));
+    group.write_pack("base", &host.pack("base"));
     group.start();
     for agent in 0..3 {
         // Each has a configuration, with nothing to run in it.
@@ -97,19 +50,19 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
     host.say("host 1");
     app.say("app 1");
     for agent in ["agent1.test", "agent2.test", "agent3.test"] {
-        wait_texts(&group, agent, &["host 1"]);
+        group.wait_texts_mixed(agent, &["host 1"]);
     }
 
     // For one behind the gateway.
     let mark = group.agent(1).mark();
-    done(&group, &["pack", "lint", &file(&group, &app.pack("app", "app"))]);
-    done(&group, &["pack", "apply", &file(&group, &app.pack("app", "app")), "--agents", "agent2.test"]);
+    group.done(&["pack", "lint", &file(&group, &app.pack("app"))]);
+    group.done(&["pack", "apply", &file(&group, &app.pack("app")), "--agents", "agent2.test"]);
     active(group.agent(1), mark);
     app.say("app 2");
     host.say("host 2");
-    wait_texts(&group, "agent2.test", &["app 1", "app 2", "host 1", "host 2"]);
+    group.wait_texts_mixed("agent2.test", &["app 1", "app 2", "host 1", "host 2"]);
     for agent in ["agent1.test", "agent3.test"] {
-        wait_texts(&group, agent, &["host 1", "host 2"]);
+        group.wait_texts_mixed(agent, &["host 1", "host 2"]);
     }
     for name in KEPT {
         assert_eq!(group.agent(1).state().join(name).metadata().unwrap().mode() & 0o7777, 0o600, "{name}");
@@ -117,21 +70,21 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
 
     // What is wrong is refused by its place, and changes nothing.
     let marks = [0, 1, 2].map(|agent| group.agent(agent).mark());
-    let bad = file(&group, &(app.pack("app", "app") + "severity = \"loud\"\n"));
+    let bad = file(&group, &(app.pack("app") + "severity = \"loud\"\n"));
     for verb in ["lint", "diff", "apply"] {
         let refused = group.wardline(&["pack", verb, &bad]);
         assert_eq!(refused.status.code(), Some(2));
         assert!(said(&refused).contains("pack.toml:6:12: "), "{verb}: {}", said(&refused));
     }
-    let refused = group.wardline(&["pack", "apply", &file(&group, &app.pack("app", "app")), "--agents", "a*b"]);
+    let refused = group.wardline(&["pack", "apply", &file(&group, &app.pack("app")), "--agents", "a*b"]);
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
-    done(&group, &["pack", "apply", &file(&group, &app.pack("app", "app"))]);
+    group.done(&["pack", "apply", &file(&group, &app.pack("app"))]);
 
     // For the one that talks to the server itself, too; and what ran before goes on where it was: no line is doubled.
-    let more = app.pack("app", "app") + "severity = \"warning\"\n";
-    let diff = done(&group, &["pack", "diff", &file(&group, &more)]);
+    let more = app.pack("app") + "severity = \"warning\"\n";
+    let diff = group.done(&["pack", "diff", &file(&group, &more)]);
     assert!(diff.contains("+severity = \"warning\"") && !diff.contains("\n-"), "{diff}");
-    done(&group, &["pack", "apply", &file(&group, &more), "--agents", "*"]);
+    group.done(&["pack", "apply", &file(&group, &more), "--agents", "*"]);
     for (agent, mark) in marks.into_iter().enumerate() {
         active(group.agent(agent), mark);
         let events = group.agent(agent).events_since(mark);
@@ -140,11 +93,11 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
     app.say("app 3");
     host.say("host 3");
     for agent in ["agent1.test", "agent2.test", "agent3.test"] {
-        wait_texts(&group, agent, &["app 1", "app 2", "app 3", "host 1", "host 2", "host 3"]);
+        group.wait_texts_mixed(agent, &["app 1", "app 2", "app 3", "host 1", "host 2", "host 3"]);
     }
-    assert!(done(&group, &["pack", "list"]).contains("app"));
-    assert!(done(&group, &["keys", "log", "show"]).contains("pack"));
-    done(&group, &["keys", "log", "verify"]);
+    assert!(group.done(&["pack", "list"]).contains("app"));
+    assert!(group.done(&["keys", "log", "show"]).contains("pack"));
+    group.done(&["keys", "log", "verify"]);
 
     // What was kept runs without a server, and is still valid when there is one.
     group.server().stop();
@@ -155,11 +108,11 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
     group.server().start();
     group.agent(2).wait_event(21026);
     let four = ["app 1", "app 2", "app 3", "app 4", "host 1", "host 2", "host 3", "host 4"];
-    wait_texts(&group, "agent3.test", &four);
+    group.wait_texts_mixed("agent3.test", &four);
     assert!(!group.agent(2).events().iter().any(|event| event.number == 21025));
 
     // A text that somebody has changed in the database is not used, and named; what runs goes on.
-    wait_texts(&group, "agent1.test", &four);
+    group.wait_texts_mixed("agent1.test", &four);
     let marks = [0, 1, 2].map(|agent| group.agent(agent).mark());
     group.server().stop();
     let changed = rusqlite::Connection::open(group.database()).unwrap();
@@ -169,11 +122,11 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
     assert!(group.server().wait_event(40085).text.contains("pack app"));
     assert_eq!(group.wardline(&["pack", "diff", &file(&group, &more)]).status.code(), Some(5));
     let mark = group.server().mark();
-    done(&group, &["pack", "apply", &file(&group, &more)]);
+    group.done(&["pack", "apply", &file(&group, &more)]);
     assert!(group.server().events_since(mark).iter().all(|event| event.number != 40085));
 
     // Nowhere any more.
-    done(&group, &["pack", "remove", "app"]);
+    group.done(&["pack", "remove", "app"]);
     for (agent, mark) in marks.into_iter().enumerate() {
         active(group.agent(agent), mark);
     }
@@ -181,14 +134,9 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
     host.say("host 5");
     let five = [&four[..], &["host 5"]].concat();
     for agent in ["agent1.test", "agent2.test", "agent3.test"] {
-        wait_texts(&group, agent, &five);
+        group.wait_texts_mixed(agent, &five);
     }
     assert_eq!(group.wardline(&["pack", "remove", "app"]).status.code(), Some(3));
-}
-
-fn key(group: &Group, path: &str) -> SigningKey {
-    let path = group.folder().join(path);
-    SigningKey::from_pem(&std::fs::read(path).unwrap(), GroupId(group.id().into_bytes())).unwrap()
 }
 
 /// The hostile gateway between agent1 and the server.
@@ -301,17 +249,17 @@ fn with(sent: &Configuration, document: String, by: &SigningKey, context: Contex
 #[test]
 fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     let mut group = Group::builder().written().lay();
-    let (one, two) = (Log::new(&group, "one"), Log::new(&group, "two"));
-    let own = key(&group, "gw1.test/state/test/identity.key");
+    let (one, two) = (Log::create(group.folder(), "one"), Log::create(group.folder(), "two"));
+    let own = group.key("gw1.test", "identity");
     // Held by nobody but the server; here it signs what the server never would.
-    let duty = key(&group, "srv1.test/state/test/duty.key");
-    let channel = key(&group, "srv1.test/state/test/channel.key");
+    let duty = group.key("srv1.test", "duty");
+    let channel = group.key("srv1.test", "channel");
     let other = Authority::new("other").duty("srv1.test");
     let other = SigningKey::from_pem(other.key.as_bytes(), GroupId(group.id().into_bytes())).unwrap();
     let elsewhere = std::fs::read(group.folder().join("srv1.test/state/test/duty.key")).unwrap();
     let elsewhere = SigningKey::from_pem(&elsewhere, GroupId([7; 16])).unwrap();
     group.server().start();
-    done(&group, &["pack", "apply", &file(&group, &one.pack("app", "app"))]);
+    group.done(&["pack", "apply", &file(&group, &one.pack("app"))]);
     let mut gateway = Between::new(&mut group);
     group.agent(0).start();
     gateway.meet();
@@ -330,7 +278,7 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     group.agent(0).wait_event(21026);
 
     // The next one comes without a question. Rewritten, it is not taken.
-    done(&group, &["pack", "apply", &file(&group, &two.pack("app", "app"))]);
+    group.done(&["pack", "apply", &file(&group, &two.pack("app"))]);
     let second = gateway.sent();
     assert!(issue(&second).version > issue(&first).version && second.document != first.document);
     let agent = group.agent(0);
@@ -436,27 +384,22 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     group.gateway(0).start();
     two.say("two");
     one.say("one");
-    wait_texts(&group, "agent1.test", &["two"]);
+    group.wait_texts_mixed("agent1.test", &["two"]);
 }
 
 /// Puts files in place of those that an agent keeps.
 fn lay(agent: &Daemon, files: &[Vec<u8>]) {
     for (name, bytes) in KEPT.iter().zip(files) {
-        write(&agent.state().join(name), bytes);
+        scratch::write(&agent.state().join(name), bytes, 0o600);
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) {
-    std::fs::write(path, bytes).unwrap();
-    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 #[test]
 fn a_configuration_for_another_is_refused() {
     let mut group = Group::builder().agents(2).written().lay();
-    let log = Log::new(&group, "app");
+    let log = Log::create(group.folder(), "app");
     group.server().start();
-    done(&group, &["pack", "apply", &file(&group, &log.pack("app", "app"))]);
+    group.done(&["pack", "apply", &file(&group, &log.pack("app"))]);
     let mut gateway = Between::new(&mut group);
     group.agent(0).start();
     gateway.meet();
@@ -466,7 +409,7 @@ fn a_configuration_for_another_is_refused() {
     let ask = gateway.open();
     let own = gateway.asked(ask);
     gateway.refused(group.agent(0), "another's", 40082, &another);
-    let duty = key(&group, "srv1.test/state/test/duty.key");
+    let duty = group.key("srv1.test", "duty");
     let document = String::from_utf8(another.document.to_vec()).unwrap();
     let mixed =
         with(&another, document, &duty, Context::Config, &Issue { agent: "agent1.test".into(), ..issue(&another) });
@@ -502,12 +445,12 @@ fn a_configuration_for_another_is_refused() {
 #[test]
 fn a_configuration_of_many_megabytes_passes_two_gateways() {
     let mut group = Group::builder().gateways(2).chained().agents(2).lay();
-    let log = Log::new(&group, "app");
+    let log = Log::create(group.folder(), "app");
     group.server().start();
     // Quotes, ends of lines and more are not what they are in XML.
     let filler = format!("# {}<&>\"'\r\n", "x".repeat(95)).repeat(9_500);
     for number in 0..14 {
-        done(&group, &["pack", "apply", &file(&group, &format!("[pack]\nname = \"large-{number}\"\n{filler}"))]);
+        group.done(&["pack", "apply", &file(&group, &format!("[pack]\nname = \"large-{number}\"\n{filler}"))]);
     }
     let refused = group.wardline(&["pack", "apply", &file(&group, &format!("[pack]\nname = \"too-much\"\n{filler}"))]);
     assert_eq!(refused.status.code(), Some(5), "{}", said(&refused));
@@ -517,10 +460,10 @@ fn a_configuration_of_many_megabytes_passes_two_gateways() {
         group.agent(agent).start();
         active(group.agent(agent), 0);
     }
-    done(&group, &["pack", "apply", &file(&group, &log.pack("app", "app"))]);
+    group.done(&["pack", "apply", &file(&group, &log.pack("app"))]);
     log.say("one");
     for agent in ["agent1.test", "agent2.test"] {
-        wait_texts(&group, agent, &["one"]);
+        group.wait_texts_mixed(agent, &["one"]);
     }
     for agent in 0..2 {
         let length = std::fs::metadata(group.agent(agent).state().join(KEPT[0])).unwrap().len();

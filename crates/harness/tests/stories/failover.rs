@@ -1,44 +1,29 @@
 //! Who has several parents goes to the next when one is away, and comes back to the first; gateways stand behind
 //! gateways. Whatever is killed on the way, every line arrives once, and its acknowledgement comes back.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
 use wardline_harness::group::{Builder, Group, sql};
-use wardline_harness::{Daemon, hostile, wait};
+use wardline_harness::{Daemon, Log, hostile, wait};
 
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// A group whose agent follows a log.
 struct Watched {
     group: Group,
-    log: PathBuf,
-    written: Vec<String>,
+    log: Log,
 }
 
 impl Watched {
     fn lay(builder: Builder) -> Self {
-        let group = builder.pack("base", "").lay();
-        let log = group.folder().join("app.log");
-        let shown = log.display().to_string();
-        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
-        File::create(&log).unwrap();
-        Self { group, log, written: Vec::new() }
-    }
-
-    fn write(&mut self) {
-        let line = format!("line {}", self.written.len());
-        writeln!(File::options().append(true).open(&self.log).unwrap(), "{line}").unwrap();
-        self.written.push(line);
+        let (group, log) = builder.lay_with_log();
+        Self { group, log }
     }
 
     /// Waits until the database holds every line once, and the agent knows it.
     #[track_caller]
     fn arrived(&mut self) {
-        wait::until("every line once", LIMIT, || (self.group.event_texts("agent1.test") == self.written).then_some(()));
+        self.group.wait_texts(&self.log.lines());
         let queue = self.group.agent(0).state().join("queue.db");
         let waiting = "SELECT (SELECT count(*) FROM batch) + (SELECT count(*) FROM open)";
         wait::until("an empty queue", LIMIT, || (sql::<i64>(&queue, waiting) == [0]).then_some(()));
@@ -48,12 +33,11 @@ impl Watched {
     #[track_caller]
     fn heard_by(&mut self, gateway: &str) {
         wait::until(&format!("the agent is heard by {gateway}"), LIMIT, || {
-            self.write();
-            let output = self.group.wardline(&["-o", "json", "agent", "list"]);
-            let agents: Value = serde_json::from_slice(&output.stdout).ok()?;
+            self.log.go_on(1);
+            let agents = self.group.json(&["agent", "list"]);
             (agents[0]["session"]["via"] == gateway).then_some(())
         });
-        self.write();
+        self.log.go_on(1);
         self.arrived();
     }
 }
@@ -68,14 +52,6 @@ fn wait_said(daemon: &Daemon, mark: usize, number: u32, words: &[&str]) {
     });
 }
 
-/// Changes what a program that does not run keeps of its group.
-fn change(daemon: &Daemon, change: impl FnOnce(&mut toml::Table)) {
-    let path = daemon.state().join("membership.toml");
-    let mut membership: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
-    change(&mut membership);
-    fs::write(path, toml::to_string(&membership).unwrap()).unwrap();
-}
-
 /// How often who is with another parent tries the first.
 fn look_often(membership: &mut toml::Table) {
     membership.insert("primary_check".into(), "200ms".into());
@@ -84,7 +60,7 @@ fn look_often(membership: &mut toml::Table) {
 #[test]
 fn an_agent_fails_over_and_comes_back() {
     let mut watched = Watched::lay(Group::builder().gateways(2).any_gateway());
-    change(watched.group.agent(0), look_often);
+    watched.group.agent(0).change_membership(look_often);
     watched.group.start();
     watched.heard_by("gw1.test");
     let process = watched.group.agent(0).pid();
@@ -108,24 +84,21 @@ fn a_gateway_fails_over_and_comes_back() {
     let mut watched = Watched::lay(Group::builder().gateways(3));
     // The third goes behind both others, and the agent behind the third: as an operator moves them.
     let Watched { group, .. } = &mut watched;
-    let parent = |gateway: &Daemon| {
-        let address = hostile::listen(gateway).to_string();
-        toml::Table::from_iter([("name".into(), gateway.name().into()), ("address".into(), address.into())])
-    };
-    let gateways = [0, 1, 2].map(|gateway| parent(group.gateway(gateway)));
+    let addresses = [0, 1, 2].map(|gateway| hostile::listen(group.gateway(gateway)));
     group.server().start();
     for arguments in [
         &["gateway", "assign", "gw3.test", "--via", "gw1.test", "--via", "gw2.test"][..],
         &["agent", "assign", "agent1.test", "--via", "gw3.test"],
     ] {
-        let output = group.wardline(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        group.done(arguments);
     }
-    change(group.gateway(2), |membership| {
+    group.gateway(2).change_membership(|membership| {
         look_often(membership);
-        membership["parents"] = gateways[..2].to_vec().into();
+        membership["parents"] = hostile::parents(&[("gw1.test", addresses[0]), ("gw2.test", addresses[1])]);
     });
-    change(group.agent(0), |membership| membership["parents"] = gateways[2..].to_vec().into());
+    group.agent(0).change_membership(|membership| {
+        membership["parents"] = hostile::parents(&[("gw3.test", addresses[2])]);
+    });
     (0..3).for_each(|gateway| group.gateway(gateway).start());
     group.agent(0).start();
 
@@ -160,8 +133,7 @@ fn a_gateway_behind_a_gateway_carries_both_ways() {
     // The server sees both gateways, and what both ends of the hop between them have measured.
     let seen = |watched: &Watched, connected: [bool; 2], hop: bool| {
         wait::until("gateways and the hop between them are shown as they are", LIMIT, || {
-            let output = watched.group.wardline(&["-o", "json", "topology"]);
-            let topology: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let topology = watched.group.json(&["topology"]);
             let service = |name| topology["services"].as_array()?.iter().find(|service| service["name"] == name);
             let found = ["gw1.test", "gw2.test"].map(|name| service(name).is_some_and(|s| s["connected"] == true));
             let mut hops = topology["hops"].as_array()?.iter();
@@ -180,10 +152,10 @@ fn a_gateway_behind_a_gateway_carries_both_ways() {
     seen(&watched, [true, true], true);
     for killed in [&[0][..], &[1], &[0], &[1], &[0, 1], &[1, 0]] {
         killed.iter().for_each(|gateway| watched.group.gateway(*gateway).kill9());
-        watched.write();
+        watched.log.go_on(1);
         for gateway in killed {
             watched.group.gateway(*gateway).start();
-            watched.write();
+            watched.log.go_on(1);
         }
         watched.heard_by("gw2.test");
     }

@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
 use wardline_harness::group::Group;
 use wardline_harness::ids::Log;
+use wardline_harness::log::pack;
 use wardline_harness::wait;
 
-use crate::load_kills::{follow, wait_for_the_last_line};
+use crate::load_kills::wait_for_the_last_line;
 use crate::slow_database::Queue;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ impl Checks {
             format!("[[check]]\nname = \"{name}\"\nprogram = [{program:?}]\nevery = \"250ms\"\n{monitor}")
         };
         let pack =
-            follow(log.path()) + &check("samples", &samples, "") + &check("switch", &switch, "[check.monitor]\n");
+            pack("base", log.path()) + &check("samples", &samples, "") + &check("switch", &switch, "[check.monitor]\n");
         group.write_pack("base", &pack);
         checks
     }
@@ -157,9 +157,7 @@ fn a_full_queue_says_what_it_dropped() {
     assert_eq!(one(&group, overlapping), 0);
 
     // The operator sees the same.
-    let output = group.wardline(&["-o", "json", "gap", "list"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shown = group.json(&["gap", "list"]);
     let shown = shown.as_array().unwrap();
     assert!(shown.iter().all(|gap| gap["agent"] == "agent1.test" && gap["reason"] == "queue-full"), "{shown:?}");
     let total = |field: &str| shown.iter().map(|gap| gap[field].as_i64().unwrap()).sum::<i64>();

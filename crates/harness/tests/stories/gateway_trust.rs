@@ -1,8 +1,6 @@
 //! What a gateway is trusted with, and what not: it speaks for those who were given to it, by the way that they were
 //! given, and what it sees of a host that joins is of no use to it.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Output;
@@ -10,10 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use wardline_harness::group::{Builder, Group};
+use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer, Speech};
 use wardline_harness::pki::{Authority, Credential};
-use wardline_harness::{Daemon, wait};
+use wardline_harness::{Daemon, program, scratch, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::join::{Answered, Down, Hello, Proof, Refusal, Said, Up, Why};
 use wardline_proto::message::{Context, Position, RouteOpen, Signed, Way, decode, encode};
@@ -23,32 +21,9 @@ use wardline_secrets::signature::{SigningKey, random, sha256};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A group whose agents follow a log. Nothing runs.
-fn lay(builder: Builder) -> (Group, File) {
-    let group = builder.pack("base", "").lay();
-    let path = group.folder().join("app.log");
-    let pack = format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {:?}\n", path.display().to_string());
-    group.write_pack("base", &pack);
-    (group, File::options().create(true).append(true).open(path).unwrap())
-}
-
-/// The texts of all events in the database.
-fn rows(group: &Group) -> Vec<String> {
-    group.sql("SELECT text FROM event ORDER BY number")
-}
-
-#[track_caller]
-fn wait_rows(group: &Group, expected: &[&str]) {
-    wait::until(&format!("{expected:?} in the database"), LIMIT, || (rows(group) == expected).then_some(()));
-}
-
 /// Gives an agent that does not run another parent.
 fn lead(agent: &Daemon, name: &str, address: SocketAddr) {
-    let path = agent.state().join("membership.toml");
-    let mut membership: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
-    let parent = toml::Table::from_iter([("name".into(), name.into()), ("address".into(), address.to_string().into())]);
-    membership["parents"] = vec![parent].into();
-    fs::write(path, toml::to_string(&membership).unwrap()).unwrap();
+    agent.change_membership(|membership| membership["parents"] = hostile::parents(&[(name, address)]));
 }
 
 /// A gateway's session with the server, held by somebody hostile who has its credential.
@@ -100,7 +75,7 @@ impl<'a> Hostile<'a> {
 
 #[test]
 fn a_gateway_speaks_only_for_its_agents() {
-    let (mut group, mut log) = lay(Group::builder().gateways(2).agents(2));
+    let (mut group, log) = Group::builder().gateways(2).agents(2).lay_with_log();
     let addresses = [0, 1].map(|gateway| hostile::listen(group.gateway(gateway)));
     group.server().start();
     group.gateway(0).start();
@@ -108,13 +83,13 @@ fn a_gateway_speaks_only_for_its_agents() {
 
     // The control: the first agent was given to the first gateway.
     group.agent(0).start();
-    writeln!(log, "one").unwrap();
-    wait_rows(&group, &["one"]);
+    log.say("one");
+    group.wait_texts(&["one"]);
     group.agent(0).stop();
 
     // By the second, which is honest, it is not heard, however often it asks.
     lead(group.agent(0), "gw2.test", addresses[1]);
-    writeln!(log, "two").unwrap();
+    log.say("two");
     let mark = group.server().mark();
     group.agent(0).start();
     wait::until("it is refused twice", LIMIT, || {
@@ -125,11 +100,11 @@ fn a_gateway_speaks_only_for_its_agents() {
     assert!(event.text.contains("agent1.test") && event.text.contains("gw2.test"), "{}", event.text);
     group.agent(0).wait_event(20070);
     assert!(group.agent(0).events().iter().all(|event| event.number != 40005));
-    assert_eq!(rows(&group), ["one"]);
+    assert_eq!(group.all_texts(), ["one"]);
     group.agent(0).stop();
     lead(group.agent(0), "gw1.test", addresses[0]);
     group.agent(0).start();
-    wait_rows(&group, &["one", "two"]);
+    group.wait_texts(&["one", "two"]);
     group.agent(0).stop();
 
     // The first gateway is hostile now, and gives what the agent says to the second, which is, too.
@@ -139,7 +114,7 @@ fn a_gateway_speaks_only_for_its_agents() {
     let listener = Listener::at(addresses[0]);
     let mut own = Hostile::new(&mut group, "gw1.test");
     let mut other = Hostile::new(&mut group, "gw2.test");
-    writeln!(log, "three").unwrap();
+    log.say("three");
     group.agent(0).start();
     let mut below = listener.join(&credential, "gateway gw1.test", "agent agent1.test");
     below.say(Message::own(Kind::Way, Way { open: true }));
@@ -156,8 +131,7 @@ fn a_gateway_speaks_only_for_its_agents() {
         other.say(kind, refused, body);
     }
     // On the route of an agent that it may speak for, they are another's.
-    let place = group.agent(1).state().join("identity.key");
-    let second = SigningKey::from_pem(&fs::read(place).unwrap(), GroupId(group.id().into_bytes())).unwrap();
+    let second = group.key("agent2.test", "identity");
     let said = decode::<Signed>(&position).and_then(|signed| decode::<Position>(&signed.payload)).unwrap();
     let genuine = Position { agent: "agent2.test".into(), ..said };
     let genuine = encode(&second.signed(Context::Position, encode(&genuine)));
@@ -187,7 +161,7 @@ fn a_gateway_speaks_only_for_its_agents() {
     }
     // Nothing of it was stored, and what was sent before is behind the server by now: sessions keep the order.
     other.open("agent2.test", &[]);
-    assert_eq!(rows(&group), ["one", "two"]);
+    assert_eq!(group.all_texts(), ["one", "two"]);
     // What no honest gateway says ends the session.
     for agent in ["", "*", "AGENT1.test"] {
         let mark = group.server().mark();
@@ -200,12 +174,12 @@ fn a_gateway_speaks_only_for_its_agents() {
     // The control: the same bytes, by the gateway that it was given to.
     own.say(Kind::Batch, route, &batch);
     own.above.wait_for(Kind::Ack, route);
-    assert_eq!(rows(&group), ["one", "two", "three"]);
+    assert_eq!(group.all_texts(), ["one", "two", "three"]);
 }
 
 #[test]
 fn a_gateway_behind_another_comes_by_it_and_is_not_left_out() {
-    let (mut group, _) = lay(Group::builder().gateways(2).chained());
+    let mut group = Group::builder().gateways(2).chained().lay();
     group.server().start();
     let mut first = Hostile::new(&mut group, "gw1.test");
     // The control: the whole way.
@@ -236,6 +210,14 @@ struct Between {
 }
 
 impl Between {
+    fn new(group: &mut Group) -> Self {
+        Self {
+            listener: Listener::new(),
+            credential: Authority::new("other").channel("gw1.test", Role::Gateway),
+            above: hostile::listen(group.gateway(0)),
+        }
+    }
+
     fn speech() -> Speech {
         Speech::alpn(&[ALPN_JOIN])
     }
@@ -309,10 +291,6 @@ fn proof(message: &Bytes) -> Proof {
     proof
 }
 
-fn told(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
 /// The agents that are members, and how often a token for this name was used.
 fn members(group: &Group, token: &str) -> (Vec<String>, i64) {
     let used = group.sql::<i64>(&format!("SELECT used FROM token WHERE name = '{token}'"));
@@ -321,22 +299,14 @@ fn members(group: &Group, token: &str) -> (Vec<String>, i64) {
 
 /// Whether a host keeps keys of a group, or of a join.
 fn has_keys(host: &Daemon) -> bool {
-    fn any(folder: &Path) -> bool {
-        let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-        entries.into_iter().any(|path| if path.is_dir() { any(&path) } else { path.ends_with("identity.key") })
-    }
-    any(host.state().parent().unwrap())
+    scratch::files(host.state().parent().unwrap()).iter().any(|path| path.ends_with("identity.key"))
 }
 
 #[test]
 fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
     let mut group = Group::builder().agents(0).start();
     group.gateway(0).wait_event(40004);
-    let between = Between {
-        listener: Listener::new(),
-        credential: Authority::new("other").channel("gw1.test", Role::Gateway),
-        above: hostile::listen(group.gateway(0)),
-    };
+    let between = Between::new(&mut group);
     let token =
         |name: &str, uses: &str| group.token(&["--role", "agent", "--name", name, "--via", "gw1.test", "--uses", uses]);
 
@@ -354,7 +324,7 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
                 Some(message.into())
             };
             let (output, came) = between.pass(&host, &once, turn);
-            let what = format!("step {step}, place {place}: {}", told(&output));
+            let what = format!("step {step}, place {place}: {}", program::said(&output));
             assert!(!output.status.success() && came.len() > step, "{what}");
             let let_in = step == 3;
             let expected = if let_in { (vec!["late.test".to_owned()], 1) } else { (vec![], 0) };
@@ -365,13 +335,13 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
     }
     // The control: unchanged it succeeds, with the token that went through all that, and no use is counted again.
     let (output, joined) = between.pass(&host, &once, |_, message| Some(message.clone()));
-    assert!(output.status.success() && joined.len() == 4, "{}", told(&output));
+    assert!(output.status.success() && joined.len() == 4, "{}", program::said(&output));
     assert_eq!(members(&group, "late.test"), (vec!["late.test".to_owned()], 1));
 
     // What it saw of a join that it ended before the server had the proof, with a token that is good for many.
     let (many, host) = (token("held*", "9"), group.newcomer("held.test"));
     let (output, seen) = between.pass(&host, &many, |step, message| (step < 2).then(|| message.clone()));
-    assert!(!output.status.success() && seen.len() == 3, "{}", told(&output));
+    assert!(!output.status.success() && seen.len() == 3, "{}", program::said(&output));
     let id = GroupId(group.id().into_bytes());
     let (own, pem) = SigningKey::generate(id).unwrap();
     let spki: Bytes = own.public().unwrap().spki().into();
@@ -429,7 +399,7 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
 
     // The control: the host itself, with the same token, by the same way.
     let (output, _) = between.pass(&host, &many, |_, message| Some(message.clone()));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", program::said(&output));
     assert_eq!(members(&group, "held*"), (vec!["held.test".to_owned(), "late.test".to_owned()], 1));
 }
 
@@ -437,20 +407,16 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
 fn a_forged_refusal_after_the_proof_does_not_cost_a_host_its_keys() {
     let mut group = Group::builder().agents(0).start();
     group.gateway(0).wait_event(40004);
-    let between = Between {
-        listener: Listener::new(),
-        credential: Authority::new("other").channel("gw1.test", Role::Gateway),
-        above: hostile::listen(group.gateway(0)),
-    };
+    let between = Between::new(&mut group);
     let once = group.token(&["--role", "agent", "--name", "late.test", "--via", "gw1.test"]);
     let host = group.newcomer("late.test");
     let forged =
         Down { answered: Some(Answered::Refusal(Refusal { why: Why::Signature.into(), ..Default::default() })) };
     let (output, came) =
         between.pass(&host, &once, |step, message| Some(if step == 3 { encode(&forged) } else { message.clone() }));
-    assert!(!output.status.success() && came.len() == 4, "{}", told(&output));
+    assert!(!output.status.success() && came.len() == 4, "{}", program::said(&output));
     // The server has let it in: it must keep its keys, whoever says no, because a refusal is not signed.
     assert!(has_keys(&host), "{:?}", members(&group, "late.test"));
     let (output, _) = between.pass(&host, &once, |_, message| Some(message.clone()));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", program::said(&output));
 }

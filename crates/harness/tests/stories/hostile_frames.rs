@@ -1,17 +1,15 @@
 //! Bytes that are no messages, connections that lead to nothing, ends that do not read: the programs refuse or outlast
 //! them, a real agent's events and heartbeats go on meanwhile, and what was taken up is given back.
 
-use std::fs::File;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::pki::Credential;
-use wardline_harness::{Daemon, wait};
+use wardline_harness::{Daemon, Log, wait};
 use wardline_proto::Kind;
 use wardline_proto::frame::{FRAME_LIMIT, Frame, Part};
 
@@ -118,39 +116,24 @@ impl Trouble {
     }
 }
 
-struct Log(File, usize);
-
-impl Log {
-    fn follow(group: &Group) -> Self {
-        let path = group.folder().join("app.log");
-        let shown = path.display().to_string();
-        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
-        Self(File::create(Path::new(&path)).unwrap(), 0)
-    }
-
-    /// The real agent is heard: a new line arrives, and a heartbeat later than it.
-    fn heard(&mut self, group: &Group) {
-        self.1 += 1;
-        writeln!(self.0, "line {}", self.1).unwrap();
-        let count = i64::try_from(self.1).unwrap();
-        let arrived = || group.sql::<i64>("SELECT count(*) FROM event") == [count];
-        wait::until("a line arrives", LIMIT, || arrived().then_some(()));
-        let seen = || group.sql::<i64>("SELECT last_seen FROM agent WHERE name = 'agent1.test'");
-        let before = seen();
-        wait::until("a heartbeat", LIMIT, || (seen() > before).then_some(()));
-    }
+/// The real agent is heard: a new line arrives, and a heartbeat later than it.
+fn heard(group: &Group, log: &Log) {
+    log.go_on(1);
+    group.wait_texts(&log.lines());
+    let seen = || group.sql::<i64>("SELECT last_seen FROM agent WHERE name = 'agent1.test'");
+    let before = seen();
+    wait::until("a heartbeat", LIMIT, || (seen() > before).then_some(()));
 }
 
 #[test]
 fn hostile_frames_and_half_open_connections_harm_nobody() {
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most.min(65_536), most).unwrap();
-    let mut group = Group::builder().agents(2).direct(1).heartbeat("250ms").pack("base", "").lay();
-    let mut log = Log::follow(&group);
+    let (mut group, log) = Group::builder().agents(2).direct(1).heartbeat("250ms").lay_with_log();
     group.server().start();
     group.gateway(0).start();
     group.agent(0).start();
-    log.heard(&group);
+    heard(&group, &log);
 
     let gateway = Trouble {
         address: hostile::listen(group.gateway(0)),
@@ -170,24 +153,24 @@ fn hostile_frames_and_half_open_connections_harm_nobody() {
 
     gateway.speak(group.gateway(0));
     server.speak(group.server());
-    log.heard(&group);
+    heard(&group, &log);
     let stalled = [gateway.stall(), server.stall()];
-    log.heard(&group);
+    heard(&group, &log);
     let half_open = [gateway.half_open(), server.half_open()];
-    log.heard(&group);
+    heard(&group, &log);
     // Among a thousand that lead nowhere a new one is let in.
     group.agent(0).restart();
-    log.heard(&group);
+    heard(&group, &log);
     let harmed = group.server().events_since(mark).into_iter().find(|event| event.text.contains("gateway gw1.test"));
     assert_eq!(harmed, None, "what one agent says is nothing that its gateway is blamed for");
 
     drop((stalled, half_open));
-    log.heard(&group);
+    heard(&group, &log);
     for (index, before) in before.into_iter().enumerate() {
         let daemon = if index == 0 { group.gateway(0) } else { group.server() };
         wait::until("descriptors come back", LIMIT, || (descriptors(daemon) <= before + 8).then_some(()));
         let grown = memory(daemon) - memory_before[index];
         assert!(grown < GROWTH, "{} grew by {grown} bytes", daemon.name());
     }
-    log.heard(&group);
+    heard(&group, &log);
 }

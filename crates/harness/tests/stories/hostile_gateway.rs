@@ -1,15 +1,12 @@
 //! A gateway with a good certificate that does what it likes with what passes through it. It can be silent; it cannot
 //! change, forge or replay what an agent or the server said.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags};
-use wardline_harness::group::{Builder, Group};
+use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer};
 use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::wait;
@@ -23,28 +20,6 @@ use wardline_secrets::signature::{KeyId, SigningKey, sha256};
 const LIMIT: Duration = Duration::from_secs(20);
 const GATEWAY: &str = "gateway gw1.test";
 const AGENT: &str = "agent agent1.test";
-
-/// A group whose gateway does not run yet, and whose agents follow a log.
-fn group(builder: Builder) -> (Group, File) {
-    let group = builder.pack("base", "").written().lay();
-    let path = group.folder().join("app.log");
-    let pack = format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {:?}\n", path.display().to_string());
-    group.write_pack("base", &pack);
-    (group, File::options().create(true).append(true).open(path).unwrap())
-}
-
-/// The texts of all events in the database.
-fn rows(group: &Group) -> Vec<String> {
-    group.sql("SELECT text FROM event ORDER BY number")
-}
-
-fn wait_rows(group: &Group, expected: &[&str]) {
-    wait::until(&format!("{expected:?} in the database"), LIMIT, || (rows(group) == expected).then_some(()));
-}
-
-fn key(group: &Group, path: &Path) -> SigningKey {
-    SigningKey::from_pem(&std::fs::read(path).unwrap(), GroupId(group.id().into_bytes())).unwrap()
-}
 
 /// The hostile gateway.
 struct Between {
@@ -144,8 +119,8 @@ fn flipped(bytes: &Bytes) -> Bytes {
 
 #[test]
 fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
-    let (mut group, mut log) = group(Group::builder().agents(2).direct(1));
-    let own = key(&group, &group.folder().join("gw1.test/state/test/identity.key"));
+    let (mut group, log) = Group::builder().agents(2).direct(1).written().lay_with_log();
+    let own = group.key("gw1.test", "identity");
     group.server().start();
     let mut gateway = Between::new(&mut group);
     group.agent(0).start();
@@ -154,13 +129,13 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
     // Unchanged, everything passes.
     let (old_position, _) = gateway.open();
     group.agent(0).wait_event(40005);
-    writeln!(log, "one").unwrap();
+    log.say("one");
     let one = gateway.batch();
     gateway.pass(one.clone());
-    assert_eq!(rows(&group), ["one"]);
+    assert_eq!(group.all_texts(), ["one"]);
 
     // Changed or forged, nothing does; the agent sends again what it has signed.
-    writeln!(log, "two").unwrap();
+    log.say("two");
     let two = gateway.batch();
     let (first, second) = (decode::<Batch>(&one).unwrap(), decode::<Batch>(&two).unwrap());
     let header: BatchHeader = decode(&second.header).unwrap();
@@ -185,7 +160,7 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
         let mark = group.server().mark();
         gateway.up(Kind::Batch, encode(&batch));
         group.server().wait_event_since(mark, 40011);
-        assert_eq!(rows(&group), ["one"], "{what}");
+        assert_eq!(group.all_texts(), ["one"], "{what}");
         gateway.open();
         assert_eq!(gateway.batch(), two, "{what}: sent again as it is");
     }
@@ -206,7 +181,7 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
 
     // Again, and again later: acknowledged, with no second effect. Old positions move nothing back.
     gateway.pass(two.clone());
-    assert_eq!(rows(&group), ["one", "two"]);
+    assert_eq!(group.all_texts(), ["one", "two"]);
     for batch in [&one, &two, &one] {
         gateway.pass(batch.clone());
     }
@@ -215,7 +190,7 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
     gateway.above.wait_for(Kind::Answer, route);
     gateway.pass(one.clone());
     gateway.pass(two.clone());
-    assert_eq!(rows(&group), ["one", "two"]);
+    assert_eq!(group.all_texts(), ["one", "two"]);
 
     // What one agent said is nothing that another says.
     let mark = group.server().mark();
@@ -227,9 +202,9 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
 
     // In another order, or with one left out.
     gateway.open();
-    writeln!(log, "three").unwrap();
+    log.say("three");
     let three = gateway.batch();
-    writeln!(log, "four").unwrap();
+    log.say("four");
     let four = gateway.batch();
     for order in [vec![&four, &three], vec![&four]] {
         let mark = group.server().mark();
@@ -239,11 +214,11 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
         group.server().wait_event_since(mark, 40012);
         gateway.open();
         assert_eq!((gateway.batch(), gateway.batch()), (three.clone(), four.clone()));
-        assert_eq!(rows(&group), ["one", "two"]);
+        assert_eq!(group.all_texts(), ["one", "two"]);
     }
     gateway.pass(three);
     gateway.pass(four);
-    assert_eq!(rows(&group), ["one", "two", "three", "four"]);
+    assert_eq!(group.all_texts(), ["one", "two", "three", "four"]);
 
     // It speaks only for agents that it was given.
     for agent in ["agent3.test", "nobody.test", "srv1.test", "gw1.test"] {
@@ -256,18 +231,18 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
     // The real gateway takes its place again; nothing is there twice.
     drop(gateway);
     group.gateway(0).start();
-    writeln!(log, "five").unwrap();
-    wait_rows(&group, &["one", "two", "three", "four", "five"]);
+    log.say("five");
+    group.wait_texts(&["one", "two", "three", "four", "five"]);
 }
 
 #[test]
 fn a_forged_acknowledgement_is_refused() {
-    let (mut group, mut log) = group(Group::builder());
+    let (mut group, log) = Group::builder().written().lay_with_log();
     let id = GroupId(group.id().into_bytes());
     let folder = group.folder().to_owned();
-    let own = key(&group, &folder.join("gw1.test/state/test/identity.key"));
+    let own = group.key("gw1.test", "identity");
     // Held by nobody but the server; here it signs what the server never would.
-    let duty = key(&group, &folder.join("srv1.test/state/test/duty.key"));
+    let duty = group.key("srv1.test", "duty");
     let duty_pem = std::fs::read(folder.join("srv1.test/state/test/duty.key")).unwrap();
     let elsewhere = SigningKey::from_pem(&duty_pem, GroupId([7; 16])).unwrap();
     let other = Authority::new("other").duty("srv1.test");
@@ -284,11 +259,11 @@ fn a_forged_acknowledgement_is_refused() {
     group.agent(0).start();
     gateway.meet();
     let (_, old_answer) = gateway.open();
-    writeln!(log, "one").unwrap();
+    log.say("one");
     let one = gateway.batch();
     let old_ack = gateway.pass(one);
     wait::until("an empty queue", LIMIT, || waiting().is_empty().then_some(()));
-    writeln!(log, "two").unwrap();
+    log.say("two");
     let two = gateway.batch();
     let header = decode::<Batch>(&two).unwrap().header;
     let place: BatchHeader = decode(&header).unwrap();
@@ -361,11 +336,11 @@ fn a_forged_acknowledgement_is_refused() {
         gateway.meet_again();
         assert_eq!(waiting(), [last], "{what}");
     }
-    assert_eq!(rows(&group), ["one"]);
+    assert_eq!(group.all_texts(), ["one"]);
 
     // The honest way again: what was withheld arrives once, and only now leaves the queue.
     drop(gateway);
     group.gateway(0).start();
-    wait_rows(&group, &["one", "two"]);
+    group.wait_texts(&["one", "two"]);
     wait::until("an empty queue", LIMIT, || waiting().is_empty().then_some(()));
 }

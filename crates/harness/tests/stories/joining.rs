@@ -3,38 +3,16 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Output;
 use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use rusqlite::Connection;
 use serde_json::Value;
 use wardline_harness::group::Group;
-use wardline_harness::{Daemon, hostile, wait};
+use wardline_harness::program::{fails, said, succeeds};
+use wardline_harness::{Daemon, scratch, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn json(group: &Group, arguments: &[&str]) -> Value {
-    let output = group.wardline(&[&["-o", "json"], arguments].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// What `--parent` takes.
-fn parent(daemon: &Daemon) -> String {
-    format!("{}={}", daemon.name(), hostile::listen(daemon))
-}
-
-/// The files in a folder and below it.
-fn files(folder: &Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
-}
 
 #[test]
 fn a_host_joins_in_one_line_through_two_gateways() {
@@ -44,21 +22,15 @@ fn a_host_joins_in_one_line_through_two_gateways() {
     group.gateway(1).wait_event(40004);
     let mut host = group.newcomer("late.test");
     let token = group.token(&["--role", "agent", "--name", "late.test", "--via", "gw2.test"]);
-    let output = host.join(&parent(group.gateway(1)), &token);
-    assert!(output.status.success(), "{}", said(&output));
+    succeeds(&host.join(&group.gateway(1).parent(), &token));
     host.start();
     host.wait_event(40005);
     let joined = group.server().wait_event(40061);
     assert!(joined.text.contains("late.test"), "{}", joined.text);
 
     // Each hop is measured by both of its ends, and they agree.
-    let topology = wait::until("three hops measured by both ends", LIMIT, || {
-        let topology = json(&group, &["topology"]);
-        let hops = topology["hops"].as_array().unwrap();
-        (hops.len() == 3 && hops.iter().all(|hop| hop["agree"] == true)).then_some(topology)
-    });
     let between = |hop: &Value| [hop["from"].as_str().unwrap().to_owned(), hop["to"].as_str().unwrap().to_owned()];
-    let mut hops: Vec<_> = topology["hops"].as_array().unwrap().iter().map(between).collect();
+    let mut hops: Vec<_> = group.hops(3).iter().map(between).collect();
     hops.sort();
     assert_eq!(hops, [["gw1.test", "srv1.test"], ["gw2.test", "gw1.test"], ["late.test", "gw2.test"]]);
 }
@@ -68,12 +40,10 @@ fn a_used_expired_or_foreign_token_is_refused() {
     let mut group = Group::builder().agents(0).lay();
     group.start();
     group.gateway(0).wait_event(40004);
-    let by = parent(group.gateway(0));
+    let by = group.gateway(0).parent();
     let refused = |token: &Path, host: &Daemon, words: &str| {
-        let output = host.join(&by, token);
-        assert!(!output.status.success(), "{words}: {}", said(&output));
-        assert!(said(&output).contains(words), "{words}: {}", said(&output));
-        let left: Vec<_> = files(host.state().parent().unwrap());
+        fails(&host.join(&by, token), words);
+        let left = scratch::files(host.state().parent().unwrap());
         let keys = left.iter().filter(|path| path.extension().is_some_and(|end| end == "key" || end == "pem"));
         assert_eq!(keys.count(), 0, "{words}: a join that failed leaves nothing: {left:?}");
     };
@@ -83,8 +53,7 @@ fn a_used_expired_or_foreign_token_is_refused() {
     let first = group.newcomer("first.test");
     // The control: it is good, once; and again for the one who has used it.
     for _ in 0..2 {
-        let output = first.join(&by, &once);
-        assert!(output.status.success(), "{}", said(&output));
+        succeeds(&first.join(&by, &once));
     }
     refused(&once, &group.newcomer("second.test"), "used as often as it may be");
 
@@ -94,10 +63,9 @@ fn a_used_expired_or_foreign_token_is_refused() {
     refused(&token(&["--role", "agent", "--name", "first.test"]), &group.newcomer("first.test"), "has this name");
 
     let revoked = token(&["--role", "agent", "--name", "web3.test"]);
-    let list = json(&group, &["token", "list"]);
+    let list = group.json(&["token", "list"]);
     let id = list.as_array().unwrap().iter().find(|token| token["name"] == "web3.test").unwrap()["id"].clone();
-    let output = group.wardline(&["token", "revoke", id.as_str().unwrap()]);
-    assert!(output.status.success(), "{}", said(&output));
+    group.done(&["token", "revoke", id.as_str().unwrap()]);
     refused(&revoked, &group.newcomer("web3.test"), "revoked");
 
     let short = token(&["--role", "agent", "--name", "*", "--uses", "100", "--expires", "1s"]);
@@ -133,8 +101,7 @@ fn a_removed_host_is_cut_off_and_its_name_inherits_nothing() {
     let mut group = Group::builder().start();
     group.agent(0).wait_event(40005);
     let (server, agent) = (group.server().mark(), group.agent(0).mark());
-    let output = group.wardline(&["agent", "remove", "agent1.test"]);
-    assert!(output.status.success(), "{}", said(&output));
+    group.done(&["agent", "remove", "agent1.test"]);
     group.agent(0).wait_event_since(agent, 20070);
     group.server().wait_event_since(server, 40064);
     // It knocks again, with a certificate that is still valid, and is not known.
@@ -142,7 +109,7 @@ fn a_removed_host_is_cut_off_and_its_name_inherits_nothing() {
 
     let heir = group.newcomer("agent1.test");
     let token = group.token(&["--role", "agent", "--name", "agent1.test", "--via", "gw1.test"]);
-    let output = heir.join(&parent(group.gateway(0)), &token);
+    let output = heir.join(&group.gateway(0).parent(), &token);
     assert!(output.status.success(), "{}", said(&output));
     group.agent(0).stop();
     let mut heir = heir;
@@ -157,12 +124,10 @@ fn a_removed_host_is_cut_off_and_its_name_inherits_nothing() {
     assert_eq!(delivering, None);
     // Nor does it come back with a token: whoever had copied its identity key would come back with it.
     group.agent(0).stop();
-    let output = group.wardline(&["agent", "remove", "agent1.test"]);
-    assert!(output.status.success(), "{}", said(&output));
+    group.done(&["agent", "remove", "agent1.test"]);
     let token = group.token(&["--role", "agent", "--name", "agent1.test", "--via", "gw1.test"]);
-    let by = parent(group.gateway(0));
-    let output = group.agent(0).join(&by, &token);
-    assert!(!output.status.success() && said(&output).contains("was removed"), "{}", said(&output));
+    let by = group.gateway(0).parent();
+    fails(&group.agent(0).join(&by, &token), "was removed");
 }
 
 #[test]
@@ -209,7 +174,7 @@ fn private_files_are_private_whatever_the_umask() {
     group.agent(0).wait_event(40005);
     for name in ["srv1.test", "gw1.test", "agent1.test"] {
         let state = group.folder().join(name).join("state");
-        let found = files(&state);
+        let found = scratch::files(&state);
         let open: Vec<_> = found
             .iter()
             .filter(|path| !path.extension().is_some_and(|end| end == "pem" || end == "toml"))

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use wardline_harness::Daemon;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{self, Log, Tally};
+use wardline_harness::log::pack;
 use wardline_harness::random::{Random, seeds};
 use wardline_harness::wait;
 
@@ -22,11 +22,6 @@ const LOG_SEED: u64 = 11;
 const BURST: u64 = 2500;
 /// So few kills say nothing, and so many are as many as the disk has room for lines.
 const KILLS: RangeInclusive<u64> = 40..=600;
-
-/// A pack that follows one file.
-pub fn follow(log: &Path) -> String {
-    format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {:?}\n", log.display().to_string())
-}
 
 /// How many lines are in the database, from all agents together.
 pub fn stored(group: &Group) -> u64 {
@@ -79,7 +74,7 @@ fn hold_database(group: &mut Group, log: &mut Log) -> (Connection, usize) {
 fn killing_any_process_loses_and_doubles_nothing() {
     let mut group = Group::builder().agents(2).pack("base", "").lay();
     let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
-    group.write_pack("base", &follow(log.path()));
+    group.write_pack("base", &pack("base", log.path()));
     group.start();
 
     let (mut killed, mut locked) = (BTreeMap::new(), 0);

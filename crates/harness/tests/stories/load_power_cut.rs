@@ -7,10 +7,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 use wardline_harness::group::Group;
 use wardline_harness::ids::Log;
+use wardline_harness::log::pack;
 use wardline_harness::random::{Random, seeds};
 use wardline_harness::{Daemon, PowerCut, wait};
 
-use crate::load_kills::{assert_each_line_once, follow, stored, wait_for_the_last_line};
+use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const LOG_SEED: u64 = 12;
@@ -42,7 +43,7 @@ fn a_power_cut_loses_nothing_acknowledged() {
         .pack("base", "")
         .lay();
     let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
-    group.write_pack("base", &follow(log.path()));
+    group.write_pack("base", &pack("base", log.path()));
     // Keys were made long ago.
     disks.iter().for_each(PowerCut::settle);
     group.start();

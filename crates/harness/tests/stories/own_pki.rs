@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
 use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer, Speech};
 use wardline_harness::pki::Credential;
+use wardline_harness::program::{fails, succeeds};
 use wardline_harness::{Daemon, program, wait};
 use wardline_proto::Kind;
 use wardline_proto::frame::Message;
@@ -21,21 +21,6 @@ const PLACE: &str = "/etc/wardline/pki";
 /// What the page has issued.
 const NAMES: &str = "subjectAltName=DNS:NAME,URI:urn:wardline:ROLE";
 const USAGES: &str = "extendedKeyUsage=serverAuth,clientAuth";
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    assert!(output.status.success(), "{}", said(output));
-    said(output)
-}
-
-/// What `--parent` takes.
-fn parent(daemon: &Daemon) -> String {
-    format!("{}={}", daemon.name(), hostile::listen(daemon))
-}
 
 /// A section of the page.
 #[track_caller]
@@ -154,26 +139,9 @@ fn good(name: &str, role: &str) -> String {
     format!("{}\n{USAGES}\n", NAMES.replace("NAME", name).replace("ROLE", role))
 }
 
-/// The certificates that the ends of all hops have shown, once both ends of so many have measured them.
-#[track_caller]
-fn certificates(group: &Group, hops: usize) -> Vec<String> {
-    wait::until("all hops measured by both ends", LIMIT, || {
-        let output = group.wardline(&["-o", "json", "topology"]);
-        let topology: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let found = topology["hops"].as_array()?;
-        let measured = found.len() == hops && found.iter().all(|hop| hop["agree"] == true);
-        let ends = found.iter().flat_map(|hop| hop["ends"].as_array().into_iter().flatten());
-        measured.then(|| ends.map(|end| end["peer_certificate"].as_str().unwrap().to_owned()).collect())
-    })
-}
-
 #[test]
 fn own_pki_replaces_the_built_in_ca() {
-    let mut group = Group::builder().tapped().pack("base", "").lay();
-    let log = group.folder().join("app.log");
-    let text = format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = \"{}\"\n", log.display());
-    group.write_pack("base", &text);
-    fs::write(&log, "").unwrap();
+    let (mut group, log) = Group::builder().tapped().lay_with_log();
     group.start();
     group.agent(0).wait_event(40005);
     let company = Company::new(group.folder(), "company");
@@ -190,7 +158,7 @@ fn own_pki_replaces_the_built_in_ca() {
     let taken = group.server().wait_event(40099);
     assert!(taken.text.contains("CN=Example Channel CA,O=Example"), "{}", taken.text);
     group.agent(0).wait_event_since(mark, 40005);
-    let shown = succeeds(&group.wardline(&["keys", "log", "show"]));
+    let shown = group.done(&["keys", "log", "show"]);
     assert!(shown.contains("channel certificates come from CN=Example Channel CA,O=Example"), "{shown}");
 
     // Then the hosts are.
@@ -204,18 +172,15 @@ fn own_pki_replaces_the_built_in_ca() {
     ["gw1.test", "agent1.test"].into_iter().for_each(|name| group.tap(name).cut());
     let issued = ["agent1.test", "gw1.test", "srv1.test"].map(|name| company.fingerprint(name));
     wait::until("every end shows what the company has issued", LIMIT, || {
-        certificates(&group, 2).iter().all(|shown| issued.contains(shown)).then_some(())
+        group.certificates(2).iter().all(|shown| issued.contains(shown)).then_some(())
     });
-    fs::write(&log, "a line\n").unwrap();
-    wait::until("the line is in the database", LIMIT, || {
-        (group.event_texts("agent1.test") == ["a line"]).then_some(())
-    });
+    log.say("a line");
+    group.wait_texts(&["a line"]);
 
     // A new host joins by the page's command, behind the gateway. Without a certificate it does not.
     let token = group.token(&["--role", "agent", "--name", "late.test", "--via", "gw1.test"]);
-    let (mut late, by) = (group.newcomer("late.test"), parent(group.gateway(0)));
-    let output = late.join(&by, &token);
-    assert!(!output.status.success() && said(&output).contains("the company's own PKI here"), "{}", said(&output));
+    let (mut late, by) = (group.newcomer("late.test"), group.gateway(0).parent());
+    fails(&late.join(&by, &token), "the company's own PKI here");
     company.issue("late.test", "agent");
     company.put("late.test");
     let agent = format!("{} join --config {}", program::find("wardline-agent").display(), late.config().display());
@@ -236,8 +201,7 @@ fn own_pki_replaces_the_built_in_ca() {
     company.issue("late.test", "agent");
     let [certificate, key] = ["pem", "key"].map(|end| company.folder.join(format!("late.test.{end}")));
     let own = ["--certificate", certificate.to_str().unwrap(), "--key", key.to_str().unwrap()];
-    let output = thief.join_with(&by, &token, &own);
-    assert!(!output.status.success() && said(&output).contains("another host has this name"), "{}", said(&output));
+    fails(&thief.join_with(&by, &token, &own), "another host has this name");
     // Nor does it open a session, where that member may come.
     company.issue("gw1.test", "gateway");
     let issued_to_thief = |end: &str| fs::read_to_string(company.folder.join(format!("gw1.test.{end}"))).unwrap();
@@ -276,7 +240,7 @@ fn own_pki_replaces_the_built_in_ca() {
     let (well, shown) = group.agent(0).doctor(None);
     assert!(well && shown.contains("agent1.test.pem, is the one in use"), "{shown}");
     group.tap("agent1.test").cut();
-    wait::until("the gateway sees the new one", LIMIT, || certificates(&group, 3).contains(&now).then_some(()));
+    wait::until("the gateway sees the new one", LIMIT, || group.certificates(3).contains(&now).then_some(()));
 
     // So is the server's own.
     let mark = group.server().mark();
@@ -285,9 +249,9 @@ fn own_pki_replaces_the_built_in_ca() {
     group.server().wait_event_since(mark, 20053);
     let now = company.fingerprint("srv1.test");
     group.tap("gw1.test").cut();
-    wait::until("the gateway sees the server's", LIMIT, || certificates(&group, 3).contains(&now).then_some(()));
-    fs::write(&log, "a line\nanother\n").unwrap();
-    wait::until("lines go on", LIMIT, || (group.event_texts("agent1.test") == ["a line", "another"]).then_some(()));
+    wait::until("the gateway sees the server's", LIMIT, || group.certificates(3).contains(&now).then_some(()));
+    log.say("another");
+    group.wait_texts(&["a line", "another"]);
     assert_eq!(group.agent(0).pid(), pid);
 }
 
@@ -354,15 +318,14 @@ fn a_certificate_of_own_pki_that_misses_a_need_is_refused_and_nothing_is_used_up
     group.server().start();
 
     // The server tells a host what it misses. The token is good for one, and stays good.
-    let (name, by) = ("web1.test", parent(group.server()));
+    let (name, by) = ("web1.test", group.server().parent());
     let token = group.token(&["--role", "agent", "--name", name]);
     let host = group.newcomer(name);
     let [certificate, key] =
         ["pem", "key"].map(|end| company.folder.join(format!("{name}.{end}")).display().to_string());
     let join = || host.join_with(&by, &token, &["--certificate", &certificate, "--key", &key]);
     let refused = |words: &str| {
-        let output = join();
-        assert!(!output.status.success() && said(&output).contains(words), "{words}: {}", said(&output));
+        fails(&join(), words);
         let keys = |path: &Path| fs::read_dir(path).into_iter().flatten().count();
         assert_eq!(keys(host.state().parent().unwrap()), 1, "{words}: only the lock is left");
     };
@@ -403,8 +366,7 @@ fn a_certificate_of_own_pki_that_misses_a_need_is_refused_and_nothing_is_used_up
 
     // The control: the right one is let in, by the same token.
     company.page("The certificate", name, "agent");
-    let output = join();
-    succeeds(&output);
+    succeeds(&join());
     let used = group.sql::<i64>("SELECT used FROM token");
     assert_eq!(used, [1]);
     let mut host = host;
@@ -437,7 +399,7 @@ fn a_certificate_of_own_pki_that_misses_a_need_is_refused_and_nothing_is_used_up
     let pin = group.authority().pin();
     let arguments = ["--parent", &by, "--pin", &pin, "--certificate", &certificate, "--key", &key];
     let mut asking = Asking::new("wardline-agent", &late.config(), &arguments);
-    succeeds(&group.wardline(&["agent", "approve", "late.test", &asking.code()]));
+    group.done(&["agent", "approve", "late.test", &asking.code()]);
     let (status, shown) = asking.ended();
     assert!(status.success(), "{shown}");
     late.start();

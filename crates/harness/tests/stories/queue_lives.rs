@@ -1,48 +1,32 @@
 //! An agent's queue is wiped, rolled back with its host, copied: the server notices, says so, and goes on without a
 //! hand, with nothing doubled and nothing lost that was found afterwards.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wardline_harness::group::{Group, sql};
-use wardline_harness::{Daemon, program, wait};
+use wardline_harness::program::succeeds;
+use wardline_harness::{Daemon, Log, program, scratch, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running group whose agent follows a log.
 struct Watched {
     group: Group,
-    log: PathBuf,
+    log: Log,
 }
 
 impl Watched {
     fn new() -> Self {
-        let mut group = Group::builder().pack("base", "").lay();
-        let log = group.folder().join("app.log");
-        let shown = log.display().to_string();
-        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
-        File::create(&log).unwrap();
+        let (mut group, log) = Group::builder().lay_with_log();
         group.start();
         Self { group, log }
     }
 
     fn agent(&mut self) -> &mut Daemon {
         self.group.agent(0)
-    }
-
-    fn write(&self, line: &str) {
-        let mut log = File::options().append(true).open(&self.log).unwrap();
-        writeln!(log, "{line}").unwrap();
-    }
-
-    /// Waits until the database holds exactly these events.
-    #[track_caller]
-    fn arrived(&self, expected: &[&str]) {
-        let rows = || self.group.sql::<String>("SELECT text FROM event ORDER BY number");
-        wait::until(&format!("{expected:?}"), LIMIT, || (rows() == expected).then_some(()));
     }
 
     /// The files that the agent's queue consists of.
@@ -60,47 +44,41 @@ impl Watched {
     /// Of a stopped agent's host: its queue, and the log that it follows.
     fn snapshot(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = self.queue();
-        files.push(self.log.clone());
+        files.push(self.log.path().to_owned());
         files.into_iter().map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
     }
 
     fn restore(&mut self, snapshot: &[(PathBuf, Vec<u8>)]) {
         self.wipe();
         for (path, bytes) in snapshot {
-            fs::write(path, bytes).unwrap();
-            private(path);
+            scratch::write(path, bytes, 0o600);
         }
     }
-}
-
-fn private(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 #[test]
 fn a_wiped_queue_is_not_taken_for_repeats() {
     let mut watched = Watched::new();
-    watched.write("one");
-    watched.write("two");
-    watched.arrived(&["one", "two"]);
+    watched.log.say("one");
+    watched.log.say("two");
+    watched.group.wait_texts(&["one", "two"]);
     // The control: a queue that is only closed and opened again goes on where it was.
     let mark = watched.group.server().mark();
     watched.agent().restart();
-    watched.write("three");
-    watched.arrived(&["one", "two", "three"]);
+    watched.log.say("three");
+    watched.group.wait_texts(&["one", "two", "three"]);
     let noticed = watched.group.server().events_since(mark).into_iter().find(|event| event.number == 40014);
     assert_eq!(noticed, None);
 
     watched.agent().stop();
     watched.wipe();
     // With the queue the place in the log is gone; the log begins anew here.
-    File::create(&watched.log).unwrap();
+    watched.log.clear();
     watched.agent().start();
     // The numbers are those of entries that the server has, the entries are not.
-    watched.write("four");
-    watched.write("five");
-    watched.arrived(&["one", "two", "three", "four", "five"]);
+    watched.log.say("four");
+    watched.log.say("five");
+    watched.group.wait_texts(&["one", "two", "three", "four", "five"]);
     watched.group.server().wait_event_since(mark, 40014);
     assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM stream WHERE state = 0"), [1]);
 }
@@ -108,20 +86,20 @@ fn a_wiped_queue_is_not_taken_for_repeats() {
 #[test]
 fn a_snapshot_rolled_back_is_noticed() {
     let mut watched = Watched::new();
-    watched.write("one");
-    watched.arrived(&["one"]);
+    watched.log.say("one");
+    watched.group.wait_texts(&["one"]);
     // Something waits in the snapshot, numbered but in no batch yet.
     watched.group.gateway(0).stop();
-    watched.write("two");
+    watched.log.say("two");
     let queue = watched.agent().state().join("queue.db");
     wait::until("it waits", LIMIT, || (sql::<i64>(&queue, "SELECT count(*) FROM open") == [1]).then_some(()));
     watched.agent().stop();
     let snapshot = watched.snapshot();
     watched.group.gateway(0).start();
     watched.agent().start();
-    watched.write("three");
-    watched.write("four");
-    watched.arrived(&["one", "two", "three", "four"]);
+    watched.log.say("three");
+    watched.log.say("four");
+    watched.group.wait_texts(&["one", "two", "three", "four"]);
     // The control: what waited when the agent was stopped came once, and nothing was counted.
     assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
     watched.agent().stop();
@@ -131,11 +109,10 @@ fn a_snapshot_rolled_back_is_noticed() {
     watched.agent().start();
     watched.agent().wait_event(40013);
     watched.group.server().wait_event_since(mark, 40014);
-    watched.write("five");
-    watched.arrived(&["one", "two", "three", "four", "five"]);
+    watched.log.say("five");
+    watched.group.wait_texts(&["one", "two", "three", "four", "five"]);
     // What waited in the snapshot may have come: it is counted, and not told again.
-    let output = watched.group.wardline(&["-o", "json", "gap", "list"]);
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shown = watched.group.json(&["gap", "list"]);
     let gaps = shown.as_array().unwrap();
     assert_eq!(gaps.len(), 1, "{shown}");
     assert_eq!((&gaps[0]["reason"], &gaps[0]["events"]), (&"queue-rolled-back".into(), &1.into()), "{shown}");
@@ -144,8 +121,8 @@ fn a_snapshot_rolled_back_is_noticed() {
 #[test]
 fn two_copies_of_an_agent_are_held() {
     let mut watched = Watched::new();
-    watched.write("one");
-    watched.arrived(&["one"]);
+    watched.log.say("one");
+    watched.group.wait_texts(&["one"]);
     watched.agent().stop();
     let snapshot = watched.snapshot();
     // Two queues that grew from one take turns. The first change is a roll-back, which goes on by itself.
@@ -155,9 +132,9 @@ fn two_copies_of_an_agent_are_held() {
     for turn in 0..6 {
         watched.restore(&lives[turn % 2]);
         watched.agent().start();
-        watched.write(&format!("turn {turn}"));
+        watched.log.say(format!("turn {turn}"));
         wait::until("the turn is over", LIMIT, || {
-            let rows = watched.group.sql::<String>("SELECT text FROM event ORDER BY number");
+            let rows = watched.group.all_texts();
             held = watched.group.sql::<i64>("SELECT held FROM agent") == [1];
             (held || rows.contains(&format!("turn {turn}"))).then_some(())
         });
@@ -173,10 +150,10 @@ fn two_copies_of_an_agent_are_held() {
 
     // Nothing is stored while they are held; what is found is kept, and comes when an operator lets one go on.
     let before = watched.group.sql::<i64>("SELECT count(*) FROM event");
-    watched.write("kept");
+    watched.log.say("kept");
     let released = watched.group.wardline(&["agent", "release", "agent1.test"]);
     assert_eq!(before, watched.group.sql::<i64>("SELECT count(*) FROM event"));
-    assert!(released.status.success(), "{}", String::from_utf8_lossy(&released.stderr));
+    succeeds(&released);
     wait::until("what was kept", LIMIT, || {
         (watched.group.sql::<i64>("SELECT count(*) FROM event WHERE text = 'kept'") == [1]).then_some(())
     });
@@ -200,6 +177,6 @@ fn a_second_daemon_on_one_state_folder_is_refused() {
         assert!(text.contains(" critical 40003 "), "{name}: {text}");
     }
     // The first ones go on.
-    watched.write("one");
-    watched.arrived(&["one"]);
+    watched.log.say("one");
+    watched.group.wait_texts(&["one"]);
 }

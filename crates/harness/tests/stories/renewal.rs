@@ -1,15 +1,12 @@
 //! Channel certificates are renewed while everything runs, and a host that was away for longer than its certificate was
 //! valid comes home by itself, with its identity key and nothing else.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
 use wardline_harness::daemon::Event;
 use wardline_harness::group::{Builder, Group};
-use wardline_harness::wait;
+use wardline_harness::{Log, wait};
 use wardline_proto::GroupId;
 use wardline_secrets::signature::SigningKey;
 
@@ -19,47 +16,24 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A running group whose agent follows a log.
 struct Watched {
     group: Group,
-    log: PathBuf,
-    written: Vec<String>,
+    log: Log,
 }
 
 impl Watched {
     fn new(builder: Builder) -> Self {
-        let mut group = builder.pack("base", "").lay();
-        let log = group.folder().join("app.log");
-        let shown = log.display().to_string();
-        group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
-        File::create(&log).unwrap();
+        let (mut group, log) = builder.lay_with_log();
         group.start();
-        Self { group, log, written: Vec::new() }
+        Self { group, log }
     }
 
-    fn write(&mut self) {
-        let line = format!("line {}", self.written.len());
-        writeln!(File::options().append(true).open(&self.log).unwrap(), "{line}").unwrap();
-        self.written.push(line);
+    fn write(&self) {
+        self.log.go_on(1);
     }
 
     /// Waits until the database holds every line once.
     #[track_caller]
     fn arrived(&self) {
-        wait::until("every line once", LIMIT, || (self.group.event_texts("agent1.test") == self.written).then_some(()));
-    }
-
-    /// The certificates with which each end proved itself on both hops, once both ends have measured both.
-    #[track_caller]
-    fn certificates(&self) -> Vec<String> {
-        wait::until("two hops measured by both ends", LIMIT, || {
-            let output = self.group.wardline(&["-o", "json", "topology"]);
-            let topology: Value = serde_json::from_slice(&output.stdout).ok()?;
-            let hops = topology["hops"].as_array()?;
-            let measured = hops.len() == 2 && hops.iter().all(|hop| hop["agree"] == true);
-            let ends = hops.iter().flat_map(|hop| hop["ends"].as_array().into_iter().flatten());
-            let shown = |end: &Value| format!("{} sees {}", end["reporter"], end["peer_certificate"]);
-            let mut shown: Vec<_> = ends.map(shown).collect();
-            shown.sort();
-            measured.then_some(shown)
-        })
+        self.group.wait_texts(&self.log.lines());
     }
 }
 
@@ -68,7 +42,7 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     let mut watched = Watched::new(Group::builder().tapped().channel_lifetime("12s"));
     watched.write();
     watched.arrived();
-    let old = watched.certificates();
+    let old = watched.group.certificates(2);
     let Watched { group, .. } = &mut watched;
     let processes = |group: &mut Group| [group.server().pid(), group.gateway(0).pid(), group.agent(0).pid()];
     let before = processes(group);
@@ -92,14 +66,14 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     let Watched { group, .. } = &mut watched;
     let events = [group.agent(0).events_since(marks[0]), group.gateway(0).events_since(marks[1])].concat();
     assert!(events.iter().all(|event| event.number != 20070), "{events:?}");
-    assert_eq!(watched.certificates(), old);
+    assert_eq!(watched.group.certificates(2), old);
 
     // New ones show the new certificates, at all four ends.
     watched.group.tap("gw1.test").cut();
     watched.group.tap("agent1.test").cut();
     wait::until("new certificates at every end", LIMIT, || {
         watched.write();
-        watched.certificates().iter().all(|shown| !old.contains(shown)).then_some(())
+        watched.group.certificates(2).iter().all(|shown| !old.contains(shown)).then_some(())
     });
     watched.write();
     watched.arrived();

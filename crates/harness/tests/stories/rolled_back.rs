@@ -1,37 +1,34 @@
 //! Whoever puts the server's log back, or another in its place, is found out by the agents and by the server. Who restores
 //! it on purpose says so, and everything goes on.
 
-use std::fs::{self, File, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use wardline_harness::daemon::Event;
 use wardline_harness::group::Group;
-use wardline_harness::{Daemon, program, wait};
+use wardline_harness::program::{fails, succeeds};
+use wardline_harness::{Daemon, Log, program, scratch, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// What an agent keeps of its configuration and of the log.
 const KEPT: [&str; 3] = ["OpsMgrConnector.Config.xml", "OpsMgrConnector.Config.xml.sig", "head"];
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
 /// A group whose agent runs what the server tells it.
 struct Estate {
     group: Group,
+    log: Log,
     lines: Vec<String>,
 }
 
 impl Estate {
     fn new() -> Self {
         let mut group = Group::builder().lay();
-        File::create(group.folder().join("app.log")).unwrap();
+        let log = Log::create(group.folder(), "app");
         group.start();
-        let estate = Self { group, lines: Vec::new() };
+        let estate = Self { group, log, lines: Vec::new() };
         estate.apply("first");
         estate
     }
@@ -40,21 +37,11 @@ impl Estate {
         self.group.agent(0)
     }
 
-    /// Runs the command line; it must succeed.
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.group.wardline(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-        said(&output)
-    }
-
     /// Applies the pack in another form.
     fn apply(&self, form: &str) {
-        let (log, file) = (self.group.folder().join("app.log"), self.group.folder().join("pack.toml"));
-        let log = log.display().to_string();
-        let text = format!("# {form}\n[pack]\nname = \"app\"\n[[log]]\nname = \"app\"\npath = {log:?}\n");
-        fs::write(&file, text).unwrap();
-        self.done(&["pack", "apply", &file.display().to_string()]);
+        let file = self.group.folder().join("pack.toml");
+        fs::write(&file, format!("# {form}\n{}", self.log.pack("app"))).unwrap();
+        self.group.done(&["pack", "apply", &file.display().to_string()]);
     }
 
     /// Applies the pack in another form; the agent runs it.
@@ -82,9 +69,9 @@ impl Estate {
     #[track_caller]
     fn line(&mut self) {
         let line = format!("line {}", self.lines.len());
-        writeln!(File::options().append(true).open(self.group.folder().join("app.log")).unwrap(), "{line}").unwrap();
+        self.log.say(&line);
         self.lines.push(line);
-        wait::until("every line once", LIMIT, || (self.group.event_texts("agent1.test") == self.lines).then_some(()));
+        self.group.wait_texts(&self.lines);
     }
 
     fn database(&self) -> [PathBuf; 3] {
@@ -98,7 +85,7 @@ impl Estate {
 
     /// The alerts about the log that are open.
     fn alerts(&self) -> usize {
-        self.done(&["alert", "list"]).matches("knows a trust log").count()
+        self.group.done(&["alert", "list"]).matches("knows a trust log").count()
     }
 
     fn accept(&mut self, arguments: &[&str]) -> Output {
@@ -125,10 +112,7 @@ fn copy(files: impl IntoIterator<Item = PathBuf>) -> Copy {
 fn put(copy: &Copy) {
     for (path, content) in copy {
         match content {
-            Some(content) => {
-                fs::write(path, content).unwrap();
-                fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-            }
+            Some(content) => scratch::write(path, content, 0o600),
             None => drop(fs::remove_file(path)),
         }
     }
@@ -173,7 +157,7 @@ fn a_log_rolled_back_is_noticed_by_server_and_agent() {
     estate.group.server().stop();
     put(&backup.0);
     estate.refuses_to_start();
-    assert!(estate.done(&["explain", "40065"]).contains("accept-restore"));
+    assert!(estate.group.done(&["explain", "40065"]).contains("accept-restore"));
 
     // Database and head: it starts, and the agent knows better. It says so, applies nothing, and is heard.
     put(&backup.1);
@@ -201,15 +185,14 @@ fn a_log_rolled_back_is_noticed_by_server_and_agent() {
     assert_eq!(head.with_file_name("claimed").metadata().unwrap().mode() & 0o7777, 0o600);
 
     // On purpose: not beside a running server, and not without a word.
-    let refused = estate.accept(&["--yes"]);
-    assert!(!refused.status.success() && said(&refused).contains("40003"), "{}", said(&refused));
+    fails(&estate.accept(&["--yes"]), "40003");
     estate.group.server().stop();
-    let asked = estate.accept(&[]);
-    assert!(!asked.status.success() && said(&asked).contains("nothing was changed"), "{}", said(&asked));
+    fails(&estate.accept(&[]), "nothing was changed");
     let accepted = estate.accept(&["--yes"]);
-    assert!(accepted.status.success(), "{}", said(&accepted));
+    succeeds(&accepted);
+    let said = program::said(&accepted);
     for word in ["entries", "remove", "revoke", "40105"] {
-        assert!(said(&accepted).contains(word), "{word}: {}", said(&accepted));
+        assert!(said.contains(word), "{word}: {said}");
     }
     let mark = estate.agent().mark();
     estate.group.server().start();
@@ -221,9 +204,9 @@ fn a_log_rolled_back_is_noticed_by_server_and_agent() {
     assert_eq!(about_logs(&estate.agent().events_since(mark)), [40102]);
     assert_eq!(about_logs(&estate.group.server().events()), [0; 0]);
     assert_eq!(estate.alerts(), 0);
-    let closed = estate.done(&["alert", "list", "--all", "-o", "name"]);
-    assert!(estate.done(&["alert", "show", closed.trim()]).contains("accepted that the server was restored"));
-    let log = estate.done(&["keys", "log", "show"]);
+    let closed = estate.group.done(&["alert", "list", "--all", "-o", "name"]);
+    assert!(estate.group.done(&["alert", "show", closed.trim()]).contains("accepted that the server was restored"));
+    let log = estate.group.done(&["keys", "log", "show"]);
     assert!(log.contains("restored"), "{log}");
 
     // A second time, the database alone; what was taken in between is older than what comes then.
@@ -235,7 +218,8 @@ fn a_log_rolled_back_is_noticed_by_server_and_agent() {
     // As if power had failed before the new head was kept.
     put(&given_up);
     let again = estate.accept(&["--yes"]);
-    assert!(again.status.success() && said(&again).contains("nothing to accept"), "{}", said(&again));
+    succeeds(&again);
+    assert!(program::said(&again).contains("nothing to accept"), "{}", program::said(&again));
     estate.lines.truncate(1);
     let mark = estate.agent().mark();
     estate.group.server().start();

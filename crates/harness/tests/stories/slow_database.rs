@@ -8,10 +8,11 @@ use rusqlite::Connection;
 use rusqlite::types::FromSql;
 use wardline_harness::group::{Group, sql};
 use wardline_harness::ids::{self, Log};
+use wardline_harness::log::pack;
 use wardline_harness::tap::Way;
 use wardline_harness::wait;
 
-use crate::load_kills::{assert_each_line_once, follow, stored, wait_for_the_last_line};
+use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const LOG_SEED: u64 = 13;
@@ -44,7 +45,7 @@ fn a_slow_database_holds_agents_back_and_loses_nothing() {
     let mut group = Group::builder().tapped().pack("base", "").lay();
     let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
     let clock = "[[check]]\nname = \"clock\"\nprogram = [\"/bin/echo\", \"OK | v=1\"]\nevery = \"250ms\"\n";
-    group.write_pack("base", &format!("{}{clock}", follow(log.path())));
+    group.write_pack("base", &format!("{}{clock}", pack("base", log.path())));
     log.append(100);
     group.start();
     wait_for_the_last_line(&group, &mut log, LOG_SEED, 1);

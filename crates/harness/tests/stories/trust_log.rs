@@ -1,41 +1,18 @@
 //! Who is trusted is what the trust log says. Who can write into the server's database changes nothing by it, and is
 //! found out.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
-use std::process::Output;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
-use serde_json::Value;
 use wardline_harness::group::Group;
-use wardline_harness::{Daemon, hostile, wait};
+use wardline_harness::program::{fails, said, succeeds};
+use wardline_harness::{Daemon, hostile, scratch};
 use wardline_proto::{GroupId, Role};
 use wardline_secrets::signature::{SigningKey, sha256};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn json(group: &Group, arguments: &[&str]) -> Value {
-    let output = group.wardline(&[&["-o", "json"], arguments].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// What `--parent` takes.
-fn parent(daemon: &Daemon) -> String {
-    format!("{}={}", daemon.name(), hostile::listen(daemon))
-}
-
-fn write(path: &Path, bytes: &[u8]) {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).unwrap();
-    file.write_all(bytes).unwrap();
-}
 
 /// The database, written beside the server.
 fn database(group: &Group) -> Connection {
@@ -50,20 +27,15 @@ fn rebuilt(server: &Daemon) -> Vec<String> {
 
 #[test]
 fn rows_written_by_hand_are_refused_and_rebuilt() {
-    let mut group = Group::builder().agents(2).pack("base", "").lay();
-    let path = group.folder().join("app.log");
-    let shown = path.display().to_string();
-    group.write_pack("base", &format!("[pack]\nname = \"base\"\n[[log]]\nname = \"app\"\npath = {shown:?}\n"));
-    let mut log = File::create(path).unwrap();
+    let (mut group, log) = Group::builder().agents(2).lay_with_log();
     group.start();
     group.agent(0).wait_event(40005);
     group.agent(1).wait_event(40005);
     let token = |group: &Group, name: &str| group.token(&["--role", "agent", "--name", name, "--via", "gw1.test"]);
     let (revoked, good) = (token(&group, "late.test"), token(&group, "good.test"));
-    let list = json(&group, &["token", "list"]);
+    let list = group.json(&["token", "list"]);
     let id = list.as_array().unwrap().iter().find(|token| token["name"] == "late.test").unwrap()["id"].clone();
-    let output = group.wardline(&["token", "revoke", id.as_str().unwrap()]);
-    assert!(output.status.success(), "{}", said(&output));
+    group.done(&["token", "revoke", id.as_str().unwrap()]);
     let tables = |group: &Group| {
         let members =
             "SELECT name || role || hex(identity) || parents || coalesce(hex(token), '') FROM member ORDER BY name";
@@ -96,33 +68,33 @@ fn rows_written_by_hand_are_refused_and_rebuilt() {
     let path = group.agent(0).state().join("identity.key");
     let identity = fs::read(&path).unwrap();
     group.agent(0).stop();
-    write(&path, other_pem.as_bytes());
+    scratch::write(&path, other_pem.as_bytes(), 0o600);
     let mark = group.server().mark();
     group.agent(0).start();
     let event = group.server().wait_event_since(mark, 40011);
     assert!(event.text.contains("agent1.test"), "{}", event.text);
     assert!(group.agent(0).events().iter().all(|event| event.number != 40005));
     group.agent(0).stop();
-    write(&path, &identity);
+    scratch::write(&path, &identity, 0o600);
     // The member without a row is one.
     group.agent(1).stop();
     for agent in 0..2 {
         group.agent(agent).start();
         group.agent(agent).wait_event(40005);
     }
-    writeln!(log, "one").unwrap();
+    log.say("one");
     for agent in ["agent1.test", "agent2.test"] {
-        wait::until("the line", LIMIT, || (group.event_texts(agent) == ["one"]).then_some(()));
+        group.wait_texts_of(agent, &["one"]);
     }
 
     // The invented one has everything that a member has, but for what the log says.
     let mut invented = group.newcomer("ghost.test");
     let folder = invented.state().to_owned();
     DirBuilder::new().mode(0o700).create(&folder).unwrap();
-    write(&folder.join("identity.key"), other_pem.as_bytes());
+    scratch::write(&folder.join("identity.key"), other_pem.as_bytes(), 0o600);
     ghost.write(&folder, "channel");
     for file in ["root.pem", "membership.toml"] {
-        write(&folder.join(file), &fs::read(group.agent(0).state().join(file)).unwrap());
+        scratch::write(&folder.join(file), fs::read(group.agent(0).state().join(file)).unwrap(), 0o600);
     }
     let mark = group.server().mark();
     invented.start();
@@ -131,16 +103,15 @@ fn rows_written_by_hand_are_refused_and_rebuilt() {
     invented.wait_event(20070);
     assert!(invented.events().iter().all(|event| event.number != 40005));
     invented.stop();
-    let topology = json(&group, &["topology"]);
+    let topology = group.json(&["topology"]);
     let services = topology["services"].as_array().unwrap();
     let mut names: Vec<_> = services.iter().map(|service| service["name"].as_str().unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, ["agent1.test", "agent2.test", "gw1.test", "srv1.test"]);
 
     // The token stays revoked; another one is good.
-    let by = parent(group.gateway(0));
-    let output = group.newcomer("late.test").join(&by, &revoked);
-    assert!(!output.status.success() && said(&output).contains("revoked"), "{}", said(&output));
+    let by = group.gateway(0).parent();
+    fails(&group.newcomer("late.test").join(&by, &revoked), "revoked");
 
     // Put right when the server starts, with an event for each table, and never again.
     group.server().restart();
@@ -151,13 +122,11 @@ fn rows_written_by_hand_are_refused_and_rebuilt() {
     group.server().restart();
     assert_eq!(rebuilt(group.server()), [""; 0]);
     group.gateway(0).wait_event(40004);
-    let output = group.newcomer("late.test").join(&by, &revoked);
-    assert!(!output.status.success() && said(&output).contains("revoked"), "{}", said(&output));
+    fails(&group.newcomer("late.test").join(&by, &revoked), "revoked");
 
     // The control: who joins as it must be is in the tables, and stays there.
     let mut late = group.newcomer("good.test");
-    let output = late.join(&by, &good);
-    assert!(output.status.success(), "{}", said(&output));
+    succeeds(&late.join(&by, &good));
     late.start();
     late.wait_event(40005);
     let after = tables(&group);

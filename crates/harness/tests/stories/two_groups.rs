@@ -2,15 +2,14 @@
 //! packs on it, and neither notices what becomes of the other.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::time::Duration;
 
 use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
-use wardline_harness::{Daemon, hostile, wait};
+use wardline_harness::program::{fails, said, succeeds};
+use wardline_harness::{Daemon, Log, scratch, wait};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const AGENT: &str = "agent1.test";
@@ -18,72 +17,15 @@ const KEYS: [&str; 3] = ["identity.key", "channel.key", "channel.pem"];
 /// More than a queue of 256 KiB holds.
 const MANY: usize = 4000;
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// Runs the command line; it must succeed.
-#[track_caller]
-fn done(group: &Group, arguments: &[&str]) {
-    let output = group.wardline(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-}
-
-/// What `--parent` takes.
-fn parent(daemon: &Daemon) -> String {
-    format!("{}={}", daemon.name(), hostile::listen(daemon))
-}
-
-/// A log that a pack follows.
-struct Log(PathBuf);
-
-impl Log {
-    fn new(folder: &Path, name: &str) -> Self {
-        let path = folder.join(format!("{name}.log"));
-        File::create(&path).unwrap();
-        Self(path)
-    }
-
-    fn say(&self, lines: &[String]) {
-        let mut file = File::options().append(true).open(&self.0).unwrap();
-        file.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
-    }
-
-    fn pack(&self, name: &str) -> String {
-        format!("[pack]\nname = \"{name}\"\n[[log]]\nname = \"log\"\npath = {:?}\n", self.0.display().to_string())
-    }
-}
-
-/// The files of a folder.
+/// The files of a folder, and what is in them.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.insert(path.clone(), fs::read(&path).unwrap());
-        }
-    }
-    found
+    scratch::files(folder).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 /// Whether some bytes are anywhere in what a program keeps or has said.
 fn holds(daemon: &Daemon, text: &str) -> bool {
     let files = files(daemon.config().parent().unwrap());
     files.values().any(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
-}
-
-/// Waits until a group has exactly these lines of the host, in any order.
-#[track_caller]
-fn wait_lines(group: &Group, expected: &[&[String]]) {
-    let mut expected: Vec<_> = expected.concat();
-    expected.sort();
-    wait::until("all lines of the host", LIMIT, || {
-        let mut texts = group.event_texts(AGENT);
-        texts.sort();
-        (texts == expected).then_some(())
-    });
 }
 
 /// Waits for an event of a group behind a mark.
@@ -114,7 +56,7 @@ fn token(group: &Group) -> PathBuf {
 #[test]
 fn an_agent_in_two_groups_keeps_them_apart() {
     let (mut north, mut south) = two_groups("");
-    let [host, app, other] = ["host", "app", "other"].map(|name| Log::new(north.folder(), name));
+    let [host, app, other] = ["host", "app", "other"].map(|name| Log::create(north.folder(), name));
     let check = "[[check]]\nname = \"load\"\nbuiltin = \"load\"\nevery = \"1s\"\ncritical = 0.0\n[check.monitor]\n";
     north.write_pack("host", &(host.pack("host") + check));
     for group in [&mut north, &mut south] {
@@ -127,8 +69,7 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     let of_north = north.agent(0).state().to_owned();
     let of_south = of_north.with_file_name("south");
     let before = files(&of_north);
-    let joined = north.agent(0).join(&parent(south.gateway(0)), &token(&south));
-    assert!(joined.status.success(), "{}", said(&joined));
+    succeeds(&north.agent(0).join(&south.gateway(0).parent(), &token(&south)));
     assert!(before.len() > 5 && files(&of_north) == before);
     for name in KEYS.into_iter().chain(["root.pem", "membership.toml"]) {
         let [one, two] = [&of_north, &of_south].map(|folder| fs::read(folder.join(name)).unwrap());
@@ -141,7 +82,7 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     for (group, log, name) in [(&north, &app, "pack-of-north"), (&south, &other, "pack-of-south")] {
         let file = group.folder().join("pack.toml");
         fs::write(&file, log.pack(name)).unwrap();
-        done(group, &["pack", "apply", &file.display().to_string()]);
+        group.done(&["pack", "apply", &file.display().to_string()]);
     }
     north.agent(0).start();
     for group in ["north", "south"] {
@@ -152,11 +93,11 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     let member =
         |group| move |line: &str| line.contains(&format!(" {group}: gw1.test")) && line.contains("is a member");
     assert!(well && ["north", "south"].into_iter().all(|group| shown.lines().any(member(group))), "{shown}");
-    host.say(&both);
-    app.say(&only[0]);
-    other.say(&only[1]);
-    wait_lines(&north, &[&both, &only[0]]);
-    wait_lines(&south, &[&both, &only[1]]);
+    host.say(both.join("\n"));
+    app.say(only[0].join("\n"));
+    other.say(only[1].join("\n"));
+    north.wait_texts_mixed(AGENT, &[&both[..], &only[0]].concat());
+    south.wait_texts_mixed(AGENT, &[&both[..], &only[1]].concat());
     let alerts = [&north, &south]
         .map(|group| wait::until("an alert", LIMIT, || group.sql::<Vec<u8>>("SELECT id FROM alert").pop()));
     assert_ne!(alerts[0], alerts[1]);
@@ -181,11 +122,11 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     south.server().kill9();
     let mark = north.agent(0).mark();
     let many = lines("while-south-is-away", MANY);
-    host.say(&many);
-    wait_lines(&north, &[&both, &only[0], &many]);
+    host.say(many.join("\n"));
+    north.wait_texts_mixed(AGENT, &[&both[..], &only[0], &many].concat());
     assert!(north.agent(0).events_since(mark).iter().all(|event| !event.text.contains("group north")));
     south.server().start();
-    wait_lines(&south, &[&both, &only[1], &many]);
+    south.wait_texts_mixed(AGENT, &[&both[..], &only[1], &many].concat());
 
     // The keys of one group are worth nothing in the other: that group is left out, and the other goes on.
     assert!(north.agent(0).stop().success());
@@ -198,8 +139,8 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     wait_event_of(north.agent(0), mark, 40095, "south");
     wait_event_of(north.agent(0), mark, 40120, "south");
     let mut more = lines("while-south-is-broken", 3);
-    host.say(&more);
-    wait_lines(&north, &[&both, &only[0], &many, &more]);
+    host.say(more.join("\n"));
+    north.wait_texts_mixed(AGENT, &[&both[..], &only[0], &many, &more].concat());
     assert!(north.agent(0).stop().success());
     // Where only the identity is another's, it is the server that notices.
     let [identity, channel @ ..] = KEYS;
@@ -211,23 +152,23 @@ fn an_agent_in_two_groups_keeps_them_apart() {
     assert!(south.server().wait_event_since(at_server, 40011).text.contains(AGENT));
     wait_event_of(north.agent(0), mark, 20070, "south");
     let again = lines("while-south-has-another-identity", 3);
-    host.say(&again);
+    host.say(again.join("\n"));
     more.extend(again);
-    wait_lines(&north, &[&both, &only[0], &many, &more]);
-    wait_lines(&south, &[&both, &only[1], &many]);
+    north.wait_texts_mixed(AGENT, &[&both[..], &only[0], &many, &more].concat());
+    south.wait_texts_mixed(AGENT, &[&both[..], &only[1], &many].concat());
     assert!(north.agent(0).stop().success());
     fs::write(of_south.join(identity), &own[0]).unwrap();
     north.agent(0).start();
-    wait_lines(&south, &[&both, &only[1], &many, &more]);
+    south.wait_texts_mixed(AGENT, &[&both[..], &only[1], &many, &more].concat());
 
     // Removed from one, it goes on in the other.
     let mark = north.agent(0).mark();
-    done(&north, &["agent", "remove", AGENT]);
+    north.done(&["agent", "remove", AGENT]);
     wait_event_of(north.agent(0), mark, 20070, "north");
     let last = lines("removed-from-north", 3);
-    host.say(&last);
-    wait_lines(&south, &[&both, &only[1], &many, &more, &last]);
-    wait_lines(&north, &[&both, &only[0], &many, &more]);
+    host.say(last.join("\n"));
+    south.wait_texts_mixed(AGENT, &[&both[..], &only[1], &many, &more, &last].concat());
+    north.wait_texts_mixed(AGENT, &[&both[..], &only[0], &many, &more].concat());
 
     // Whatever is said says of which group it is.
     for event in north.agent(0).events() {
@@ -261,38 +202,35 @@ fn a_second_group_is_joined_only_where_it_can_be_kept_apart() {
     // Another group of the same name: refused before the token is used up, and the folder is as it was.
     let before = files(north.agent(0).state());
     let once = token(&namesake);
-    let refused = north.agent(0).join(&parent(namesake.gateway(0)), &once);
+    let refused = north.agent(0).join(&namesake.gateway(0).parent(), &once);
     assert!(!refused.status.success(), "{}", said(&refused));
     let shown = said(&refused);
     assert!(shown.contains("the group is called north") && shown.contains("next: move that folder away"), "{shown}");
     assert!(files(north.agent(0).state()) == before);
-    let (status, shown) = Asking::host(north.agent(0), &parent(namesake.gateway(0))).ended();
+    let (status, shown) = Asking::host(north.agent(0), &namesake.gateway(0).parent()).ended();
     assert!(!status.success() && shown.contains("the group is called north"), "by code: {shown}");
     assert!(files(north.agent(0).state()) == before);
     let elsewhere = namesake.newcomer(AGENT);
-    let joined = elsewhere.join(&parent(namesake.gateway(0)), &once);
+    let joined = elsewhere.join(&namesake.gateway(0).parent(), &once);
     assert!(joined.status.success(), "the token is as good as new: {}", said(&joined));
 
     // A gateway carries for one group.
-    let by = parent(south.server());
-    let refused = north.gateway(0).join(&by, &south.token(&["--role", "gateway", "--name", "gw1.test"]));
-    assert!(
-        !refused.status.success() && said(&refused).contains("run another gateway beside it"),
-        "{}",
-        said(&refused)
+    let by = south.server().parent();
+    fails(
+        &north.gateway(0).join(&by, &south.token(&["--role", "gateway", "--name", "gw1.test"])),
+        "run another gateway beside it",
     );
 
     // The control: a group of another name is joined, and joined again; and one by code.
-    let (by, twice) = (parent(south.gateway(0)), token(&south));
+    let (by, twice) = (south.gateway(0).parent(), token(&south));
     for _ in 0..2 {
-        let joined = north.agent(0).join(&by, &twice);
-        assert!(joined.status.success(), "{}", said(&joined));
+        succeeds(&north.agent(0).join(&by, &twice));
     }
     let mut west = Group::builder().named("west").gateways(0).agents(0).lay();
     west.start();
-    let (by, pin) = (parent(west.server()), west.authority().pin());
+    let (by, pin) = (west.server().parent(), west.authority().pin());
     let mut asking = Asking::new("wardline-agent", &north.agent(0).config(), &["--parent", &by, "--pin", &pin]);
-    done(&west, &["agent", "approve", AGENT, &asking.code()]);
+    west.done(&["agent", "approve", AGENT, &asking.code()]);
     let (status, shown) = asking.ended();
     assert!(status.success(), "{shown}");
 
