@@ -116,6 +116,8 @@ mod tests {
             role: Role::Agent,
             recovery: None,
             parents: vec![],
+            run_as: vec![],
+            accounts: vec![],
             packs: packs.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())).collect(),
         };
         let (a, b) = (("a", "[pack]\nname = \"a\"\n"), ("b", "[pack]\nname = \"b\"\n"));
@@ -139,6 +141,8 @@ mod tests {
                 role: Role::Agent,
                 recovery: None,
                 parents: parents.iter().map(|name| name.parse().unwrap()).collect(),
+                run_as: vec![],
+                accounts: vec![],
                 packs: vec![("a".into(), text.into())],
             };
             Some(Arc::new(Configuration { cookie: Digest([version; 32]), version: version.into(), content }))

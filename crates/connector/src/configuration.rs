@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
-use wardline_proto::configuration::{Configuration, Content, LIMIT};
+use wardline_proto::configuration::{Configuration, Content, Form, LIMIT};
 use wardline_proto::event::Event;
 use wardline_proto::message::{self, ConfigurationAsk, Context, Digest, Included, Issue, Signed, decode, encode};
 use wardline_proto::trust::Fact;
@@ -362,7 +362,7 @@ impl Configured {
             return Err(Refused::Another(format!("{} {} of group {}", content.role, content.name, content.group)));
         }
         let fits = read.version == issue.version && read.cookie.0 == *issue.cookie;
-        if !fits || read.cookie != sha256(&[content.to_xml().as_bytes()]) {
+        if !fits || read.cookie != sha256(&[content.to_xml(Form::Unsealed).as_bytes()]) {
             return Err(forged("cookie or version are not those of the document".into()));
         }
         Ok(read)

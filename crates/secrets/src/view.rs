@@ -5,13 +5,15 @@
 //!  entries (Signed) --apply, one by one--> View: members, tokens, duty keys, issuers, and the Merkle tree over all
 //! ```
 
+mod run_as;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use wardline_proto::message::{Context, Digest, Signed, decode, encode};
+use wardline_proto::message::{Context, Digest, SealingKey, Signed, decode, encode};
 use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name, Role};
 
@@ -20,6 +22,9 @@ use crate::head::{Reach, Restored};
 use crate::merkle::{self, Tree};
 use crate::signature::{KeyId, SigningKey, VerifyingKey};
 use crate::trust::{Pin, Root};
+
+use self::run_as::Affected;
+pub use self::run_as::{Account, Profile, RunAs};
 
 /// The most gateways that may speak for one member.
 pub const PARENTS: usize = 8;
@@ -54,6 +59,21 @@ pub struct Member {
     pub entry: u64,
     /// The number of the entry of its newest channel certificate that was not revoked.
     pub issued: Option<u64>,
+    /// What secrets for it are encrypted to.
+    pub sealing: Option<Arc<Sealing>>,
+}
+
+/// The sealing key of a health service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealing {
+    /// The self-signed certificate, DER.
+    pub certificate: Bytes,
+    /// The key's id.
+    pub key: KeyId,
+    /// Rises with every key of this health service.
+    pub serial: u64,
+    /// The number of the entry that says so.
+    pub entry: u64,
 }
 
 /// A channel certificate.
@@ -167,6 +187,7 @@ pub struct View {
     /// The identity keys of those who were removed: they never come back, by whatever name.
     removed: HashSet<KeyId>,
     packs: BTreeMap<String, Arc<Pack>>,
+    run_as: RunAs,
     versions: Versions,
     restored: Option<Restored>,
 }
@@ -192,6 +213,7 @@ impl View {
             members: HashMap::new(),
             removed: HashSet::new(),
             packs: BTreeMap::new(),
+            run_as: RunAs::default(),
             versions: Versions::default(),
             restored: None,
         }
@@ -289,6 +311,25 @@ impl View {
                 let key = known.ok_or(wrong("a member that is not there"))?.key();
                 self.removed.insert(key);
                 self.members.remove(&name);
+                self.run_as.remove(&name);
+            }
+            Fact::Sealing(sealing) => self.sealing(&sealing)?,
+            fact @ (Fact::Account(_)
+            | Fact::AccountDeleted(_)
+            | Fact::Distribution(_)
+            | Fact::Profile(_)
+            | Fact::ProfileDeleted(_)
+            | Fact::Binding(_)) => {
+                let members = &self.members;
+                let is_agent = |name: &Name| members.get(name).is_some_and(|member| member.role == Role::Agent);
+                let affected = self.run_as.take(fact, at, is_agent)?;
+                let version = self.next();
+                match affected {
+                    Affected::All => self.versions.all = version,
+                    Affected::These(names) => {
+                        self.versions.members.extend(names.into_iter().map(|name| (name, version)));
+                    }
+                }
             }
             Fact::Pack(pack) => {
                 if pack.name.is_empty() || pack.agents.is_empty() {
@@ -400,9 +441,26 @@ impl View {
             revoked: 0,
             entry,
             issued: None,
+            sealing: None,
         };
         self.versions.members.insert(name.clone(), version);
         self.members.insert(name, Arc::new(member));
+        Ok(())
+    }
+
+    /// A member's sealing key: by its own word, signed with the identity key that it has now.
+    fn sealing(&mut self, sealing: &trust::Sealing) -> Result<(), Unsound> {
+        let wrong = Unsound::Fact;
+        let name: Name = sealing.name.parse().map_err(|_| wrong("a member's name"))?;
+        let member = self.members.get(&name).ok_or(wrong("a member that is not there"))?;
+        let key = read_sealing(member, self.group(), &sealing.said).map_err(wrong)?;
+        if member.sealing.as_ref().is_some_and(|known| known.serial >= key.serial) {
+            return Err(wrong("a sealing key that is not newer than the one before"));
+        }
+        let (entry, version) = (self.tree.size(), self.next());
+        let member = self.members.get_mut(&name).ok_or(wrong("a member that is not there"))?;
+        Arc::make_mut(member).sealing = Some(Arc::new(Sealing { entry, ..key }));
+        self.versions.members.insert(name, version);
         Ok(())
     }
 
@@ -497,6 +555,11 @@ impl View {
         self.packs.values().filter(|pack| fits(&pack.agents, agent))
     }
 
+    /// Run As accounts and profiles.
+    pub const fn run_as(&self) -> &RunAs {
+        &self.run_as
+    }
+
     /// The version of a member's configuration: how many entries the log had with the last of those that decide what it
     /// says, and what was added when it was restored. Whoever replays the log finds the same, and it only rises.
     pub fn version(&self, member: &Name) -> u64 {
@@ -562,6 +625,21 @@ impl Member {
     pub fn key(&self) -> KeyId {
         self.identity.id()
     }
+}
+
+/// What a member has said of its sealing key.
+///
+/// # Errors
+/// Its identity key has not signed that, or it is not about its own sealing key.
+pub fn read_sealing(member: &Member, group: GroupId, said: &Signed) -> Result<Sealing, &'static str> {
+    let payload = member.identity.open(Context::SealingCert, group, said);
+    let payload = payload.map_err(|_| "a sealing key that its identity key has not signed")?;
+    let said: SealingKey = decode(payload).ok_or("a sealing key that cannot be decoded")?;
+    if said.name != member.name.as_str() || said.role != member.role.as_str() {
+        return Err("the sealing key of another");
+    }
+    let key = key_of(&said.certificate).ok_or("a sealing key that is no certificate")?;
+    Ok(Sealing { certificate: said.certificate, key, serial: said.serial, entry: 0 })
 }
 
 /// The pin of a root with this certificate in DER; `None` when it is no certificate.

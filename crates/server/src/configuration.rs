@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wardline_connector::{journal, now_ms};
 use wardline_proto::Name;
-use wardline_proto::configuration::{Content, LIMIT, document, packs_to_xml};
+use wardline_proto::configuration::{Content, Form, LIMIT, document, packs_to_xml};
 use wardline_proto::event::Event;
 use wardline_proto::message::{Configuration, Context, Digest, Included, Issue, Signed, encode};
 use wardline_secrets::head::{Reach, open_head, read_head, signed_head};
@@ -48,6 +48,8 @@ pub fn content(view: &View, agent: &Name, texts: &Texts) -> Result<Option<Conten
         role: member.role,
         recovery: view.recovery().map(|key| key.to_base64()),
         parents: member.parents.clone(),
+        run_as: Vec::new(),
+        accounts: Vec::new(),
         packs: view.packs_of(agent).map(text).collect::<Result<_, _>>()?,
     }))
 }
@@ -234,7 +236,7 @@ impl Configurations {
                 packs
             }
         };
-        Some((content.head_to_xml(), packs))
+        Some((content.head_to_xml(Form::Unsealed), packs))
     }
 
     /// The text of a pack, when it is the one that the log speaks of.

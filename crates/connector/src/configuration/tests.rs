@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use wardline_proto::Role;
-use wardline_proto::configuration::Configuration;
+use wardline_proto::configuration::{Configuration, Form};
 use wardline_proto::trust;
 use wardline_secrets::authority::Validity;
 use wardline_secrets::head::signed_head;
@@ -100,9 +100,11 @@ impl Host {
             role: Role::Agent,
             recovery: None,
             parents: vec![],
+            run_as: vec![],
+            accounts: vec![],
             packs: vec![(pack.into(), "text".into())],
         };
-        let cookie = sha256(&[content.to_xml().as_bytes()]);
+        let cookie = sha256(&[content.to_xml(Form::Unsealed).as_bytes()]);
         let document = Bytes::from(Configuration { cookie, version, content }.to_xml());
         let (agent, hash) = ("web1.test".to_owned(), sha256(&[&document]).to_wire());
         let identity = Bytes::copy_from_slice(&self.identity.id().0);

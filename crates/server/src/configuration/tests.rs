@@ -1,6 +1,6 @@
 //! What agents are given, and what that costs.
 
-use wardline_proto::configuration::Configuration as Document;
+use wardline_proto::configuration::{Configuration as Document, Form};
 use wardline_proto::trust::{self, Fact};
 use wardline_sdk::PackOrder;
 use wardline_secrets::head::open_head;
@@ -45,7 +45,7 @@ async fn names(configurations: &Configurations, running: &Running, agent: &str) 
     let issued = configurations.issue(&view, &agent, due).await.unwrap();
     let document = Document::parse(&issued.document).unwrap();
     assert_eq!((document.cookie, document.version), (due.cookie, due.version));
-    assert_eq!(document.cookie, sha256(&[document.content.to_xml().as_bytes()]));
+    assert_eq!(document.cookie, sha256(&[document.content.to_xml(Form::Unsealed).as_bytes()]));
     assert!(due.version <= view.tree().size());
     document.content.packs.into_iter().map(|(name, _)| name).collect()
 }
