@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  private      files that only their owner may read
+//!  protect      data protection: master keys, and what rests on disk under them
 //!  signature    P-256 keys, signatures with a context, key ids
 //!  certificate  what a channel certificate must say: one name, one role, one use
 //!  trust        the group's root and its pin; duty certificates under it
@@ -24,6 +25,7 @@ pub mod head;
 pub mod merkle;
 mod pair;
 pub mod private;
+pub mod protect;
 pub mod recovery;
 pub mod request;
 pub mod signature;
