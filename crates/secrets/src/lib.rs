@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  private      files that only their owner may read
+//!  protect      data protection: master keys, and what rests on disk under them
 //!  signature    P-256 keys, signatures with a context, key ids
 //!  certificate  what a channel certificate must say: one name, one role, one use
 //!  trust        the group's root and its pin; duty certificates under it
@@ -14,9 +15,13 @@
 //!  token        join tokens, and the code that two people compare
 //!  view         the trust log, replayed: who is in the group, and by which gateways
 //!  head         heads of that log: signed, compared, given up
+//!  account      the secret of a Run As account, and its kinds
+//!  sealing      sealing keys: what a health service receives secrets with
+//!  secure_data  a secret sealed to one health service, as CMS
 //!  merkle       the tree over a log's entries: its head, proofs of inclusion and consistency, their verification
 //! ```
 
+pub mod account;
 pub mod authority;
 mod base32;
 pub mod certificate;
@@ -24,8 +29,11 @@ pub mod head;
 pub mod merkle;
 mod pair;
 pub mod private;
+pub mod protect;
 pub mod recovery;
 pub mod request;
+pub mod sealing;
+pub mod secure_data;
 pub mod signature;
 pub mod tls;
 pub mod token;
