@@ -189,6 +189,6 @@ fn run(path: &Path) -> Result<(), Event> {
         name: config.name.to_string(),
     };
     let own = Identity { name: config.name, role: Role::Agent };
-    let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
-    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure }, started)
+    let (heartbeat, queue_budget, vault) = (config.heartbeat, config.queue_budget, config::vault(&config.state_dir)?);
+    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault }, started)
 }

@@ -63,6 +63,18 @@ macro_rules! catalogue {
 }
 
 catalogue! {
+    1107 Warning ProfileUnassigned { group, profile, workflow }
+        "group {group}: no account is assigned to Run As profile {profile} for this host, which {workflow} names; it has no credentials"
+        meaning "The workflow runs without what it needs to log on, and will most likely fail."
+        cause "Nobody has said which account the profile stands for on this host, or the profile does not exist."
+        cure "At the server: `wardline profile explain PROFILE`, then `wardline profile set PROFILE --account ACCOUNT`."
+
+    1108 Warning AccountUndistributed { group, profile, workflow }
+        "group {group}: the account of Run As profile {profile}, which {workflow} names, is not distributed to this host"
+        meaning "The workflow runs without what it needs to log on, and will most likely fail."
+        cause "An account is assigned to the profile, but this host is not among those that may have it; or nothing can be encrypted to this host yet."
+        cure "At the server: `wardline profile explain PROFILE` shows why; `wardline account update ACCOUNT --to HOSTS` distributes it."
+
     1210 Information ConfigurationActive { group, cookie }
         "new configuration is active: group {group}, cookie {cookie}"
         meaning "The workflows run by this configuration from now on, beside those of the configuration file on this host."
@@ -74,6 +86,24 @@ catalogue! {
         meaning "More was found than could be delivered and kept. What was dropped is counted in its place in the stream."
         cause "The parent or the database was away or slow for longer than the queue's budget lasts."
         cure "See why delivery stalled (the events before this one); raise `queue_budget` if outages of this length must be covered."
+
+    7006 Information SealingKeyPublished { group, key }
+        "the public key {key}, used to send this health service secrets, was published to group {group}; delivery is not confirmed by this"
+        meaning "Secrets for this health service will be encrypted to this key, once the server has entered it."
+        cause "The program was started, or has made a new key in time."
+        cure "Nothing to do; event 40006 says that it was delivered."
+
+    7022 Critical SecureDataUnusable { group, account, reason }
+        "group {group}: the Run As account {account} came and cannot be used: {reason}"
+        meaning "What came encrypted for this host was not opened. An earlier version of the account, if there is one, stays in use."
+        cause "It was encrypted to a key that this host does not have any more, or somebody has changed or exchanged it."
+        cure "This host publishes its key again by itself, and gets the account anew. If it repeats: `wardline profile explain` at the server."
+
+    7023 Information SecureDataProcessed { group, accounts }
+        "group {group}: Run As accounts in use on this host: {accounts}"
+        meaning "These accounts were opened and rest in this host's protected store."
+        cause "The program was started, or the server sent other accounts."
+        cure "Nothing to do."
 
     20000 Warning UnknownHealthService { peer, address, reason }
         "{peer} at {address} is not part of this management group and was refused: {reason}"
@@ -223,6 +253,12 @@ catalogue! {
         "the stream of group {group} and the server's watermark agree at {upto}; delivering"
         meaning "Both ends compared positions by signed messages; delivery goes on from there."
         cause "The connection was made or made again."
+        cure "Nothing to do."
+
+    40006 Information SealingKeyConfirmed { group, key }
+        "the server of group {group} has entered the public key {key}: secrets for this health service are encrypted to it"
+        meaning "A server has signed that the trust log has this key."
+        cause "The key was published (event 7006)."
         cure "Nothing to do."
 
     40010 Critical ForgedAcknowledgement { parent, reason }
@@ -572,6 +608,30 @@ catalogue! {
         meaning "Each of them was left out, and why was said before."
         cause "See event 40120, one for each group."
         cure "Cure what the events before this one say, then start the agent again."
+
+    40180 Critical SealingKeyRefused { agent, address, reason }
+        "a sealing key in the name of {agent} that came from {address} was refused: {reason}"
+        meaning "Somebody wants secrets of this health service to be encrypted to a key that it has not vouched for, or that is unfit. Nothing is."
+        cause "A gateway replaced or replayed the key, or the clock of the health service is wrong."
+        cure "Compare `wardline-agent certs` on the host with `wardline keys log show`; look at the clock; if both fit, treat the gateway as taken over."
+
+    40181 Critical SealingKeyForeign { group, key }
+        "the trust log of group {group} has the sealing key {key} under this host's name, which this host has not made"
+        meaning "Secrets for this host were to be encrypted to a key of somebody else. This host publishes its own again."
+        cause "Somebody holds this host's identity key, a copy of the host for example."
+        cure "Look who else runs with this host's keys. Remove and join it anew if it was copied: `wardline agent remove`."
+
+    40182 Warning SealingKeyLost { path, reason }
+        "the sealing key {path} cannot be used: {reason}; a new one is made"
+        meaning "Secrets that were encrypted to it must be sent again. The server does that by itself when it has the new key."
+        cause "The file was damaged or comes from another machine."
+        cure "Nothing to do, if event 40006 follows."
+
+    40183 Critical AccountUnusable { account, reason }
+        "the Run As account {account} goes to nobody: {reason}"
+        meaning "What the database holds of the account is not what the trust log speaks of, or does not open. Hosts keep what they have."
+        cause "Somebody has changed or put back a row of the database, or the group key is another one."
+        cure "Give the secret again: `wardline account update ACCOUNT`. See who can write the database."
 }
 
 /// The catalogue's entry of a number.
