@@ -190,7 +190,7 @@ mod tests {
     }
 
     /// A folder that is removed with its owner.
-    struct Folder(std::path::PathBuf);
+    struct Folder(PathBuf);
 
     impl Folder {
         fn new() -> Self {

@@ -19,8 +19,8 @@ use wardline_proto::event::Event;
 use crate::builtin::Builtin;
 use crate::check::{self, Standing};
 use crate::clock::{self, Measure};
-use crate::log_file::{self, Follower};
 use crate::credentials::{Credentials, DEFAULT_PROFILE, Handed, Missing};
+use crate::log_file::{self, Follower};
 use crate::outcome::Outcome;
 use crate::plugin::{Job, Runner};
 use crate::scrub::Scrubber;
@@ -68,7 +68,8 @@ pub async fn run(
     for pack in packs {
         for check in pack.checks {
             let source = format!("{}/{}", pack.name, check.name);
-            workflows.start(source.clone(), watch(source, check, plugins.clone(), Arc::clone(&measure), outbox.clone()));
+            workflows
+                .start(source.clone(), watch(source, check, plugins.clone(), Arc::clone(&measure), outbox.clone()));
         }
         for log in pack.logs {
             let source = format!("{}/{}", pack.name, log.name);
@@ -326,7 +327,8 @@ mod tests {
     }
 
     fn check(run_as: &str) -> Check {
-        let pack = format!("[pack]\nname = \"p\"\n[[check]]\nname = \"c\"\nprogram = [\"/bin/echo\", \"OK\"]\n{run_as}");
+        let pack =
+            format!("[pack]\nname = \"p\"\n[[check]]\nname = \"c\"\nprogram = [\"/bin/echo\", \"OK\"]\n{run_as}");
         Pack::parse("p", &pack).unwrap().checks.remove(0)
     }
 

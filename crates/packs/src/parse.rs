@@ -103,10 +103,8 @@ fn read(text: &str) -> Result<(Pack, Range<usize>), Wrong> {
         if let (Some(run_as), None) = (&run_as, &raw.program) {
             return Err(Wrong::at(&run_as.span(), "`run_as` is only for a `program`; a builtin needs no credential"));
         }
-        let run_as = run_as.map(|profile| RunAs {
-            profile: profile.into_inner().0,
-            extra_opts: extra_opts.map(Spanned::into_inner),
-        });
+        let run_as = run_as
+            .map(|profile| RunAs { profile: profile.into_inner().0, extra_opts: extra_opts.map(Spanned::into_inner) });
         checks.push(Check {
             name: unique(raw.name)?,
             every: raw.every.0,
@@ -501,7 +499,8 @@ extra_opts = { section = "check_http", options = { authorization = "{user}:{pass
     #[test]
     fn a_check_names_a_profile_and_how_its_credential_reaches_the_program() {
         let pack = Pack::parse("p", RUN_AS).unwrap();
-        let Probe::Program { run_as: Some(RunAs { profile, extra_opts: Some(extra) }), .. } = &pack.checks[0].probe else {
+        let Probe::Program { run_as: Some(RunAs { profile, extra_opts: Some(extra) }), .. } = &pack.checks[0].probe
+        else {
             panic!("{pack:?}");
         };
         assert_eq!((profile.as_str(), extra.section.as_str()), ("Web shop", "check_http"));

@@ -65,8 +65,7 @@ async fn receive(stream: &mut UnixStream) -> io::Result<(Answer, Printed)> {
     if stdout > OUTPUT_LIMIT || stderr > STDERR_LIMIT {
         return Err(io::Error::other("the output is too long"));
     }
-    let mut printed =
-        Printed { stdout: Zeroizing::new(vec![0; stdout]), stderr: Zeroizing::new(vec![0; stderr]) };
+    let mut printed = Printed { stdout: Zeroizing::new(vec![0; stdout]), stderr: Zeroizing::new(vec![0; stderr]) };
     stream.read_exact(&mut printed.stdout).await?;
     stream.read_exact(&mut printed.stderr).await?;
     Ok((answer, printed))

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::{Uid, close, geteuid};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use wardline_proto::event::Event;
@@ -54,10 +54,7 @@ enum Command {
     Become(Become),
     /// A process that ends all others of a user.
     #[command(hide = true)]
-    Sweep {
-        uid: u32,
-        keeper: u32,
-    },
+    Sweep { uid: u32, keeper: u32 },
 }
 
 fn main() -> ExitCode {
@@ -81,12 +78,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Closes what whoever started this had open, so that no plugin gets it. Nothing of this program's own is open yet.
+fn close_inherited() -> std::io::Result<()> {
+    let open = std::fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for descriptor in open.collect::<Vec<i32>>().into_iter().filter(|descriptor| *descriptor > 2) {
+        // The one by which this list was read is closed already.
+        let _ = close(descriptor);
+    }
+    Ok(())
+}
+
 fn run(config: &Path) -> Result<(), Event> {
     let not_started = |reason: String| Event::RunAsNotStarted { reason };
     let system = |error: std::io::Error| not_started(error.to_string());
     if !geteuid().is_root() {
         return Err(not_started(format!("it runs as user {}: only root can become another user", Uid::effective())));
     }
+    close_inherited().map_err(system)?;
     // What passes through here is not left in a file, and is read by nobody but root.
     let hidden = setrlimit(Resource::RLIMIT_CORE, 0, 0).and_then(|()| set_dumpable(false));
     hidden.map_err(|error| system(error.into()))?;

@@ -93,7 +93,8 @@ pub fn root_only(path: &Path, shared: Shared) -> Result<(PathBuf, Metadata), Unt
                 return Err(nowhere());
             }
             let target = read_link(&here).map_err(|why| Untrusted::Look { path: here.clone(), why })?;
-            here = if target.is_absolute() { "/".into() } else { here.parent().map(Path::to_owned).unwrap_or_default() };
+            here =
+                if target.is_absolute() { "/".into() } else { here.parent().map(Path::to_owned).unwrap_or_default() };
             for part in parts(&target).into_iter().rev() {
                 ahead.push_front(part);
             }

@@ -174,7 +174,11 @@ impl Server {
 
     /// Runs what was asked for. Whatever happens, nothing of it is left when this returns. Nothing is answered when `over`
     /// comes first.
-    async fn serve(&self, Asked { request, files }: Asked, over: impl Future<Output = ()>) -> Option<(Answer, Printed)> {
+    async fn serve(
+        &self,
+        Asked { request, files }: Asked,
+        over: impl Future<Output = ()>,
+    ) -> Option<(Answer, Printed)> {
         tokio::pin!(over);
         let named = match self.policy.target(&request.user) {
             Ok(named) => named,
