@@ -11,7 +11,7 @@ use wardline_proto::configuration::{Configuration, Content};
 use wardline_proto::event::Event;
 
 use crate::clock::Measure;
-use crate::workflow::{self, Ended};
+use crate::workflow::{self, Ended, Plugins};
 
 /// The packs of a configuration, on a host whose own configuration file names these.
 ///
@@ -41,12 +41,13 @@ pub fn packs<'a>(own: impl IntoIterator<Item = &'a str>, content: &Content) -> R
 pub async fn run(
     own: Vec<Pack>,
     mut active: watch::Receiver<Option<Arc<Configuration>>>,
+    plugins: Plugins,
     measure: Arc<Option<Measure>>,
     outbox: Outbox,
     stop: CancellationToken,
 ) -> Result<(), Ended> {
     let names: Vec<_> = own.iter().map(|pack| pack.name.clone()).collect();
-    let host = workflow::run(own, Arc::clone(&measure), outbox.clone(), stop.clone());
+    let host = workflow::run(own, plugins.clone(), Arc::clone(&measure), outbox.clone(), stop.clone());
     tokio::pin!(host);
     loop {
         let configuration = active.borrow_and_update().clone();
@@ -54,7 +55,8 @@ pub async fn run(
         let given = configuration.as_ref().and_then(|c| packs(names.iter().map(String::as_str), &c.content).ok());
         say(configuration.as_deref());
         let turn = stop.child_token();
-        let turning = workflow::run(given.unwrap_or_default(), Arc::clone(&measure), outbox.clone(), turn.clone());
+        let (given, measure, outbox) = (given.unwrap_or_default(), Arc::clone(&measure), outbox.clone());
+        let turning = workflow::run(given, plugins.clone(), measure, outbox.clone(), turn.clone());
         tokio::pin!(turning);
         tokio::select! {
             ended = &mut host => {

@@ -26,6 +26,9 @@ use wardline_secrets::protect::Vault;
 
 use crate::clock::Measure;
 use crate::configured;
+use crate::credentials::NoCredentials;
+use crate::plugin::Runner;
+use crate::workflow::Plugins;
 
 /// How long looks at the host that hang in the kernel are waited for at the end. They cannot be ended.
 const HANGING: Duration = Duration::from_secs(1);
@@ -45,6 +48,8 @@ pub struct Host {
     pub measure: Arc<Option<Measure>>,
     /// What protects what rests on this host.
     pub vault: Vault,
+    /// How plugins are run.
+    pub runner: Runner,
 }
 
 /// A group that is ready to run.
@@ -178,7 +183,8 @@ impl Group {
     async fn run(self, stop: CancellationToken) -> Result<(), Event> {
         let Self { member, queue, outbox, sealing, accounts, host } = self;
         let Member { membership, folder, credential, identity, root, renewal } = member;
-        let Host { own, packs, heartbeat, measure, .. } = host;
+        let Host { own, packs, heartbeat, measure, runner, .. } = host;
+        let plugins = Plugins { runner, credentials: Arc::new(NoCredentials) };
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
         }
@@ -191,7 +197,7 @@ impl Group {
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));
-        let mut workflows = tokio::spawn(configured::run(packs, active, measure, outbox, stop.clone()));
+        let mut workflows = tokio::spawn(configured::run(packs, active, plugins, measure, outbox, stop.clone()));
         // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {
             biased;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde::de::Error as _;
 use wardline_agent::clock::Measure;
 use wardline_agent::groups::{self, Host};
+use wardline_agent::plugin::Runner;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::{doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
@@ -92,9 +94,10 @@ struct Config {
     name: Name,
     #[serde(default = "state_dir")]
     state_dir: PathBuf,
-    // Kept for the folders of secrets that plugins will be handed.
+    // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
     #[serde(default = "runtime_dir", rename = "runtime_dir")]
     _runtime_dir: PathBuf,
+    runas: Option<PathBuf>,
     #[serde(default)]
     packs: Vec<PathBuf>,
     #[serde(default = "heartbeat", deserialize_with = "interval")]
@@ -190,5 +193,9 @@ fn run(path: &Path) -> Result<(), Event> {
     };
     let own = Identity { name: config.name, role: Role::Agent };
     let (heartbeat, queue_budget, vault) = (config.heartbeat, config.queue_budget, config::vault(&config.state_dir)?);
-    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault }, started)
+    if config.runas.is_none() {
+        journal::emit(Event::PluginsUnderAgent { user: geteuid().to_string() });
+    }
+    let runner = Runner::new(config.runas);
+    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault, runner }, started)
 }

@@ -609,6 +609,54 @@ catalogue! {
         cause "See event 40120, one for each group."
         cure "Cure what the events before this one say, then start the agent again."
 
+    40150 Warning PluginsUnderAgent { user }
+        "plugins run under this agent's own user, {user}: there is no `runas` in the configuration"
+        meaning "A plugin can read the agent's keys and queue. Checks with `run_as` get no credential."
+        cause "wardline-runas is not set up on this host, or the configuration does not name its socket."
+        cure "Set it up: docs/operations/run-as.md."
+
+    40151 Critical RunAsUnusable { path, reason }
+        "wardline-runas cannot be asked by {path}: {reason}; no plugin runs until it can"
+        meaning "Plugins are never run under the agent's own user instead. Their checks are unknown."
+        cause "wardline-runas does not run, its policy names another user, or somebody else than root listens there."
+        cure "See what wardline-runas says: docs/operations/run-as.md. `wardline-agent doctor` looks at it, too."
+
+    40152 Warning CredentialWithheld { workflow, profile, reason }
+        "check {workflow} does not run: it needs a credential of the profile {profile}, and {reason}"
+        meaning "The check is unknown. It does not run without the credential that it asks for."
+        cause "No account is bound to the profile for this host, it cannot be used here, or plugins run under the agent's own user."
+        cure "The reason says which. `wardline profile explain` shows what this host is to get."
+
+    40153 Critical PolicyRefused { file, reason }
+        "the policy {file} is refused: {reason}"
+        meaning "wardline-runas does not start: nobody but root may say which users it becomes."
+        cause "The file belongs to somebody else, others may write it or a folder above it, or something in it is wrong."
+        cure "Correct what the reason names. A policy is root's, mode 0644 or less: docs/operations/run-as.md."
+
+    40154 Critical RunAsNotStarted { reason }
+        "wardline-runas does not start: {reason}"
+        meaning "Plugins do not run on a host whose agent asks it."
+        cause "It does not run as root, its runtime folder is on a disk, its socket cannot be made, or processes of before cannot be ended."
+        cure "Correct what the reason names: docs/operations/run-as.md."
+
+    40155 Warning RunAsRefused { user, reason }
+        "a request by user {user} was refused: {reason}"
+        meaning "Nothing was run. Each reason is said once."
+        cause "A pack names a program or user that the policy does not allow, or somebody else than the agent asks."
+        cure "Allow it in the policy file if it is right, and start wardline-runas again; otherwise find out who asks for that."
+
+    40156 Warning RunAsLeftovers { path, count }
+        "{count} folders of secrets were left in {path} by an earlier process, and are removed"
+        meaning "The process before was killed in the middle of runs. What ran then has been ended, too."
+        cause "It was killed by SIGKILL or for lack of memory."
+        cure "Nothing to do, if it does not come again."
+
+    40157 Critical UserNotFreed { user, reason }
+        "something that runs under user {user} cannot be ended: {reason}; this number is not given out again"
+        meaning "One run less can be at the same time, until wardline-runas is started again."
+        cause "A process of a plugin hangs in the kernel, on a file system whose server is away for example."
+        cure "Find the process with `ps -u`; see what it waits for."
+
     40180 Critical SealingKeyRefused { agent, address, reason }
         "a sealing key in the name of {agent} that came from {address} was refused: {reason}"
         meaning "Somebody wants secrets of this health service to be encrypted to a key that it has not vouched for, or that is unfit. Nothing is."
