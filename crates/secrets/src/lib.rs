@@ -16,6 +16,7 @@
 //!  view         the trust log, replayed: who is in the group, and by which gateways
 //!  head         heads of that log: signed, compared, given up
 //!  account      the secret of a Run As account, and its kinds
+//!  group_key    what secrets rest under in the server's database
 //!  sealing      sealing keys: what a health service receives secrets with
 //!  secure_data  a secret sealed to one health service, as CMS
 //!  merkle       the tree over a log's entries: its head, proofs of inclusion and consistency, their verification
@@ -25,6 +26,7 @@ pub mod account;
 pub mod authority;
 mod base32;
 pub mod certificate;
+pub mod group_key;
 pub mod head;
 pub mod merkle;
 mod pair;

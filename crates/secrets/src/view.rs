@@ -25,7 +25,7 @@ use crate::signature::{KeyId, SigningKey, VerifyingKey};
 use crate::trust::{Pin, Root};
 
 use self::run_as::Affected;
-pub use self::run_as::{Account, Profile, RunAs};
+pub use self::run_as::{Account, Profile, RECIPIENTS, RunAs};
 
 /// The most gateways that may speak for one member.
 pub const PARENTS: usize = 8;
