@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use wardline_connector::accounts::Accounts;
 use wardline_connector::journal;
 use wardline_connector::outbox::Outbox;
 use wardline_packs::Pack;
@@ -41,6 +42,7 @@ pub fn packs<'a>(own: impl IntoIterator<Item = &'a str>, content: &Content) -> R
 pub async fn run(
     own: Vec<Pack>,
     mut active: watch::Receiver<Option<Arc<Configuration>>>,
+    accounts: Arc<Accounts>,
     plugins: Plugins,
     measure: Arc<Option<Measure>>,
     outbox: Outbox,
@@ -51,6 +53,10 @@ pub async fn run(
     tokio::pin!(host);
     loop {
         let configuration = active.borrow_and_update().clone();
+        // Its workflows find the accounts that come with it.
+        if !taken(&accounts, configuration.as_deref(), &outbox).await {
+            return host.await;
+        }
         // It was checked when it was taken.
         let given = configuration.as_ref().and_then(|c| packs(names.iter().map(String::as_str), &c.content).ok());
         say(configuration.as_deref());
@@ -64,7 +70,7 @@ pub async fn run(
                 return turning.await.and(ended);
             }
             ended = &mut turning => return ended,
-            () = replaced(&mut active, configuration.as_deref()) => {}
+            () = replaced(&mut active, configuration.as_deref(), async |now| taken(&accounts, now, &outbox).await) => {}
         }
         turn.cancel();
         tokio::select! {
@@ -85,8 +91,21 @@ fn say(configuration: Option<&Configuration>) {
     }
 }
 
-/// Returns when there is a configuration with other packs. For others the workflows need not be stopped.
-async fn replaced(active: &mut watch::Receiver<Option<Arc<Configuration>>>, before: Option<&Configuration>) {
+/// Takes the accounts of a configuration; whether the program goes on.
+async fn taken(accounts: &Arc<Accounts>, configuration: Option<&Configuration>, outbox: &Outbox) -> bool {
+    match configuration {
+        Some(configuration) => accounts.take(&configuration.content, outbox).await.is_ok(),
+        None => true,
+    }
+}
+
+/// Returns when there is a configuration with other packs. For others the workflows need not be stopped; the accounts
+/// that come with it are theirs from their next run on.
+async fn replaced(
+    active: &mut watch::Receiver<Option<Arc<Configuration>>>,
+    before: Option<&Configuration>,
+    taken: impl AsyncFn(Option<&Configuration>) -> bool,
+) {
     let packs =
         |configuration: Option<&Configuration>| configuration.map(|c| c.content.packs.clone()).unwrap_or_default();
     let before = packs(before);
@@ -98,6 +117,9 @@ async fn replaced(active: &mut watch::Receiver<Option<Arc<Configuration>>>, befo
         if packs(now.as_deref()) != before {
             // It is looked at again by whoever waits.
             return;
+        }
+        if !taken(now.as_deref()).await {
+            return std::future::pending().await;
         }
         say(now.as_deref());
     }
@@ -151,7 +173,7 @@ mod tests {
         };
         let (sender, mut active) = watch::channel(configuration(1, &[], "a"));
         let before = active.borrow_and_update().clone();
-        let mut waiting = std::pin::pin!(replaced(&mut active, before.as_deref()));
+        let mut waiting = std::pin::pin!(replaced(&mut active, before.as_deref(), async |_| true));
         let patience = std::time::Duration::from_millis(50);
         for other in [configuration(2, &["gw1.test"], "a"), configuration(3, &[], "a")] {
             sender.send_replace(other);

@@ -3,19 +3,20 @@
 use std::fmt;
 
 use wardline_packs::{ExtraOpts, Field, RunAs};
+use wardline_proto::message::AccountId;
 use wardline_proto::runas::FOLDER;
 use zeroize::Zeroizing;
 
 use crate::scrub::Scrubber;
 
-/// The profile of checks that name none.
-pub const DEFAULT_PROFILE: &str = "default action account";
 /// The file that `--extra-opts` names.
 const EXTRA_OPTS: &str = "extra-opts.ini";
 
 /// One account, opened for a run. Whoever has it wipes it by dropping it.
 pub struct Credential {
-    /// The account's name.
+    /// The account's id.
+    pub id: AccountId,
+    /// Its name.
     pub account: String,
     /// Its version.
     pub version: u64,
@@ -27,8 +28,17 @@ pub struct Credential {
 
 /// Why there is no credential although there should be one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Missing(pub String);
+pub enum Missing {
+    /// No account stands for the profile here.
+    #[error("no account is assigned to it for this host")]
+    Unassigned,
+    /// The one that does is not distributed to this host.
+    #[error("its account is not distributed to this host")]
+    Undistributed,
+    /// There is one, and it cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+}
 
 /// The credentials of one management group on this host.
 pub trait Credentials: fmt::Debug + Send + Sync {
@@ -39,7 +49,7 @@ pub trait Credentials: fmt::Debug + Send + Sync {
     fn of(&self, profile: &str) -> Result<Option<Credential>, Missing>;
 
     /// A workflow, named `pack/check`, has run a plugin with this version of an account.
-    fn used(&self, account: &str, version: u64, workflow: &str);
+    fn used(&self, account: AccountId, version: u64, workflow: &str);
 }
 
 /// None at all.
@@ -51,7 +61,7 @@ impl Credentials for NoCredentials {
         Ok(None)
     }
 
-    fn used(&self, _: &str, _: u64, _: &str) {}
+    fn used(&self, _: AccountId, _: u64, _: &str) {}
 }
 
 /// A file in the folder of credentials.
@@ -127,11 +137,12 @@ impl Credential {
     /// at both ends away.
     fn field(&self, field: Field) -> Result<&[u8], Missing> {
         let found = self.fields.iter().find(|(name, _)| name == field.as_str());
-        let (_, value) = found.ok_or_else(|| Missing(format!("its account {} has no {field}", self.account)))?;
+        let (_, value) =
+            found.ok_or_else(|| Missing::Unusable(format!("its account {} has no {field}", self.account)))?;
         let broken = value.iter().any(|byte| byte.is_ascii_control());
         if broken || value.trim_ascii().len() != value.len() || value.is_empty() {
             let why = "it has a control character, or a space at an end";
-            return Err(Missing(format!(
+            return Err(Missing::Unusable(format!(
                 "the {field} of its account {} cannot stand in a file of options: {why}",
                 self.account
             )));
@@ -163,7 +174,13 @@ extra_opts = { section = "check_http", options = { authorization = "{user}:{pass
 
     fn credential(fields: &[(&str, &str)]) -> Credential {
         let field = |&(name, value): &(&str, &str)| (name.to_owned(), Zeroizing::new(value.as_bytes().to_vec()));
-        Credential { account: "shop".into(), version: 3, user: None, fields: fields.iter().map(field).collect() }
+        Credential {
+            id: AccountId([7; 16]),
+            account: "shop".into(),
+            version: 3,
+            user: None,
+            fields: fields.iter().map(field).collect(),
+        }
     }
 
     #[test]
@@ -182,7 +199,7 @@ extra_opts = { section = "check_http", options = { authorization = "{user}:{pass
 
     #[test]
     fn what_cannot_be_handed_over_is_named_without_the_secret() {
-        let missing = |fields: &[(&str, &str)]| credential(fields).hand(Some(&run_as())).unwrap_err().0;
+        let missing = |fields: &[(&str, &str)]| credential(fields).hand(Some(&run_as())).unwrap_err().to_string();
         assert_eq!(missing(&[("user", "ann")]), "its account shop has no password");
         for bad in ["se\ncret", "se\0cret", " secret", "secret ", ""] {
             let why = missing(&[("user", "ann"), ("password", bad)]);

@@ -26,7 +26,7 @@ use wardline_secrets::protect::Vault;
 
 use crate::clock::Measure;
 use crate::configured;
-use crate::credentials::NoCredentials;
+use crate::given::Given;
 use crate::plugin::Runner;
 use crate::workflow::Plugins;
 
@@ -184,7 +184,8 @@ impl Group {
         let Self { member, queue, outbox, sealing, accounts, host } = self;
         let Member { membership, folder, credential, identity, root, renewal } = member;
         let Host { own, packs, heartbeat, measure, runner, .. } = host;
-        let plugins = Plugins { runner, credentials: Arc::new(NoCredentials) };
+        let given = Given::new(Arc::clone(&accounts), outbox.clone());
+        let plugins = Plugins { runner, credentials: Arc::new(given) };
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
         }
@@ -197,7 +198,8 @@ impl Group {
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));
-        let mut workflows = tokio::spawn(configured::run(packs, active, plugins, measure, outbox, stop.clone()));
+        let mut workflows =
+            tokio::spawn(configured::run(packs, active, accounts, plugins, measure, outbox, stop.clone()));
         // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {
             biased;

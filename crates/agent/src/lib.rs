@@ -38,6 +38,7 @@ pub mod check;
 pub mod clock;
 pub mod configured;
 pub mod credentials;
+pub mod given;
 pub mod groups;
 pub mod log_file;
 pub mod monitor;

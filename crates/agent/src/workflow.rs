@@ -14,12 +14,14 @@ use uuid::Uuid;
 use wardline_connector::journal;
 use wardline_connector::outbox::{Outbox, Stopped};
 use wardline_packs::{Check, Log, Pack, Probe, RunAs};
+use wardline_proto::configuration::DEFAULT_PROFILE;
 use wardline_proto::event::Event;
+use wardline_proto::message::AccountId;
 
 use crate::builtin::Builtin;
 use crate::check::{self, Standing};
 use crate::clock::{self, Measure};
-use crate::credentials::{Credentials, DEFAULT_PROFILE, Handed, Missing};
+use crate::credentials::{Credentials, Handed, Missing};
 use crate::log_file::{self, Follower};
 use crate::outcome::Outcome;
 use crate::plugin::{Job, Runner};
@@ -156,9 +158,11 @@ async fn watch(
         if let Some(reason) = decision.failure {
             let workflow = source.clone();
             journal::emit(match withheld {
-                Some(Withheld { profile, missing: Missing(reason) }) => {
-                    Event::CredentialWithheld { workflow, profile, reason }
-                }
+                Some(Withheld { profile, missing }) => match missing {
+                    Missing::Unassigned => Event::ProfileUnassigned { workflow, profile },
+                    Missing::Undistributed => Event::AccountUndistributed { workflow, profile },
+                    Missing::Unusable(reason) => Event::CredentialWithheld { workflow, profile, reason },
+                },
                 None => Event::CheckFailed { workflow, reason },
             });
         }
@@ -203,7 +207,7 @@ async fn look(
             });
             let outcome = plugins.runner.run(&job).await;
             if let Some((account, version)) = used {
-                plugins.credentials.used(&account, version, source);
+                plugins.credentials.used(account, version, source);
             }
             Ok(outcome)
         }
@@ -214,7 +218,7 @@ async fn look(
 
 /// A credential that a plugin is about to be handed.
 struct Held {
-    account: String,
+    account: AccountId,
     version: u64,
     user: Option<String>,
     handed: Handed,
@@ -227,17 +231,18 @@ impl Plugins {
             (true, _) => {}
             (false, None) => return Ok(None),
             (false, Some(_)) => {
-                return Err(Missing("plugins run under the agent's own user: docs/operations/run-as.md".into()));
+                let reason = "plugins run under the agent's own user: docs/operations/run-as.md";
+                return Err(Missing::Unusable(reason.into()));
             }
         }
         match self.credentials.of(profile)? {
             Some(credential) => {
-                let (account, version) = (credential.account.clone(), credential.version);
+                let (account, version) = (credential.id, credential.version);
                 let user = credential.user.clone();
                 Ok(Some(Held { account, version, user, handed: credential.hand(run_as)? }))
             }
             None if run_as.is_none() => Ok(None),
-            None => Err(Missing("no account is bound to it for this host".into())),
+            None => Err(Missing::Unassigned),
         }
     }
 }
@@ -306,6 +311,8 @@ mod tests {
         assert_eq!(first_run("base/cpu", Duration::from_secs(1)), first_run("base/cpu", Duration::from_secs(60)));
     }
 
+    const SHOP: AccountId = AccountId([7; 16]);
+
     /// One account, bound to one profile.
     #[derive(Debug, Default)]
     struct One(std::sync::Mutex<Vec<String>>);
@@ -315,14 +322,15 @@ mod tests {
             let fields = vec![("password".to_owned(), zeroize::Zeroizing::new(b"secret".to_vec()))];
             let (account, user) = ("shop".to_owned(), Some("postgres".to_owned()));
             match profile {
-                "web" => Ok(Some(crate::credentials::Credential { account, version: 3, user, fields })),
-                "sealed" => Err(Missing("it cannot be opened".into())),
+                "web" => Ok(Some(crate::credentials::Credential { id: SHOP, account, version: 3, user, fields })),
+                "sealed" => Err(Missing::Unusable("it cannot be opened".into())),
                 _ => Ok(None),
             }
         }
 
-        fn used(&self, account: &str, version: u64, workflow: &str) {
-            self.0.lock().unwrap().push(format!("{account} {version} {workflow}"));
+        fn used(&self, account: AccountId, version: u64, workflow: &str) {
+            assert_eq!(account, SHOP);
+            self.0.lock().unwrap().push(format!("{version} {workflow}"));
         }
     }
 
@@ -340,13 +348,13 @@ mod tests {
         let apart = Plugins { runner: away, credentials: Arc::<One>::clone(&store) };
         for (plugins, profile, reason) in [
             (&own, "web", "under the agent's own user"),
-            (&apart, "mail", "no account is bound"),
+            (&apart, "mail", "no account is assigned"),
             (&apart, "sealed", "cannot be opened"),
         ] {
             let looked = look("p/c", &check(&format!("run_as = \"{profile}\"")), plugins, None).await;
             let withheld = looked.unwrap_err();
             assert_eq!(withheld.profile, profile);
-            assert!(withheld.missing.0.contains(reason), "{withheld:?}");
+            assert!(withheld.missing.to_string().contains(reason), "{withheld:?}");
         }
         assert!(store.0.lock().unwrap().is_empty(), "nothing has run");
         // One that asks for none runs, as before.
@@ -356,7 +364,7 @@ mod tests {
         // The helper is asked with the credential, and it is told that it was used.
         let outcome = look("p/c", &check("run_as = \"web\""), &apart, None).await.unwrap();
         assert!(outcome.text.contains("runas.sock"), "{outcome:?}");
-        assert_eq!(*store.0.lock().unwrap(), ["shop 3 p/c"]);
+        assert_eq!(*store.0.lock().unwrap(), ["3 p/c"]);
     }
 
     #[tokio::test]

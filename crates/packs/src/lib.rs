@@ -173,6 +173,14 @@ pub struct Log {
 }
 
 impl Pack {
+    /// The Run As profiles that its checks name.
+    pub fn profiles(&self) -> impl Iterator<Item = &str> {
+        self.checks.iter().filter_map(|check| match &check.probe {
+            Probe::Program { run_as, .. } => run_as.as_ref().map(|run_as| run_as.profile.as_str()),
+            Probe::Builtin { .. } => None,
+        })
+    }
+
     /// Reads a pack. `file` is what errors call it.
     ///
     /// # Errors

@@ -492,7 +492,7 @@ name = "web"
 [[check]]
 name = "login"
 program = ["/usr/lib/nagios/plugins/check_http", "-k", "{credentials}/data"]
-run_as = "Web shop"
+run_as = "web-shop"
 extra_opts = { section = "check_http", options = { authorization = "{user}:{password}", C = "x" } }
 "#;
 
@@ -503,7 +503,7 @@ extra_opts = { section = "check_http", options = { authorization = "{user}:{pass
         else {
             panic!("{pack:?}");
         };
-        assert_eq!((profile.as_str(), extra.section.as_str()), ("Web shop", "check_http"));
+        assert_eq!((profile.as_str(), extra.section.as_str()), ("web-shop", "check_http"));
         let pieces = |name: &str| extra.options[name].pieces().collect::<Vec<_>>();
         assert_eq!(pieces("authorization"), [Err(Field::User), Ok(":"), Err(Field::Password)]);
         assert_eq!(pieces("C"), [Ok("x")]);
@@ -512,11 +512,11 @@ extra_opts = { section = "check_http", options = { authorization = "{user}:{pass
     #[test]
     fn every_mistake_about_a_credential_is_named_with_its_place() {
         let cases = [
-            ("run_as = \"Web shop\"", "run_as = \"\"", "p:7:10: ", "no name of a profile"),
-            ("run_as = \"Web shop\"", "run_as = \"../x\"", "p:7:10: ", "no name of a profile"),
-            ("run_as = \"Web shop\"", "run_as = \" x\"", "p:7:10: ", "no name of a profile"),
-            ("run_as = \"Web shop\"", "", "p:8:14: ", "needs `run_as`"),
-            ("run_as = \"Web shop\"", "runas = \"x\"", "p:7:1: ", "`run_as`"),
+            ("run_as = \"web-shop\"", "run_as = \"\"", "p:7:10: ", "no name of a profile"),
+            ("run_as = \"web-shop\"", "run_as = \"../x\"", "p:7:10: ", "no name of a profile"),
+            ("run_as = \"web-shop\"", "run_as = \"Web shop\"", "p:7:10: ", "no name of a profile"),
+            ("run_as = \"web-shop\"", "", "p:8:14: ", "needs `run_as`"),
+            ("run_as = \"web-shop\"", "runas = \"x\"", "p:7:1: ", "`run_as`"),
             ("{password}\"", "{pasword}\"", "p:8:", "{password}"),
             ("{password}\"", "{password\"", "p:8:", "{password}"),
             ("{password}\"", "{password}\\n\"", "p:8:", "no line break"),

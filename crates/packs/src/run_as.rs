@@ -11,7 +11,7 @@ pub const FOLDER: &str = "{credentials}";
 /// The credential that a program asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunAs {
-    /// The profile that an account is bound to: 1 to 64 letters, digits, spaces, `-`, `_` and `.`.
+    /// The profile that an account is bound to: 1 to 64 lower-case letters, digits and `-`.
     pub profile: String,
     /// What of the credential the program reads by `--extra-opts`, as plugins of the Monitoring Plugins do.
     pub extra_opts: Option<ExtraOpts>,
@@ -122,11 +122,10 @@ pub(crate) struct Profile(pub(crate) String);
 impl TryFrom<String> for Profile {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        let fits = matches!(text.len(), 1..=64) && text.trim() == text;
-        if fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b' ' | b'-' | b'_' | b'.')) {
+        if wardline_proto::configuration::is_word(&text) {
             return Ok(Self(text));
         }
-        Err(format!("{text:?} is no name of a profile: 1 to 64 letters, digits, spaces, -, _ and . are allowed"))
+        Err(format!("{text:?} is no name of a profile: 1 to 64 lower-case letters, digits and - are allowed"))
     }
 }
 

@@ -63,16 +63,16 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    1107 Warning ProfileUnassigned { group, profile, workflow }
-        "group {group}: no account is assigned to Run As profile {profile} for this host, which {workflow} names; it has no credentials"
-        meaning "The workflow runs without what it needs to log on, and will most likely fail."
+    1107 Warning ProfileUnassigned { workflow, profile }
+        "check {workflow} does not run: no account is assigned to the Run As profile {profile} for this host"
+        meaning "The check is unknown. It does not run without the credential that it asks for."
         cause "Nobody has said which account the profile stands for on this host, or the profile does not exist."
         cure "At the server: `wardline profile explain PROFILE`, then `wardline profile set PROFILE --account ACCOUNT`."
 
-    1108 Warning AccountUndistributed { group, profile, workflow }
-        "group {group}: the account of Run As profile {profile}, which {workflow} names, is not distributed to this host"
-        meaning "The workflow runs without what it needs to log on, and will most likely fail."
-        cause "An account is assigned to the profile, but this host is not among those that may have it; or nothing can be encrypted to this host yet."
+    1108 Warning AccountUndistributed { workflow, profile }
+        "check {workflow} does not run: the account of the Run As profile {profile} is not distributed to this host"
+        meaning "The check is unknown. It does not run without the credential that it asks for."
+        cause "An account is assigned to the profile, but this host is not among those that may have it."
         cure "At the server: `wardline profile explain PROFILE` shows why; `wardline account update ACCOUNT --to HOSTS` distributes it."
 
     1210 Information ConfigurationActive { group, cookie }
@@ -624,7 +624,7 @@ catalogue! {
     40152 Warning CredentialWithheld { workflow, profile, reason }
         "check {workflow} does not run: it needs a credential of the profile {profile}, and {reason}"
         meaning "The check is unknown. It does not run without the credential that it asks for."
-        cause "No account is bound to the profile for this host, it cannot be used here, or plugins run under the agent's own user."
+        cause "It cannot be used here, nothing can be encrypted to this host yet, or plugins run under the agent's own user."
         cure "The reason says which. `wardline profile explain` shows what this host is to get."
 
     40153 Critical PolicyRefused { file, reason }
