@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         Command::Doctor { config } => {
             let read = config::read(&config)
                 .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
-            return doctor::main(PROGRAM, Role::Gateway, read);
+            return doctor::main(PROGRAM, Role::Gateway, read, None);
         }
     };
     match result {

@@ -83,6 +83,12 @@ impl Daemon {
         self.user = Some(user);
     }
 
+    fn become_user(&self, command: &mut Command) {
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+    }
+
     /// Its name in the group.
     pub fn name(&self) -> &str {
         &self.name
@@ -170,6 +176,7 @@ impl Daemon {
             None => Command::new(program),
         };
         command.env_remove("LD_PRELOAD").arg("doctor").arg("--config").arg(self.config()).stdin(Stdio::null());
+        self.become_user(&mut command);
         let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         (output.status.success(), shown.into_owned())
@@ -221,9 +228,7 @@ impl Daemon {
         // What the test was started with must not matter.
         command.env_clear().env("PATH", "/usr/bin:/bin").env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(out).stderr(log);
-        if let Some(user) = self.user {
-            command.uid(user).gid(user);
-        }
+        self.become_user(&mut command);
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.name)));
     }
 

@@ -2,9 +2,10 @@
 //! reads nothing of the agent and of others, and nothing of it is left.
 
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -278,6 +279,51 @@ fn nothing_is_left_of_a_run_that_nobody_waits_for_or_whose_helper_was_killed() {
     assert_eq!((answer.ended(), &printed.stdout[..]), (Ended::Exit, &b"OK\n"[..]));
 }
 
+/// How many bytes of a process's memory can be read, and how often a text stands in them.
+fn memory(pid: &str, text: &str) -> (usize, usize) {
+    let script = "import sys\npid, text = sys.argv[1], sys.stdin.buffer.read()\nread = found = 0\n\
+                  with open(f'/proc/{pid}/maps') as maps, open(f'/proc/{pid}/mem', 'rb', 0) as memory:\n \
+                  for line in maps:\n  \
+                  if line.split()[1][0] != 'r' or '[v' in line: continue\n  \
+                  begin, end = (int(at, 16) for at in line.split()[0].split('-'))\n  \
+                  memory.seek(begin)\n  \
+                  try: part = memory.read(end - begin)\n  \
+                  except OSError: continue\n  \
+                  read += len(part); found += part.count(text)\n\
+                  print(read, found)";
+    let mut command = as_root("/usr/bin/python3");
+    command.args(["-c", script, pid]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = program::succeeds(&child.wait_with_output().unwrap());
+    let (read, found) = said.trim().split_once(' ').unwrap();
+    (read.parse().unwrap(), found.parse().unwrap())
+}
+
+#[test]
+fn the_helper_has_no_secret_in_its_memory_while_a_plugin_runs_or_afterwards() {
+    let (helper, meeting) = (Helper::start(""), Meeting::new());
+    let script = format!("secret=$(cat \"$CREDENTIALS_DIRECTORY/password\"); {MEET} echo \"$secret\"");
+    let own = helper.pid().to_string();
+    let (read, found) = thread::scope(|scope| {
+        let asked =
+            scope.spawn(|| helper.shell(&script, &[&meeting.arg(), "a"], &[("user", "ann"), ("password", SECRET)]));
+        let met = meeting.wait("a");
+        let (pid, folder) = met.split_once(' ').unwrap();
+        assert!(memory(pid, SECRET).1 > 0, "the control: the plugin has it");
+        assert!(memory(&own, folder).1 > 0, "the control: the helper knows the folder");
+        let while_it_runs = memory(&own, SECRET);
+        meeting.say("a-go");
+        let (answer, printed) = asked.join().unwrap();
+        assert_eq!((answer.ended(), &printed.stdout[..]), (Ended::Exit, format!("{SECRET}\n").as_bytes()));
+        while_it_runs
+    });
+    assert!(read > 1024 * 1024, "the control: {read} bytes were read");
+    assert_eq!(found, 0, "while the plugin runs");
+    // It has passed the plugin's output on, in which the secret stood.
+    assert_eq!(memory(&own, SECRET).1, 0, "afterwards");
+}
+
 #[test]
 fn two_runs_at_a_time_are_never_one_user_and_the_rest_waits() {
     let (helper, meeting) = (Helper::start(""), Meeting::new());
@@ -388,9 +434,10 @@ fn nobody_but_the_agents_user_may_ask() {
     let mut helper = Helper::new(12345, "programs = [\"/bin/sh\"]\n");
     helper.restart();
     let asked = |user: u32| {
-        // By a program that says nothing but what it gets back.
+        // By a program that says nothing but what it gets back. Who may not ask is not listened to.
         let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-                      s.sendall(bytes.fromhex(sys.argv[2]))\nprint(s.makefile('rb').read())";
+                      try: s.sendall(bytes.fromhex(sys.argv[2]))\nexcept BrokenPipeError: pass\n\
+                      print(s.makefile('rb').read())";
         let user = user.to_string();
         let mut command = as_root("setpriv");
         command.args([
@@ -409,4 +456,79 @@ fn nobody_but_the_agents_user_may_ask() {
     // Root gets through to it, and is not the agent.
     assert!(program::succeeds(&asked(0)).contains("user 0 may not ask"));
     assert!(helper.events().iter().any(|event| event.number == 40155 && event.text.contains("user 0 may not ask")));
+}
+
+/// What an agent is to check: who it runs as, and something that needs a login.
+const PACK: &str = r#"
+[pack]
+name = "who"
+[[check]]
+name = "am-i"
+program = ["/bin/sh", "-c", "echo \"uid $(id -u)\"; exit $(( $(id -u) / 1900000000 ))"]
+every = "250ms"
+[check.monitor]
+alert_on = "warning"
+[[check]]
+name = "login"
+program = ["/bin/sh", "-c", "echo it has run"]
+every = "250ms"
+run_as = "Web shop"
+extra_opts = { section = "check_http", options = { authorization = "{user}:{password}" } }
+[check.monitor]
+alert_on = "warning"
+"#;
+
+/// Waits until the server knows a state of a monitor with these words.
+fn state(group: &Group, monitor: &str, words: &str) -> String {
+    wait::until(&format!("{monitor}: {words}"), LIMIT, || {
+        let query = format!("SELECT text FROM state WHERE monitor = 'who/{monitor}'");
+        group.sql::<String>(&query).pop().filter(|text| text.contains(words))
+    })
+}
+
+#[test]
+fn plugins_of_an_agent_run_as_users_of_their_own_or_not_at_all() {
+    let user = if getuid().is_root() { 1_899_999_998 } else { getuid().as_raw() };
+    let mut group = Group::builder().gateways(0).agents(0).direct(1).pack("who", PACK).lay();
+    if getuid().is_root() {
+        group.open();
+        group.agent(0).run_as(user);
+    }
+    // Without the helper: as the agent's own user, and what needs a credential does not run.
+    group.start();
+    assert!(group.agent(0).wait_event(40150).text.contains(&format!("own user, {user}")));
+    assert_eq!(state(&group, "am-i", "uid"), format!("uid {user}"));
+    state(&group, "login", "of the profile Web shop: plugins run under the agent's own user");
+    let said = group.agent(0).wait_event(40152).text;
+    assert!(said.contains("check who/login does not run: it needs a credential of the profile Web shop"), "{said}");
+    let (well, shown) = group.agent(0).doctor(None);
+    assert!(well && shown.contains("! plugins run under the agent's own user"), "{shown}");
+
+    // With it.
+    let mut helper = Helper::new(user, "programs = [\"/bin/sh\"]\n");
+    helper.restart();
+    group.agent(0).stop();
+    let socket = helper.socket().display().to_string();
+    group.agent(0).configure(&format!("runas = \"{socket}\""));
+    group.agent(0).start();
+    let said = group.agent(0).wait_event(40152).text;
+    assert!(said.contains("profile Web shop, and no account is bound to it for this host"), "{said}");
+    let number = |text: &str| text.strip_prefix("uid ").and_then(|number| number.parse().ok());
+    wait::until("a user of its own", LIMIT, || {
+        let text = group.sql::<String>("SELECT text FROM state WHERE monitor = 'who/am-i'").pop()?;
+        number(&text).filter(|number| helper.gives(*number))
+    });
+    assert!(!group.agent(0).events().iter().any(|event| event.number == 40150));
+    let (well, shown) = group.agent(0).doctor(None);
+    assert!(well && shown.contains("plugins run by wardline-runas"), "{shown}");
+    // While the helper is away nothing runs as the agent's user instead.
+    helper.stop();
+    let said = group.agent(0).wait_event(40151).text;
+    assert!(said.contains(&socket), "{said}");
+    state(&group, "am-i", "wardline-runas cannot be asked");
+    let (well, shown) = group.agent(0).doctor(None);
+    assert!(!well && shown.contains("next: start wardline-runas"), "{shown}");
+    helper.restart();
+    state(&group, "am-i", "uid");
+    assert_eq!(helper.folders(), [""; 0]);
 }
