@@ -64,13 +64,24 @@ pub async fn run(
         let (given, measure, outbox) = (given.unwrap_or_default(), Arc::clone(&measure), outbox.clone());
         let turning = workflow::run(given, plugins.clone(), measure, outbox.clone(), turn.clone());
         tokio::pin!(turning);
+        let replaced = async {
+            loop {
+                match next(&mut active, configuration.as_deref()).await {
+                    (_, true) => return,
+                    // The accounts that come with it are the workflows' from their next run on.
+                    (now, false) if taken(&accounts, now.as_deref(), &outbox).await => say(now.as_deref()),
+                    // The queue has ended, and the workflows with it.
+                    (_, false) => std::future::pending().await,
+                }
+            }
+        };
         tokio::select! {
             ended = &mut host => {
                 turn.cancel();
                 return turning.await.and(ended);
             }
             ended = &mut turning => return ended,
-            () = replaced(&mut active, configuration.as_deref(), async |now| taken(&accounts, now, &outbox).await) => {}
+            () = replaced => {}
         }
         turn.cancel();
         tokio::select! {
@@ -99,30 +110,19 @@ async fn taken(accounts: &Arc<Accounts>, configuration: Option<&Configuration>, 
     }
 }
 
-/// Returns when there is a configuration with other packs. For others the workflows need not be stopped; the accounts
-/// that come with it are theirs from their next run on.
-async fn replaced(
+/// Waits for the next configuration; whether it has other packs. For the same ones the workflows need not be stopped.
+async fn next(
     active: &mut watch::Receiver<Option<Arc<Configuration>>>,
     before: Option<&Configuration>,
-    taken: impl AsyncFn(Option<&Configuration>) -> bool,
-) {
-    let packs =
-        |configuration: Option<&Configuration>| configuration.map(|c| c.content.packs.clone()).unwrap_or_default();
-    let before = packs(before);
-    loop {
-        if active.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        let now = active.borrow_and_update().clone();
-        if packs(now.as_deref()) != before {
-            // It is looked at again by whoever waits.
-            return;
-        }
-        if !taken(now.as_deref()).await {
-            return std::future::pending().await;
-        }
-        say(now.as_deref());
+) -> (Option<Arc<Configuration>>, bool) {
+    let packs = |configuration: Option<&Configuration>| configuration.map(|c| c.content.packs.clone());
+    if active.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
+    // One with other packs is looked at again by whoever waits.
+    let now = active.borrow().clone();
+    let other = packs(now.as_deref()).unwrap_or_default() != packs(before).unwrap_or_default();
+    (now, other)
 }
 
 #[cfg(test)]
@@ -173,13 +173,13 @@ mod tests {
         };
         let (sender, mut active) = watch::channel(configuration(1, &[], "a"));
         let before = active.borrow_and_update().clone();
-        let mut waiting = std::pin::pin!(replaced(&mut active, before.as_deref(), async |_| true));
-        let patience = std::time::Duration::from_millis(50);
-        for other in [configuration(2, &["gw1.test"], "a"), configuration(3, &[], "a")] {
-            sender.send_replace(other);
-            assert!(tokio::time::timeout(patience, &mut waiting).await.is_err());
+        for (to, other) in [
+            (configuration(2, &["gw1.test"], "a"), false),
+            (configuration(3, &[], "a"), false),
+            (configuration(4, &[], "b"), true),
+        ] {
+            sender.send_replace(to.clone());
+            assert_eq!(next(&mut active, before.as_deref()).await, (to, other));
         }
-        sender.send_replace(configuration(4, &[], "b"));
-        waiting.await;
     }
 }
