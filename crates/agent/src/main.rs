@@ -100,6 +100,7 @@ struct Config {
     // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
     #[serde(default = "runtime_dir", rename = "runtime_dir")]
     _runtime_dir: PathBuf,
+    #[serde(default, deserialize_with = "socket")]
     runas: Option<PathBuf>,
     #[serde(default)]
     packs: Vec<PathBuf>,
@@ -136,6 +137,11 @@ fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Er
 fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let size = quantity::size(&String::deserialize(from)?).map_err(D::Error::custom)?;
     if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64KiB to 64GiB is allowed")) }
+}
+
+fn socket<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.is_absolute() { Ok(Some(path)) } else { Err(D::Error::custom("the absolute path of a socket is allowed")) }
 }
 
 fn main() -> ExitCode {
