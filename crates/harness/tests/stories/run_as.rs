@@ -370,6 +370,8 @@ fn a_policy_that_others_can_write_or_a_folder_on_a_disk_is_refused() {
     let disk = good.replace(&format!("\"{}\"", helper.runtime().display()), "\"/var/tmp/wardline-runas-test\"");
     assert_eq!(refused(&mut helper, &disk, "root", "644", "is on a disk"), 40154);
     program::succeeds(&as_root("rm").args(["-r", "/var/tmp/wardline-runas-test"]).output().unwrap());
+    let shared = good.replace(&format!("\"{}\"", helper.runtime().display()), "\"/dev/shm\"");
+    assert_eq!(refused(&mut helper, &shared, "root", "644", "it needs a folder of its own"), 40154);
     // Who is not root cannot become anybody.
     let mut command = Command::new(program::find("wardline-runas"));
     if getuid().is_root() {
@@ -437,7 +439,7 @@ fn nobody_but_the_agents_user_may_ask() {
         // By a program that says nothing but what it gets back. Who may not ask is not listened to.
         let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
                       try: s.sendall(bytes.fromhex(sys.argv[2]))\nexcept BrokenPipeError: pass\n\
-                      print(s.makefile('rb').read())";
+                      print(s.recv(65536))";
         let user = user.to_string();
         let mut command = as_root("setpriv");
         command.args([
