@@ -213,15 +213,15 @@ fn run(path: &Path) -> Result<(), Event> {
     // It stays locked for as long as this runs.
     let state = StateFolder::open(&config.state_dir)?;
     let found = home::find(PROGRAM, path, config.group, &state)?;
-    let started = Event::Started {
+    let mut started = vec![Event::Started {
         program: PROGRAM.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         name: config.name.to_string(),
-    };
+    }];
     let own = Identity { name: config.name, role: Role::Agent };
     let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
     if config.runas.is_none() {
-        journal::emit(Event::PluginsUnderAgent { user: geteuid().to_string() });
+        started.push(Event::PluginsUnderAgent { user: geteuid().to_string() });
     }
     let runner = Runner::new(config.runas);
     groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, runner }, started)
