@@ -75,7 +75,7 @@ struct Place {
 ///
 /// # Errors
 /// The only group cannot be run, or none of several.
-pub fn run(found: Vec<Found>, state: PathBuf, host: &Host, started: Event) -> Result<(), Event> {
+pub fn run(found: Vec<Found>, state: PathBuf, host: &Host, started: Vec<Event>) -> Result<(), Event> {
     let unusable =
         |error: io::Error| Event::StateFolderInUse { path: state.display().to_string(), reason: error.to_string() };
     let main = Builder::new_current_thread().enable_all().build().map_err(unusable)?;
@@ -114,9 +114,9 @@ fn runtime(place: &Place) -> io::Result<Runtime> {
 }
 
 /// Runs groups, each on its own threads, until the program is told to stop or none is left.
-async fn until_stopped(groups: Vec<(tokio::runtime::Handle, Place, Group)>, started: Event) -> Result<(), Event> {
+async fn until_stopped(groups: Vec<(tokio::runtime::Handle, Place, Group)>, started: Vec<Event>) -> Result<(), Event> {
     let stopped = signals::wait();
-    journal::emit(started);
+    started.into_iter().for_each(journal::emit);
     let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
     for (runtime, place, group) in groups {
         let stop = stop.child_token();

@@ -100,6 +100,7 @@ struct Config {
     // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
     #[serde(default = "runtime_dir", rename = "runtime_dir")]
     _runtime_dir: PathBuf,
+    #[serde(default, deserialize_with = "socket")]
     runas: Option<PathBuf>,
     #[serde(default)]
     packs: Vec<PathBuf>,
@@ -136,6 +137,11 @@ fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Er
 fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let size = quantity::size(&String::deserialize(from)?).map_err(D::Error::custom)?;
     if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64KiB to 64GiB is allowed")) }
+}
+
+fn socket<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.is_absolute() { Ok(Some(path)) } else { Err(D::Error::custom("the absolute path of a socket is allowed")) }
 }
 
 fn main() -> ExitCode {
@@ -207,15 +213,15 @@ fn run(path: &Path) -> Result<(), Event> {
     // It stays locked for as long as this runs.
     let state = StateFolder::open(&config.state_dir)?;
     let found = home::find(PROGRAM, path, config.group, &state)?;
-    let started = Event::Started {
+    let mut started = vec![Event::Started {
         program: PROGRAM.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         name: config.name.to_string(),
-    };
+    }];
     let own = Identity { name: config.name, role: Role::Agent };
     let (heartbeat, queue_budget, vault) = (config.heartbeat, config.queue_budget, config::vault(&config.state_dir)?);
     if config.runas.is_none() {
-        journal::emit(Event::PluginsUnderAgent { user: geteuid().to_string() });
+        started.push(Event::PluginsUnderAgent { user: geteuid().to_string() });
     }
     let runner = Runner::new(config.runas);
     groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault, runner }, started)

@@ -2,7 +2,8 @@
 //! reads nothing of the agent and of others, and nothing of it is left.
 
 use std::fs::{self, Permissions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -121,6 +122,53 @@ fn a_run_as_secret_reaches_a_plugin_without_arguments_or_environment() {
     // Afterwards nothing of it is left.
     assert_eq!(helper.folders(), [""; 0]);
     assert!(helper.processes().is_empty());
+}
+
+/// Answers one request by HTTP, and gives what it was.
+fn http(listener: &TcpListener) -> String {
+    let (mut tcp, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tcp.read_exact(&mut byte).unwrap();
+        request.extend(byte);
+    }
+    let known = String::from_utf8(request).unwrap();
+    let status = if known.contains("\r\nAuthorization: Basic ") { "200 OK" } else { "401 Unauthorized" };
+    write!(tcp, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    known
+}
+
+#[test]
+fn a_plugin_as_it_comes_with_the_system_reads_its_login_from_its_folder() {
+    let mut helper = Helper::new(getuid().as_raw(), "programs = [\"/usr/lib/nagios/plugins/\"]\n");
+    helper.restart();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let check = |options: Option<&str>| {
+        let file = options.map(|options| ("extra-opts.ini", options));
+        let mut request = request("", &[], file.as_slice());
+        request.program = "/usr/lib/nagios/plugins/check_http".into();
+        request.arguments = ["-H", "127.0.0.1", "-p", &port, "-t", "10"].map(str::to_owned).to_vec();
+        if options.is_some() {
+            request.arguments.push("--extra-opts=check_http@{credentials}/extra-opts.ini".into());
+        }
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| helper.ask(&request, options.map(str::as_bytes).as_slice()));
+            let seen = http(&listener);
+            (seen, asked.join().unwrap())
+        })
+    };
+    // The control: without a login it does not get in.
+    let (_, (answer, printed)) = check(None);
+    let said = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert_eq!((answer.ended(), answer.number), (Ended::Exit, 1), "{said}");
+    assert!(said.contains("401 Unauthorized"), "{said}");
+    // What a password may have in it: a file of options has no quotes and no comments behind a value.
+    let (seen, (answer, printed)) = check(Some("[check_http]\nauthorization=ann:a \"b\"=c;#d%\\\n"));
+    let said = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert_eq!((answer.ended(), answer.number), (Ended::Exit, 0), "{said}");
+    assert!(seen.contains("Authorization: Basic YW5uOmEgImIiPWM7I2QlXA==\r\n"), "{seen}");
 }
 
 /// Tries what a plugin should not be able to, and says of each whether it could. `$1` is the meeting; `$2` the agent's
@@ -370,6 +418,8 @@ fn a_policy_that_others_can_write_or_a_folder_on_a_disk_is_refused() {
     let disk = good.replace(&format!("\"{}\"", helper.runtime().display()), "\"/var/tmp/wardline-runas-test\"");
     assert_eq!(refused(&mut helper, &disk, "root", "644", "is on a disk"), 40154);
     program::succeeds(&as_root("rm").args(["-r", "/var/tmp/wardline-runas-test"]).output().unwrap());
+    let shared = good.replace(&format!("\"{}\"", helper.runtime().display()), "\"/dev/shm\"");
+    assert_eq!(refused(&mut helper, &shared, "root", "644", "it needs a folder of its own"), 40154);
     // Who is not root cannot become anybody.
     let mut command = Command::new(program::find("wardline-runas"));
     if getuid().is_root() {
@@ -437,7 +487,10 @@ fn nobody_but_the_agents_user_may_ask() {
         // By a program that says nothing but what it gets back. Who may not ask is not listened to.
         let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
                       try: s.sendall(bytes.fromhex(sys.argv[2]))\nexcept BrokenPipeError: pass\n\
-                      print(s.makefile('rb').read())";
+                      part = b'.'\nwhile part:\n \
+                      try: part = s.recv(65536)\n \
+                      except ConnectionResetError: break\n \
+                      sys.stdout.buffer.write(part)";
         let user = user.to_string();
         let mut command = as_root("setpriv");
         command.args([
