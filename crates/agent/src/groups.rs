@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use wardline_connector::config::StateFolder;
 use wardline_connector::configuration::Configured;
 use wardline_connector::home::{self, Found, Member};
 use wardline_connector::outbox::Outbox;
@@ -20,6 +21,7 @@ use wardline_packs::Pack;
 use wardline_proto::configuration::Content;
 use wardline_proto::event::Event;
 use wardline_secrets::certificate::Identity;
+use wardline_secrets::protect::Vault;
 
 use crate::clock::Measure;
 use crate::configured;
@@ -63,7 +65,8 @@ struct Place {
 ///
 /// # Errors
 /// The only group cannot be run, or none of several.
-pub fn run(found: Vec<Found>, state: PathBuf, host: &Host, started: Event) -> Result<(), Event> {
+pub fn run(found: Vec<Found>, state: &StateFolder, host: &Host, started: Event) -> Result<(), Event> {
+    let (vault, state) = (state.vault(), state.path().to_owned());
     let unusable =
         |error: io::Error| Event::StateFolderInUse { path: state.display().to_string(), reason: error.to_string() };
     let main = Builder::new_current_thread().enable_all().build().map_err(unusable)?;
@@ -72,9 +75,9 @@ pub fn run(found: Vec<Found>, state: PathBuf, host: &Host, started: Event) -> Re
     for found in found {
         let place = Place { group: found.name(), alone, state: state.clone() };
         let runtime = runtime(&place).map_err(unusable)?;
-        let (opening, host) = (place.clone(), host.clone());
+        let (opening, host, vault) = (place.clone(), host.clone(), vault.clone());
         let opened =
-            runtime.spawn(async move { opening.outcome(spawn_blocking(move || Group::open(found, host)).await) });
+            runtime.spawn(async move { opening.outcome(spawn_blocking(move || Group::open(found, host, &vault)).await) });
         match main.block_on(opened).unwrap_or_else(|error| Err(ended(error))) {
             Ok(group) => groups.push((runtime.handle().clone(), place, group)),
             Err(event) => outcome = Err(event),
@@ -153,11 +156,11 @@ impl Place {
 
 impl Group {
     /// Loads what is kept of a group, and opens its queue.
-    fn open(found: Found, host: Host) -> Result<Self, Event> {
-        let member = home::load(found, &host.own)?;
+    fn open(found: Found, host: Host, vault: &Vault) -> Result<Self, Event> {
+        let member = home::load(found, &host.own, vault)?;
         let file = member.folder.join("queue.db");
         let (name, group, key) = (host.own.name.clone(), member.membership.name.clone(), Arc::clone(&member.identity));
-        let queue = Queue::open(&file, name, group, key, host.queue_budget);
+        let queue = Queue::open(vault, &file, name, group, key, host.queue_budget);
         let (queue, outbox, _thread) = queue
             .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
         Ok(Self { member, queue, outbox, host })
@@ -166,7 +169,7 @@ impl Group {
     /// Runs it until `stop`.
     async fn run(self, stop: CancellationToken) -> Result<(), Event> {
         let Self { member, queue, outbox, host } = self;
-        let Member { membership, folder, credential, identity, root, renewal } = member;
+        let Member { membership, folder, credential, identity, root, vault, renewal } = member;
         let Host { own, packs, heartbeat, measure, .. } = host;
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
@@ -174,7 +177,7 @@ impl Group {
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
         let group = membership.name.clone();
-        let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), folder, Box::new(check));
+        let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(check));
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));

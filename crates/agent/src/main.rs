@@ -133,6 +133,10 @@ fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
 }
 
 fn main() -> ExitCode {
+    if let Err(event) = config::no_dumps() {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
@@ -190,5 +194,5 @@ fn run(path: &Path) -> Result<(), Event> {
     };
     let own = Identity { name: config.name, role: Role::Agent };
     let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
-    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure }, started)
+    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure }, started)
 }

@@ -143,15 +143,15 @@ async fn next(joining: &mut JoinSet<Result<Joined, String>>) -> Result<Joined, P
 }
 
 fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(Uplink, Outbox), Event> {
-    let home::Member { membership, folder, credential, identity, root, .. } =
+    let home::Member { membership, folder, credential, identity, root, vault, .. } =
         home::open("wardline load", state.path(), None, state, own)?;
     let file = folder.join("queue.db");
-    let queue = Queue::open(&file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), BUDGET);
+    let queue = Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), BUDGET);
     let (queue, outbox, _thread) = queue
         .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
     // It is kept, and nothing of it is run.
     let group = membership.name.clone();
-    let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), folder, Box::new(|_| Ok(())));
+    let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(|_| Ok(())));
     Ok((Uplink { own: own.clone(), membership, credential, root, identity, queue, heartbeat, configured }, outbox))
 }
 

@@ -29,6 +29,7 @@ use wardline_proto::{GroupId, Name};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::head::{Reach, Restored, follows, open_head, open_included};
 use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::{KeyId, VerifyingKey, sha256};
 use wardline_secrets::trust::Root;
 
@@ -124,8 +125,16 @@ impl std::fmt::Debug for Configured {
 impl Configured {
     /// Loads what is kept in a group's folder, for who has this name and identity key. What cannot be believed is not
     /// used, and said.
-    pub fn open(own: Identity, key: KeyId, group: Name, root: Root, folder: PathBuf, check: Check) -> Arc<Self> {
-        let known = Known::load(&folder);
+    pub fn open(
+        own: Identity,
+        key: KeyId,
+        group: Name,
+        root: Root,
+        vault: &Vault,
+        folder: PathBuf,
+        check: Check,
+    ) -> Arc<Self> {
+        let known = Known::load(vault, &folder);
         let (active, newest, seen) = (watch::Sender::new(None), Mutex::default(), known.version);
         let log = Mutex::new(Log { known, turn: 0 });
         let configured = Self { own, key, group, root, folder, check, newest, log, active };

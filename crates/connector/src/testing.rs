@@ -19,6 +19,7 @@ use wardline_secrets::authority::{
 use wardline_secrets::head::{Reach, signed_head};
 use wardline_secrets::merkle;
 use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{SigningKey, VerifyingKey, random, sha256};
 use wardline_secrets::tls::Channel;
@@ -45,6 +46,11 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Data protection in a folder of a test.
+pub(crate) fn vault(folder: &Path) -> Vault {
+    Vault::open(folder, now_ms() / 1000).unwrap()
 }
 
 pub(crate) fn name(text: &str) -> Name {
@@ -123,7 +129,7 @@ impl Group {
     pub(crate) fn channel(&self, host: &str, role: Role) -> Channel {
         let scratch = Scratch::new();
         self.write(&scratch.0, host, role, self.hour());
-        Channel::load(&scratch.0, self.trusted(), &name(host), role).unwrap()
+        Channel::load(&vault(&scratch.0), &scratch.0, self.trusted(), &name(host), role).unwrap()
     }
 
     pub(crate) fn membership(&self, parents: Vec<Parent>) -> Membership {

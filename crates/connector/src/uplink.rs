@@ -424,7 +424,7 @@ mod tests {
     use wardline_proto::Role;
 
     use super::*;
-    use crate::testing::{Group, Scratch, parent, sessions};
+    use crate::testing::{Group, Scratch, parent, sessions, vault};
 
     #[tokio::test]
     async fn an_agent_goes_to_the_second_parent_while_the_first_is_away_and_comes_back() {
@@ -436,13 +436,14 @@ mod tests {
         let own = channel.identity.clone();
         let membership = group.membership(vec![parent("gw1.test", first), parent("gw2.test", second)]);
         let (file, budget) = (scratch.0.join("queue.db"), 1 << 20);
-        let queue = Queue::open(&file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
+        let vault = vault(&scratch.0);
+        let queue = Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
         let (queue, _outbox, _thread) = queue.unwrap();
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
         let group_name = membership.name.clone();
         let folder = scratch.0.clone();
         let configured =
-            Configured::open(own.clone(), identity.id(), group_name, root.clone(), folder, Box::new(|_| Ok(())));
+            Configured::open(own.clone(), identity.id(), group_name, root.clone(), &vault, folder, Box::new(|_| Ok(())));
         let credential = channel.into();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         tokio::spawn(uplink.run(stop.clone()));

@@ -109,6 +109,10 @@ fn listen() -> SocketAddr {
 }
 
 fn main() -> ExitCode {
+    if let Err(event) = config::no_dumps() {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => config::read(&config).map(|_: Config| ()),
         Command::Run { config } => run(&config),
