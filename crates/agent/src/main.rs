@@ -145,6 +145,10 @@ fn socket<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, 
 }
 
 fn main() -> ExitCode {
+    if let Err(event) = config::no_dumps() {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
@@ -219,10 +223,10 @@ fn run(path: &Path) -> Result<(), Event> {
         name: config.name.to_string(),
     }];
     let own = Identity { name: config.name, role: Role::Agent };
-    let (heartbeat, queue_budget, vault) = (config.heartbeat, config.queue_budget, config::vault(&config.state_dir)?);
+    let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
     if config.runas.is_none() {
         started.push(Event::PluginsUnderAgent { user: geteuid().to_string() });
     }
     let runner = Runner::new(config.runas);
-    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault, runner }, started)
+    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure, runner }, started)
 }

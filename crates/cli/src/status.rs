@@ -16,6 +16,7 @@ const COLUMNS: &[Column<Status>] = &[
     Column::new("GAPS", |status| Cell::text(status.gaps)),
     Column::new("SET ASIDE", |status| Cell::text(status.set_aside)),
     Column::new("RECOVERY KEY", |status| Cell::text(if status.recovery { "yes" } else { "no" })),
+    Column::new("PROTECTED BY", |status| Cell::text(&status.protector)),
     Column::new("SCHEMA", |status| Cell::text(status.schema)),
     Column::new("DATABASE BYTES", |status| Cell::text(status.database_bytes)),
 ];

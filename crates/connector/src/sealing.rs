@@ -246,9 +246,34 @@ impl Sealing {
         secure_data::open(self.state().keys.iter().map(|held| &held.key), sealed)
     }
 
+    /// Whose they are.
+    pub const fn own(&self) -> &Identity {
+        &self.own
+    }
+
+    /// The id of the key that signs what this health service says.
+    pub fn identity(&self) -> KeyId {
+        self.identity.id()
+    }
+
     /// The group's id.
     pub const fn group(&self) -> GroupId {
         self.root.group()
+    }
+
+    /// The group's name.
+    pub const fn group_name(&self) -> &Name {
+        &self.group
+    }
+
+    /// What everything trusted leads to.
+    pub const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// What protects what rests here.
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// Whether this is the id of one of the keys.

@@ -110,6 +110,10 @@ fn listen() -> SocketAddr {
 }
 
 fn main() -> ExitCode {
+    if let Err(event) = config::no_dumps() {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => config::read(&config).map(|_: Config| ()),
         Command::Run { config } => run(&config),
@@ -140,9 +144,8 @@ fn run(path: &Path) -> Result<(), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let state = StateFolder::open(&config.state_dir)?;
     let own = Identity { name: config.name.clone(), role: Role::Gateway };
-    let home::Member { membership, folder, credential, identity, root, renewal } =
+    let home::Member { membership, folder, credential, identity, root, vault, renewal } =
         home::open(PROGRAM, path, config.group, &state, &own)?;
-    let vault = config::vault(&config.state_dir)?;
     let sealing = Sealing::open(own.clone(), membership.name.clone(), root, Arc::clone(&identity), &folder, vault)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;

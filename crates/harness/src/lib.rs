@@ -26,6 +26,7 @@ pub mod log;
 pub mod pki;
 pub mod port;
 pub mod powercut;
+pub mod private;
 pub mod program;
 pub mod random;
 pub mod scratch;

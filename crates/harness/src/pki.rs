@@ -9,6 +9,7 @@ use rcgen::{
 };
 use wardline_proto::Role;
 
+use crate::private;
 use crate::scratch::write;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -305,11 +306,9 @@ impl Credential {
     /// # Panics
     /// They are not there.
     pub fn read(folder: &Path, name: &str) -> Self {
-        let text = |extension| {
-            let path = folder.join(name).with_extension(extension);
-            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        Self { chain: text("pem"), key: text("key") }
+        let [chain, key] = ["pem", "key"].map(|extension| folder.join(name).with_extension(extension));
+        let chain = std::fs::read_to_string(&chain).unwrap_or_else(|error| panic!("{}: {error}", chain.display()));
+        Self { chain, key: String::from_utf8(private::read(&key)).expect("a key in PEM") }
     }
 
     /// Writes `NAME.pem` and `NAME.key` (0600) into a folder, over what is there.

@@ -37,4 +37,7 @@ pub struct Status {
     /// Whether the issuing CA or the duty certificate is due to be made anew and waits for the root's key.
     #[serde(default)]
     pub root_key_needed: bool,
+    /// What the keys are protected by that rest on the server's disk.
+    #[serde(default)]
+    pub protector: String,
 }

@@ -9,7 +9,7 @@ use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer};
 use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::program::said;
-use wardline_harness::{Daemon, Log, scratch};
+use wardline_harness::{Daemon, Log, private, scratch};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
     Configuration, ConfigurationAsk, Context, Issue, RouteOpen, Signed, Way, decode, encode,
@@ -257,7 +257,7 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
     let channel = group.key("srv1.test", "channel");
     let other = Authority::new("other").duty("srv1.test");
     let other = SigningKey::from_pem(other.key.as_bytes(), GroupId(group.id().into_bytes())).unwrap();
-    let elsewhere = std::fs::read(group.folder().join("srv1.test/state/test/duty.key")).unwrap();
+    let elsewhere = private::read(&group.folder().join("srv1.test/state/test/duty.key"));
     let elsewhere = SigningKey::from_pem(&elsewhere, GroupId([7; 16])).unwrap();
     group.server().start();
     group.done(&["pack", "apply", &file(&group, &one.pack("app"))]);

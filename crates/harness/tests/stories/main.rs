@@ -2,6 +2,7 @@
 
 mod alert_crosses_gateway;
 mod approval;
+mod at_rest;
 mod authorities;
 mod authority_table;
 mod bad_certificate;

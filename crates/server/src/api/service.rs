@@ -162,6 +162,7 @@ impl DataAccess for Service {
             set_aside: counts.set_aside,
             recovery: self.store.view().borrow().recovery().is_some(),
             root_key_needed: self.renewal.wants_root(),
+            protector: self.renewal.vault.protector(),
         })
     }
 
