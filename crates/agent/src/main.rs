@@ -15,7 +15,7 @@ use wardline_agent::groups::{self, Host};
 use wardline_agent::plugin::Runner;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::doctor::Found;
-use wardline_connector::{doctor, enroll, home, journal};
+use wardline_connector::{certs, doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
@@ -51,6 +51,13 @@ enum Command {
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
+    /// Lists this host's certificates, as they are on disk: of the channel, and those by which it receives secrets. The
+    /// key of the latter is the one that event 7006 names.
+    Certs {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/agent.toml")]
         config: PathBuf,
@@ -158,6 +165,10 @@ fn main() -> ExitCode {
             let own = read.as_ref().ok().map(|config| plugins(config.runas.as_deref()));
             let read = read.map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
             return doctor::main(PROGRAM, Role::Agent, read, own);
+        }
+        Command::Certs { config } => {
+            let read = config::read(&config).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+            return certs::main(Role::Agent, read);
         }
     };
     match result {

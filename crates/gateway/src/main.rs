@@ -13,7 +13,7 @@ use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::join::{self, Knocking};
 use wardline_connector::relay::Relay;
 use wardline_connector::sealing::Sealing;
-use wardline_connector::{doctor, enroll, home, journal, listener, signals};
+use wardline_connector::{certs, doctor, enroll, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::certificate::Identity;
@@ -40,6 +40,13 @@ enum Command {
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/gateway.toml")]
+        config: PathBuf,
+    },
+    /// Lists this host's certificates, as they are on disk: of the channel, and those by which it receives secrets. The
+    /// key of the latter is the one that event 7006 names.
+    Certs {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/gateway.toml")]
         config: PathBuf,
@@ -122,6 +129,11 @@ fn main() -> ExitCode {
             let read = config::read(&config)
                 .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
             return doctor::main(PROGRAM, Role::Gateway, read, None);
+        }
+        Command::Certs { config } => {
+            let read = config::read(&config)
+                .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
+            return certs::main(Role::Gateway, read);
         }
     };
     match result {

@@ -10,6 +10,7 @@
 //!  log       a log of short lines that agents follow
 //!  hostile   peers that do what they like, behind real TLS
 //!  helper    wardline-runas, as root
+//!  estate    a group with a Run As account, and a plugin that logs on with it
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
@@ -18,6 +19,7 @@
 
 pub mod asking;
 pub mod daemon;
+pub mod estate;
 pub mod group;
 pub mod helper;
 pub mod hostile;
@@ -34,6 +36,7 @@ pub mod tap;
 pub mod wait;
 
 pub use daemon::Daemon;
+pub use estate::Estate;
 pub use group::Group;
 pub use helper::Helper;
 pub use log::Log;

@@ -141,7 +141,7 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
 }
 
 /// The hostile gateway between agent1 and the server.
-struct Between {
+pub(crate) struct Between {
     credential: Credential,
     listener: Listener,
     below: Option<Peer>,
@@ -150,7 +150,7 @@ struct Between {
 }
 
 impl Between {
-    fn new(group: &mut Group) -> Self {
+    pub(crate) fn new(group: &mut Group) -> Self {
         let credential = group.credential("gw1.test");
         let listener = Listener::at(hostile::listen(group.gateway(0)));
         let server: SocketAddr = hostile::listen(group.server());
@@ -159,32 +159,32 @@ impl Between {
         Self { credential, listener, below: None, above, route: 0 }
     }
 
-    fn meet(&mut self) {
+    pub(crate) fn meet(&mut self) {
         self.below = None;
         self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
     }
 
-    fn below(&mut self) -> &mut Peer {
+    pub(crate) fn below(&mut self) -> &mut Peer {
         self.below.as_mut().expect("the agent is here")
     }
 
-    fn route(&mut self, agent: &str) {
+    pub(crate) fn route(&mut self, agent: &str) {
         self.route += 1;
         let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
         self.above.say(open.on(self.route));
         self.above.wait_for(Kind::Way, self.route);
     }
 
-    fn up(&mut self, kind: Kind, body: Bytes) {
+    pub(crate) fn up(&mut self, kind: Kind, body: Bytes) {
         self.above.say(Message { kind, route: self.route, body });
     }
 
-    fn down(&mut self, kind: Kind, body: Bytes) {
+    pub(crate) fn down(&mut self, kind: Kind, body: Bytes) {
         self.below().say(Message { kind, route: 0, body });
     }
 
     /// Passes on position and answer. Gives what the agent asks for then.
-    fn open(&mut self) -> Bytes {
+    pub(crate) fn open(&mut self) -> Bytes {
         self.route("agent1.test");
         self.below().say(Message::own(Kind::Way, Way { open: true }));
         let position = self.below().wait_for(Kind::Position, 0);
@@ -195,24 +195,24 @@ impl Between {
     }
 
     /// What the server answers to a question about a configuration.
-    fn asked(&mut self, ask: Bytes) -> Configuration {
+    pub(crate) fn asked(&mut self, ask: Bytes) -> Configuration {
         self.up(Kind::ConfigurationAsk, ask);
         self.sent()
     }
 
-    fn sent(&mut self) -> Configuration {
+    pub(crate) fn sent(&mut self) -> Configuration {
         decode(&self.above.wait_for(Kind::Configuration, self.route)).unwrap()
     }
 
     /// The configuration that the server has for an agent.
-    fn of(&mut self, agent: &str) -> Configuration {
+    pub(crate) fn of(&mut self, agent: &str) -> Configuration {
         self.route(agent);
         self.asked(Bytes::new())
     }
 
     /// Gives an agent something that it must refuse with this event, and go on with what it has.
     #[track_caller]
-    fn refused(&mut self, agent: &Daemon, what: &str, event: u32, configuration: &Configuration) {
+    pub(crate) fn refused(&mut self, agent: &Daemon, what: &str, event: u32, configuration: &Configuration) {
         let (mark, before) = (agent.mark(), kept(agent));
         self.down(Kind::Configuration, encode(configuration));
         agent.wait_event_since(mark, event);
@@ -228,20 +228,20 @@ impl Between {
 }
 
 /// The bytes of what an agent keeps.
-fn kept(agent: &Daemon) -> Vec<Vec<u8>> {
+pub(crate) fn kept(agent: &Daemon) -> Vec<Vec<u8>> {
     KEPT.iter().map(|name| std::fs::read(agent.state().join(name)).unwrap_or_default()).collect()
 }
 
-fn signed(configuration: &Configuration) -> Signed {
+pub(crate) fn signed(configuration: &Configuration) -> Signed {
     configuration.signed.clone().expect("it is signed")
 }
 
-fn issue(configuration: &Configuration) -> Issue {
+pub(crate) fn issue(configuration: &Configuration) -> Issue {
     decode(&signed(configuration).payload).unwrap()
 }
 
 /// What the server has sent, with this document, said to be the one that was signed.
-fn with(sent: &Configuration, document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
+pub(crate) fn with(sent: &Configuration, document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
     let hash = sha256(&[document.as_bytes()]).to_wire();
     let payload = encode(&Issue { document: hash, ..issue.clone() });
     Configuration { signed: Some(by.signed(context, payload)), document: document.into(), ..sent.clone() }
