@@ -165,8 +165,7 @@ impl Server {
         }
         let mut bytes = vec![0; length as usize];
         stream.read_exact(&mut bytes).await?;
-        let request = Request::decode(bytes.as_slice()).map_err(|_| BadRequest::Encoding)?;
-        request.check()?;
+        let request = Request::parse(&bytes)?;
         // On a thread of its own: a path may lead to a file system whose server is away.
         let (policy, user, program) = (Arc::clone(&self.policy), request.user.clone(), request.program.clone());
         let allowed = tokio::task::spawn_blocking(move || policy.allows(&user, &program)).await;

@@ -24,6 +24,7 @@ mod queue_lives;
 mod renewal;
 mod rolled_back;
 mod run_as;
+mod run_as_policy;
 mod slow_database;
 mod trust_log;
 mod two_groups;
