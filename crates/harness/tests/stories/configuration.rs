@@ -146,7 +146,8 @@ pub(crate) struct Between {
     listener: Listener,
     below: Option<Peer>,
     above: Peer,
-    route: u32,
+    /// The agent's, as it was opened last.
+    pub(crate) route: u32,
 }
 
 impl Between {
@@ -204,6 +205,11 @@ impl Between {
         decode(&self.above.wait_for(Kind::Configuration, self.route)).unwrap()
     }
 
+    /// The server's word about a sealing key.
+    pub(crate) fn confirmed(&mut self) -> Bytes {
+        self.above.wait_for(Kind::SealingConfirmed, self.route)
+    }
+
     /// The configuration that the server has for an agent.
     pub(crate) fn of(&mut self, agent: &str) -> Configuration {
         self.route(agent);
@@ -241,7 +247,13 @@ pub(crate) fn issue(configuration: &Configuration) -> Issue {
 }
 
 /// What the server has sent, with this document, said to be the one that was signed.
-pub(crate) fn with(sent: &Configuration, document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
+pub(crate) fn with(
+    sent: &Configuration,
+    document: String,
+    by: &SigningKey,
+    context: Context,
+    issue: &Issue,
+) -> Configuration {
     let hash = sha256(&[document.as_bytes()]).to_wire();
     let payload = encode(&Issue { document: hash, ..issue.clone() });
     Configuration { signed: Some(by.signed(context, payload)), document: document.into(), ..sent.clone() }

@@ -20,6 +20,7 @@ mod joining;
 mod load_kills;
 mod load_power_cut;
 mod own_pki;
+mod passwords;
 mod queue_lives;
 mod renewal;
 mod rolled_back;
