@@ -12,6 +12,7 @@
 //!  helper    wardline-runas, as root
 //!  estate    a group with a Run As account, and a plugin that logs on with it
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
+//!  search    for secrets: in memory, files, on the wire, however they are written
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
 //!  random    numbers from a seed                          port  a port that stays ours
@@ -32,6 +33,7 @@ pub mod private;
 pub mod program;
 pub mod random;
 pub mod scratch;
+pub mod search;
 pub mod tap;
 pub mod wait;
 
@@ -42,4 +44,5 @@ pub use helper::Helper;
 pub use log::Log;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;
+pub use search::Search;
 pub use tap::Tap;
