@@ -75,6 +75,12 @@ catalogue! {
         cause "The parent or the database was away or slow for longer than the queue's budget lasts."
         cure "See why delivery stalled (the events before this one); raise `queue_budget` if outages of this length must be covered."
 
+    7011 Warning SecretRefused { account, reason }
+        "the secret for the Run As account {account} was refused: {reason}"
+        meaning "Nothing was kept or changed. Blank passwords are not supported."
+        cause "The field was left blank, or has in it what no plugin can read."
+        cure "Give it again: `wardline account create` or `wardline account update`."
+
     20000 Warning UnknownHealthService { peer, address, reason }
         "{peer} at {address} is not part of this management group and was refused: {reason}"
         meaning "Somebody has a certificate of this group, but by the trust log is no member, may not come this way, or was not issued that certificate."
@@ -572,6 +578,24 @@ catalogue! {
         meaning "Each of them was left out, and why was said before."
         cause "See event 40120, one for each group."
         cure "Cure what the events before this one say, then start the agent again."
+
+    40160 Critical GroupKeyMissing { path, accounts }
+        "the group key {path} is not there, and the secrets of Run As accounts in the database rest under it: {accounts}"
+        meaning "The server does not start: with a new key it could never again open what it has."
+        cause "The file was removed, or the server was moved without it."
+        cure "Restore it from a backup, with `machine.key` and `protect/` of the same state folder."
+
+    40161 Critical GroupKeyUnusable { path, reason }
+        "the group key {path} cannot be used: {reason}"
+        meaning "The server does not start: the secrets of Run As accounts rest under this key."
+        cause "The file is damaged, comes from another machine, or what protects it here was exchanged."
+        cure "Restore it from a backup, with `machine.key` and `protect/` of the same state folder."
+
+    40162 Warning LessSecureDistribution { group, accounts }
+        "in group {group} Run As accounts may be distributed to every agent; those that are: {accounts}"
+        meaning "Whoever takes over any host of the group has these credentials, also on a host that joins later."
+        cause "`less_secure_distribution = true` in server.toml, or accounts were distributed like that while it was."
+        cure "Name the agents: `wardline account update ACCOUNT --to AGENT,AGENT`; then leave `less_secure_distribution` out."
 }
 
 /// The catalogue's entry of a number.

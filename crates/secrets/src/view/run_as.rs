@@ -211,16 +211,13 @@ impl RunAs {
         if let Some(known) = self.accounts.get_mut(&id) {
             // The same version says something else of the same secret.
             let same = version == known.version && secret == known.secret;
-            if !same && Some(version) != known.version.checked_add(1) {
-                return Err(wrong("a version of an account that does not follow the one before"));
+            if !same && version <= known.version {
+                return Err(wrong("a version of an account that is not above the one before"));
             }
             let known = Arc::make_mut(known);
             (known.name, known.kind, known.version, known.secret, known.user) = (name, kind, version, secret, user);
             known.changed_at = if same { known.changed_at } else { at };
             return Ok(if known.everywhere { Affected::All } else { Affected::These(known.agents.clone()) });
-        }
-        if version != 1 {
-            return Err(wrong("a first version of an account that is none"));
         }
         let (everywhere, agents) = (false, BTreeSet::new());
         let account = Account { id, name, kind, version, secret, user, everywhere, agents, changed_at: at };
