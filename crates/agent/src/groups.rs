@@ -10,25 +10,31 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use wardline_connector::accounts::Accounts;
 use wardline_connector::configuration::Configured;
 use wardline_connector::home::{self, Found, Member};
 use wardline_connector::outbox::Outbox;
 use wardline_connector::queue::Queue;
+use wardline_connector::sealing::Sealing;
 use wardline_connector::uplink::Uplink;
 use wardline_connector::{journal, signals};
 use wardline_packs::Pack;
 use wardline_proto::configuration::Content;
 use wardline_proto::event::Event;
 use wardline_secrets::certificate::Identity;
+use wardline_secrets::protect::Vault;
 
 use crate::clock::Measure;
 use crate::configured;
+use crate::given::Given;
+use crate::plugin::Runner;
+use crate::workflow::Plugins;
 
 /// How long looks at the host that hang in the kernel are waited for at the end. They cannot be ended.
 const HANGING: Duration = Duration::from_secs(1);
 
 /// What is the same in every group of a host.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Host {
     /// Who the agent is.
     pub own: Identity,
@@ -40,6 +46,10 @@ pub struct Host {
     pub queue_budget: u64,
     /// Where alerts are measured.
     pub measure: Arc<Option<Measure>>,
+    /// What protects what rests on this host.
+    pub vault: Vault,
+    /// How plugins are run.
+    pub runner: Runner,
 }
 
 /// A group that is ready to run.
@@ -47,6 +57,8 @@ struct Group {
     member: Member,
     queue: Queue,
     outbox: Outbox,
+    sealing: Arc<Sealing>,
+    accounts: Arc<Accounts>,
     host: Host,
 }
 
@@ -160,25 +172,34 @@ impl Group {
         let queue = Queue::open(&file, name, group, key, host.queue_budget);
         let (queue, outbox, _thread) = queue
             .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
-        Ok(Self { member, queue, outbox, host })
+        let (name, group, by) = (host.own.clone(), member.membership.name.clone(), Arc::clone(&member.identity));
+        let sealing = Sealing::open(name, group.clone(), member.root.clone(), by, &member.folder, host.vault.clone())?;
+        let vault = host.vault.clone();
+        let accounts = Accounts::open(host.own.name.clone(), group, Arc::clone(&sealing), vault, &member.folder);
+        Ok(Self { member, queue, outbox, sealing, accounts, host })
     }
 
     /// Runs it until `stop`.
     async fn run(self, stop: CancellationToken) -> Result<(), Event> {
-        let Self { member, queue, outbox, host } = self;
+        let Self { member, queue, outbox, sealing, accounts, host } = self;
         let Member { membership, folder, credential, identity, root, renewal } = member;
-        let Host { own, packs, heartbeat, measure, .. } = host;
+        let Host { own, packs, heartbeat, measure, runner, .. } = host;
+        let given = Given::new(Arc::clone(&accounts), outbox.clone());
+        let plugins = Plugins { runner, credentials: Arc::new(given) };
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
         }
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
         let group = membership.name.clone();
-        let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), folder, Box::new(check));
+        tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
+        let (by, keys, check) = (identity.id(), Arc::clone(&sealing), Box::new(check));
+        let configured = Configured::open(own.clone(), by, group, root.clone(), folder, keys, check);
         let active = configured.active();
-        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
+        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));
-        let mut workflows = tokio::spawn(configured::run(packs, active, measure, outbox, stop.clone()));
+        let mut workflows =
+            tokio::spawn(configured::run(packs, active, accounts, plugins, measure, outbox, stop.clone()));
         // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {
             biased;

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde::de::Error as _;
+use tokio::runtime::Builder;
 use wardline_agent::clock::Measure;
 use wardline_agent::groups::{self, Host};
+use wardline_agent::plugin::Runner;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
+use wardline_connector::doctor::Found;
 use wardline_connector::{doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
+use wardline_runas::ask;
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::trust::Pin;
 
@@ -92,9 +97,10 @@ struct Config {
     name: Name,
     #[serde(default = "state_dir")]
     state_dir: PathBuf,
-    // Kept for the folders of secrets that plugins will be handed.
+    // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
     #[serde(default = "runtime_dir", rename = "runtime_dir")]
     _runtime_dir: PathBuf,
+    runas: Option<PathBuf>,
     #[serde(default)]
     packs: Vec<PathBuf>,
     #[serde(default = "heartbeat", deserialize_with = "interval")]
@@ -138,8 +144,10 @@ fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(arguments),
         Command::Doctor { config } => {
-            let read = read(&config).map(|(Config { name, state_dir, group, .. }, _)| (name, state_dir, group));
-            return doctor::main(PROGRAM, Role::Agent, read);
+            let read = read(&config).map(|(config, _)| config);
+            let own = read.as_ref().ok().map(|config| plugins(config.runas.as_deref()));
+            let read = read.map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+            return doctor::main(PROGRAM, Role::Agent, read, own);
         }
     };
     match result {
@@ -148,6 +156,22 @@ fn main() -> ExitCode {
             journal::emit(event);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// How plugins are run here, and whether they can be.
+fn plugins(runas: Option<&Path>) -> Found {
+    let Some(socket) = runas else {
+        return Found::Note("plugins run under the agent's own user, and checks with `run_as` do not run".into());
+    };
+    let runtime = Builder::new_current_thread().enable_io().build();
+    match runtime.and_then(|runtime| runtime.block_on(ask::connect(socket))) {
+        Ok(_) => Found::Well("plugins run by wardline-runas, as users of their own".into()),
+        Err(error) => Found::Wrong {
+            step: format!("wardline-runas, by {}", socket.display()),
+            cause: error.to_string(),
+            next: "start wardline-runas, whose policy names the agent's user: docs/operations/run-as.md".into(),
+        },
     }
 }
 
@@ -189,6 +213,10 @@ fn run(path: &Path) -> Result<(), Event> {
         name: config.name.to_string(),
     };
     let own = Identity { name: config.name, role: Role::Agent };
-    let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
-    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure }, started)
+    let (heartbeat, queue_budget, vault) = (config.heartbeat, config.queue_budget, config::vault(&config.state_dir)?);
+    if config.runas.is_none() {
+        journal::emit(Event::PluginsUnderAgent { user: geteuid().to_string() });
+    }
+    let runner = Runner::new(config.runas);
+    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault, runner }, started)
 }

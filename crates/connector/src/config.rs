@@ -16,6 +16,7 @@ use serde::de::{self, DeserializeOwned, Error as _, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};
@@ -305,6 +306,15 @@ impl StateFolder {
     pub fn group(&self, group: &Group) -> PathBuf {
         self.path.join(group.name.as_str())
     }
+}
+
+/// Opens the data protection of a state folder.
+///
+/// # Errors
+/// Event 40003: a file of it cannot be used.
+pub fn vault(state: &Path) -> Result<Vault, Event> {
+    Vault::open(state, crate::now_ms() / 1000)
+        .map_err(|error| Event::StateFolderInUse { path: state.display().to_string(), reason: error.to_string() })
 }
 
 /// Makes a folder that only its owner may use, or checks that it is one.

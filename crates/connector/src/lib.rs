@@ -14,6 +14,7 @@
 //!   company's PKI has issued
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
+//! - `sealing`: a host's own keys for what is sealed to it; `accounts`: the Run As accounts that came sealed
 //! - `head`: how far the trust log was that a host was shown last
 //! - `doctor`: the command that walks all of it and names what is wrong
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
@@ -26,6 +27,7 @@
 //! - `relay`: a gateway between who is below and its parent
 //! - `signals`, `journal`: when a daemon stops, and where its events go
 
+pub mod accounts;
 pub mod config;
 pub mod configuration;
 pub mod credential;
@@ -44,6 +46,7 @@ pub mod parents;
 pub mod queue;
 pub mod relay;
 pub mod renewal;
+pub mod sealing;
 pub mod signals;
 pub mod stream;
 #[cfg(test)]

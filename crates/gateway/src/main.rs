@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::join::{self, Knocking};
 use wardline_connector::relay::Relay;
+use wardline_connector::sealing::Sealing;
 use wardline_connector::{doctor, enroll, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
@@ -116,7 +117,7 @@ fn main() -> ExitCode {
         Command::Doctor { config } => {
             let read = config::read(&config)
                 .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
-            return doctor::main(PROGRAM, Role::Gateway, read);
+            return doctor::main(PROGRAM, Role::Gateway, read, None);
         }
     };
     match result {
@@ -139,8 +140,10 @@ fn run(path: &Path) -> Result<(), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let state = StateFolder::open(&config.state_dir)?;
     let own = Identity { name: config.name.clone(), role: Role::Gateway };
-    let home::Member { membership, credential, identity, renewal, .. } =
+    let home::Member { membership, folder, credential, identity, root, renewal } =
         home::open(PROGRAM, path, config.group, &state, &own)?;
+    let vault = config::vault(&config.state_dir)?;
+    let sealing = Sealing::open(own.clone(), membership.name.clone(), root, Arc::clone(&identity), &folder, vault)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
     runtime.block_on(async {
@@ -159,7 +162,8 @@ fn run(path: &Path) -> Result<(), Event> {
             tokio::spawn(renewal.run(stop.clone()));
         }
         let parents: Arc<[Parent]> = membership.parents.clone().into();
-        let relay = Relay::new(own, membership, credential.clone(), identity);
+        tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
+        let relay = Relay::new(own, membership, credential.clone(), identity, sealing);
         let above = tokio::spawn(Arc::clone(&relay).run(stop.clone()));
         let below = stop.clone();
         let serve = move |session| Arc::clone(&relay).serve(session, below.clone());

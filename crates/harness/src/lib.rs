@@ -9,6 +9,7 @@
 //!
 //!  log       a log of short lines that agents follow
 //!  hostile   peers that do what they like, behind real TLS
+//!  helper    wardline-runas, as root
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
@@ -18,6 +19,7 @@
 pub mod asking;
 pub mod daemon;
 pub mod group;
+pub mod helper;
 pub mod hostile;
 pub mod ids;
 pub mod log;
@@ -32,6 +34,7 @@ pub mod wait;
 
 pub use daemon::Daemon;
 pub use group::Group;
+pub use helper::Helper;
 pub use log::Log;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;

@@ -11,6 +11,7 @@
 //!  entry     what a batch carries: events, alerts, state, performance, gaps
 //!  health    words both ends share about health and alerts
 //!  configuration  what a health service is to do, as XML
+//!  runas     what the agent asks the helper that runs programs as other users
 //!  event     the catalogue of everything a program tells its operator
 //! ```
 
@@ -23,6 +24,7 @@ pub mod health;
 pub mod join;
 pub mod message;
 pub mod name;
+pub mod runas;
 pub mod secure_data;
 pub mod trust;
 

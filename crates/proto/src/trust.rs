@@ -318,7 +318,8 @@ pub struct Account {
     /// Its kind, in one word.
     #[prost(string, tag = "3")]
     pub kind: String,
-    /// Which version of the secret: from 1, one more with each.
+    /// Which version of the secret: how many entries the log had when it was given, and after a restore as many more as it
+    /// takes to rise.
     #[prost(uint64, tag = "4")]
     pub version: u64,
     /// SHA-256 of the encrypted secret as it is in the database, 32 bytes.

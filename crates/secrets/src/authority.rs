@@ -167,7 +167,7 @@ impl<const BELOW: u8> Authority<BELOW> {
         self.ends
     }
 
-    fn sign(
+    pub(crate) fn sign(
         &self,
         mut params: CertificateParams,
         key: &impl PublicKeyData,

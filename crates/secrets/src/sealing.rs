@@ -10,7 +10,7 @@
 use std::fmt;
 
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
-use rcgen::{IsCa, KeyIdMethod, KeyUsagePurpose, PublicKeyData as _};
+use rcgen::{CertificateParams, IsCa, KeyIdMethod, KeyUsagePurpose, PublicKeyData as _};
 use wardline_proto::{Name, Role};
 use zeroize::Zeroizing;
 
@@ -41,12 +41,7 @@ impl SealingKey {
     /// The validity cannot be, or the system has no randomness.
     pub fn generate(name: &Name, role: Role, validity: Validity) -> Result<(Self, Zeroizing<String>), AuthorityError> {
         let (pair, pem) = Pair::generate()?;
-        let mut params = leaf(name, role.uri(), &[]).map_err(made)?;
-        validity.write(&mut params)?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
-        params.key_identifier_method = KeyIdMethod::PreSpecified(KeyId::of(&pair.subject_public_key_info()).0.to_vec());
-        let certificate = params.self_signed(&pair).map_err(made)?;
+        let certificate = params(&pair, name, role, validity)?.self_signed(&pair).map_err(made)?;
         let key = Self::load(pem.as_bytes(), certificate.der(), name, role);
         key.map(|key| (key, pem)).map_err(|fault| AuthorityError::Make(fault.to_string()))
     }
@@ -96,5 +91,15 @@ impl fmt::Debug for SealingKey {
     }
 }
 
+/// What a sealing certificate says.
+fn params(key: &Pair, name: &Name, role: Role, validity: Validity) -> Result<CertificateParams, AuthorityError> {
+    let mut params = leaf(name, role.uri(), &[]).map_err(made)?;
+    validity.write(&mut params)?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
+    params.key_identifier_method = KeyIdMethod::PreSpecified(KeyId::of(&key.subject_public_key_info()).0.to_vec());
+    Ok(params)
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

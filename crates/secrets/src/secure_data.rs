@@ -8,6 +8,8 @@
 //!
 //! The format, byte for byte, is described in `docs/reference/secure-data.md`.
 
+use std::fmt;
+
 use aws_lc_rs::error::Unspecified;
 use bytes::Bytes;
 use wardline_proto::message::{decode, encode};
@@ -176,6 +178,12 @@ impl Opened {
             Some((what, _)) => Err(Refusal::Other(what)),
             None => Ok(self.secret),
         }
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opened({:?})", self.header)
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `founding`: what is in the group's folder, made at the first start
 //! - `joining`: who may join or come home, and with what
 //! - `operating`: what operators decide about trust
+//! - `sealing`: what secrets for each health service are encrypted to
 //! - `restore`: that a database was restored on purpose
 
 pub mod accounts;
@@ -22,4 +23,5 @@ pub mod joining;
 pub mod live;
 pub mod operating;
 pub mod restore;
+pub mod sealing;
 pub mod store;

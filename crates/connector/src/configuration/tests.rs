@@ -20,7 +20,8 @@ struct Host {
     scratch: Scratch,
     key: SigningKey,
     duty: Duty,
-    identity: SigningKey,
+    identity: Arc<SigningKey>,
+    sealing: Arc<Sealing>,
     log: Mutex<Vec<Bytes>>,
 }
 
@@ -28,12 +29,14 @@ impl Host {
     fn new() -> Self {
         let (group, scratch) = (Group::new(), Scratch::new());
         let key = SigningKey::generate(group.id).unwrap().0;
-        let identity = SigningKey::generate(group.id).unwrap().0;
+        let identity = group.identity();
+        let own = Identity { name: name("web1.test"), role: Role::Agent };
+        let sealing = group.sealing(own, &identity, &scratch.0);
         let public = key.public().unwrap();
         let certificate = group.root.duty(&name("srv.test"), &public, group.hour()).unwrap();
         let chain = vec![Bytes::copy_from_slice(&certificate)];
         let duty = Duty { key: public, chain, cookie: None, version: 0, turn: 0 };
-        let host = Self { group, scratch, key, duty, identity, log: Mutex::default() };
+        let host = Self { group, scratch, key, duty, identity, sealing, log: Mutex::default() };
         host.add(host.member("web1.test", &host.identity));
         host
     }
@@ -90,7 +93,8 @@ impl Host {
             false => Ok(()),
         };
         let (own, folder) = (Identity { name: name("web1.test"), role: Role::Agent }, self.scratch.0.clone());
-        Configured::open(own, self.identity.id(), name("north"), self.group.trusted(), folder, Box::new(check))
+        let (root, sealing) = (self.group.trusted(), Arc::clone(&self.sealing));
+        Configured::open(own, self.identity.id(), name("north"), root, folder, sealing, Box::new(check))
     }
 
     fn message(&self, version: u64, pack: &str) -> message::Configuration {

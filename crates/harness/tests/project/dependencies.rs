@@ -8,13 +8,14 @@ use serde_json::Value;
 const PREFIX: &str = "wardline-";
 
 /// Each crate, and which it may use. The harness may use all of them, and nobody uses the harness.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("proto", &[]),
     ("secrets", &["proto"]),
     ("connector", &["proto", "secrets"]),
     ("packs", &["proto"]),
     ("sdk", &["proto"]),
-    ("agent", &["proto", "secrets", "connector", "packs"]),
+    ("runas", &["proto"]),
+    ("agent", &["proto", "secrets", "connector", "packs", "runas"]),
     ("gateway", &["proto", "connector", "secrets"]),
     ("server", &["proto", "secrets", "connector", "packs", "sdk"]),
     ("cli", &["proto", "sdk", "secrets", "packs", "connector"]),

@@ -22,6 +22,7 @@ mod own_pki;
 mod queue_lives;
 mod renewal;
 mod rolled_back;
+mod run_as;
 mod slow_database;
 mod trust_log;
 mod two_groups;

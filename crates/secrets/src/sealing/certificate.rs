@@ -84,7 +84,14 @@ impl SealingCertificate {
         certificate.valid(now).map(|()| certificate)
     }
 
-    /// As [`Self::read`], at any time.
+    /// As [`Self::read`], to be shown at any time.
+    ///
+    /// # Errors
+    /// The first need that it misses.
+    pub fn read_at_any_time(der: &[u8], name: &Name, role: Role) -> Result<Self, SealingFault> {
+        Self::parse(der, name, role)
+    }
+
     pub(super) fn parse(der: &[u8], name: &Name, role: Role) -> Result<Self, SealingFault> {
         let bounded = (der.len() <= LIMIT).then_some(der).ok_or(SealingFault::Encoding)?;
         let parsed = Certificate::from_der(bounded).map_err(|_| SealingFault::Encoding)?;

@@ -70,6 +70,7 @@ const SHARED_INFO: [u8; 23] = [
     0x30, 0x15, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x01, 0x2d, 0xa2, 0x06, 0x04, 0x04,
     0x00, 0x00, 0x01, 0x00,
 ];
+
 /// A recipient that was checked, with its key ready to be sealed to.
 #[derive(Clone)]
 pub(crate) struct Recipient {
@@ -118,24 +119,31 @@ pub(super) fn seal(recipient: &Recipient, parts: &[&[u8]]) -> Result<Vec<u8>, Un
     Ok(std::mem::take(&mut *out))
 }
 
-/// The bytes of an element with so many bytes in it.
-const fn tlv(length: usize) -> usize {
-    let more = match length {
-        ..0x80 => 0,
-        ..0x100 => 1,
-        ..0x1_0000 => 2,
-        _ => 3,
-    };
-    2 + more + length
+/// How many bytes follow the first one of a length (X.690, section 8.1.3). Nothing here comes near 16 MiB.
+const fn more(length: usize) -> u8 {
+    if length < 0x80 {
+        0
+    } else if length < 0x100 {
+        1
+    } else if length < 0x1_0000 {
+        2
+    } else {
+        3
+    }
 }
 
-/// Tag and length of an element of less than 16 MiB.
+/// The bytes of an element with so many bytes in it.
+const fn tlv(length: usize) -> usize {
+    2 + more(length) as usize + length
+}
+
+/// The tag and the length of an element.
 fn begin(out: &mut Vec<u8>, tag: u8, length: usize) {
     let [.., c, b, a] = length.to_be_bytes();
-    match length {
-        ..0x80 => out.extend_from_slice(&[tag, a]),
-        ..0x100 => out.extend_from_slice(&[tag, 0x81, a]),
-        ..0x1_0000 => out.extend_from_slice(&[tag, 0x82, b, a]),
+    match more(length) {
+        0 => out.extend_from_slice(&[tag, a]),
+        1 => out.extend_from_slice(&[tag, 0x81, a]),
+        2 => out.extend_from_slice(&[tag, 0x82, b, a]),
         _ => out.extend_from_slice(&[tag, 0x83, c, b, a]),
     }
 }
@@ -198,7 +206,7 @@ impl<'a> Envelope<'a> {
     fn decrypted(&self, key: &PrivateKey) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let mut content_key = Zeroizing::new([0; KEY]);
         let point = UnparsedPublicKey::new(&ECDH_P256, self.point);
-        wrapping_key(key, &point)?.unwrap(self.wrapped, content_key.as_mut_slice())?;
+        wrapping_key(key, point)?.unwrap(self.wrapped, content_key.as_mut_slice())?;
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, content_key.as_slice())?);
         let mut clear = Zeroizing::new(vec![0; self.ciphertext.len()]);
         let nonce = Nonce::assume_unique_for_key(*self.nonce);
@@ -209,10 +217,19 @@ impl<'a> Envelope<'a> {
 
 fn enveloped<'a>(reader: &mut SliceReader<'a>) -> Result<Envelope<'a>, Refusal> {
     version(reader, 0)?;
-    let (point, (rid, wrapped)) = inside(reader, Tag::Set, |set| inside(set, context(1, true), recipient))?;
+    let (point, (rid, wrapped)) = inside(reader, Tag::Set, |set| {
+        if Tag::peek(set)? != context(1, true) {
+            return Err(Refusal::Unsupported("its recipient does not agree on a key"));
+        }
+        let recipient = inside(set, context(1, true), recipient)?;
+        set.is_finished().then_some(recipient).ok_or(Refusal::Unsupported("it has more than one recipient"))
+    })?;
     let (nonce, ciphertext) = inside(reader, Tag::Sequence, content)?;
-    // An attribute, authenticated or not, is something else where the tag has to be, or something behind it.
+    if Tag::peek(reader)? == context(1, true) {
+        return Err(Refusal::Unsupported("it has attributes"));
+    }
     let tag = fixed(reader)?;
+    // Attributes that are not authenticated would stand here.
     Ok(Envelope { rid, point, wrapped, nonce, ciphertext, tag })
 }
 

@@ -49,7 +49,7 @@ fn member(member: &Member) -> Vec<Value> {
         Value::Integer(to_sql(member.joined_at)),
         newest.map_or(Value::Null, |newest| Value::Blob(newest.hash.0.to_vec())),
         newest.map_or(Value::Null, |newest| Value::Integer(to_sql(newest.not_after))),
-        member.sealing.as_ref().map_or(Value::Null, |sealing| Value::Blob(sealing.key.0.to_vec())),
+        member.sealing.as_ref().map_or(Value::Null, |sealing| Value::Blob(sealing.certificate.id().0.to_vec())),
     ]
 }
 
