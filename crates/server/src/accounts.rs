@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding as _};
+use wardline_connector::sealing::Sealing;
 use wardline_proto::event::Event;
 use wardline_proto::message::{AccountId, Digest};
 use wardline_secrets::account::{Kind, Secret, SecretError};
@@ -60,6 +61,16 @@ impl OwnKeys for SealingKey {
 
     fn open(&self, sealed: &[u8]) -> Result<Opened, Refusal> {
         Self::open(self, sealed)
+    }
+}
+
+impl OwnKeys for Sealing {
+    fn certificate(&self) -> Option<SealingCertificate> {
+        Self::certificate(self)
+    }
+
+    fn open(&self, sealed: &[u8]) -> Result<Opened, Refusal> {
+        self.open_secret(sealed)
     }
 }
 
