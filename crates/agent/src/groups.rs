@@ -11,6 +11,7 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wardline_connector::accounts::Accounts;
+use wardline_connector::config::StateFolder;
 use wardline_connector::configuration::Configured;
 use wardline_connector::home::{self, Found, Member};
 use wardline_connector::outbox::Outbox;
@@ -46,8 +47,6 @@ pub struct Host {
     pub queue_budget: u64,
     /// Where alerts are measured.
     pub measure: Arc<Option<Measure>>,
-    /// What protects what rests on this host.
-    pub vault: Vault,
     /// How plugins are run.
     pub runner: Runner,
 }
@@ -75,7 +74,8 @@ struct Place {
 ///
 /// # Errors
 /// The only group cannot be run, or none of several.
-pub fn run(found: Vec<Found>, state: PathBuf, host: &Host, started: Event) -> Result<(), Event> {
+pub fn run(found: Vec<Found>, state: &StateFolder, host: &Host, started: Vec<Event>) -> Result<(), Event> {
+    let (vault, state) = (state.vault(), state.path().to_owned());
     let unusable =
         |error: io::Error| Event::StateFolderInUse { path: state.display().to_string(), reason: error.to_string() };
     let main = Builder::new_current_thread().enable_all().build().map_err(unusable)?;
@@ -84,9 +84,9 @@ pub fn run(found: Vec<Found>, state: PathBuf, host: &Host, started: Event) -> Re
     for found in found {
         let place = Place { group: found.name(), alone, state: state.clone() };
         let runtime = runtime(&place).map_err(unusable)?;
-        let (opening, host) = (place.clone(), host.clone());
-        let opened =
-            runtime.spawn(async move { opening.outcome(spawn_blocking(move || Group::open(found, host)).await) });
+        let (opening, host, vault) = (place.clone(), host.clone(), vault.clone());
+        let opened = runtime
+            .spawn(async move { opening.outcome(spawn_blocking(move || Group::open(found, host, &vault)).await) });
         match main.block_on(opened).unwrap_or_else(|error| Err(ended(error))) {
             Ok(group) => groups.push((runtime.handle().clone(), place, group)),
             Err(event) => outcome = Err(event),
@@ -114,9 +114,9 @@ fn runtime(place: &Place) -> io::Result<Runtime> {
 }
 
 /// Runs groups, each on its own threads, until the program is told to stop or none is left.
-async fn until_stopped(groups: Vec<(tokio::runtime::Handle, Place, Group)>, started: Event) -> Result<(), Event> {
+async fn until_stopped(groups: Vec<(tokio::runtime::Handle, Place, Group)>, started: Vec<Event>) -> Result<(), Event> {
     let stopped = signals::wait();
-    journal::emit(started);
+    started.into_iter().for_each(journal::emit);
     let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
     for (runtime, place, group) in groups {
         let stop = stop.child_token();
@@ -165,24 +165,23 @@ impl Place {
 
 impl Group {
     /// Loads what is kept of a group, and opens its queue.
-    fn open(found: Found, host: Host) -> Result<Self, Event> {
-        let member = home::load(found, &host.own)?;
+    fn open(found: Found, host: Host, vault: &Vault) -> Result<Self, Event> {
+        let member = home::load(found, &host.own, vault)?;
         let file = member.folder.join("queue.db");
         let (name, group, key) = (host.own.name.clone(), member.membership.name.clone(), Arc::clone(&member.identity));
-        let queue = Queue::open(&file, name, group, key, host.queue_budget);
+        let queue = Queue::open(vault, &file, name, group, key, host.queue_budget);
         let (queue, outbox, _thread) = queue
             .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
         let (name, group, by) = (host.own.clone(), member.membership.name.clone(), Arc::clone(&member.identity));
-        let sealing = Sealing::open(name, group.clone(), member.root.clone(), by, &member.folder, host.vault.clone())?;
-        let vault = host.vault.clone();
-        let accounts = Accounts::open(host.own.name.clone(), group, Arc::clone(&sealing), vault, &member.folder);
+        let sealing = Sealing::open(name, group, member.root.clone(), by, &member.folder, vault.clone())?;
+        let accounts = Accounts::open(Arc::clone(&sealing), &member.folder);
         Ok(Self { member, queue, outbox, sealing, accounts, host })
     }
 
     /// Runs it until `stop`.
     async fn run(self, stop: CancellationToken) -> Result<(), Event> {
         let Self { member, queue, outbox, sealing, accounts, host } = self;
-        let Member { membership, folder, credential, identity, root, renewal } = member;
+        let Member { membership, folder, credential, identity, root, renewal, .. } = member;
         let Host { own, packs, heartbeat, measure, runner, .. } = host;
         let given = Given::new(Arc::clone(&accounts), outbox.clone());
         let plugins = Plugins { runner, credentials: Arc::new(given) };
@@ -191,10 +190,8 @@ impl Group {
         }
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
-        let group = membership.name.clone();
         tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
-        let (by, keys, check) = (identity.id(), Arc::clone(&sealing), Box::new(check));
-        let configured = Configured::open(own.clone(), by, group, root.clone(), folder, keys, check);
+        let configured = Configured::open(&sealing, folder, Box::new(check));
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));

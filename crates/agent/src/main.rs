@@ -15,7 +15,7 @@ use wardline_agent::groups::{self, Host};
 use wardline_agent::plugin::Runner;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::doctor::Found;
-use wardline_connector::{doctor, enroll, home, journal};
+use wardline_connector::{certs, doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
@@ -51,6 +51,13 @@ enum Command {
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
+    /// Lists this host's certificates, as they are on disk: of the channel, and those by which it receives secrets. The
+    /// key of the latter is the one that event 7006 names.
+    Certs {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/agent.toml")]
         config: PathBuf,
@@ -100,6 +107,7 @@ struct Config {
     // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
     #[serde(default = "runtime_dir", rename = "runtime_dir")]
     _runtime_dir: PathBuf,
+    #[serde(default, deserialize_with = "socket")]
     runas: Option<PathBuf>,
     #[serde(default)]
     packs: Vec<PathBuf>,
@@ -138,7 +146,16 @@ fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64KiB to 64GiB is allowed")) }
 }
 
+fn socket<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.is_absolute() { Ok(Some(path)) } else { Err(D::Error::custom("the absolute path of a socket is allowed")) }
+}
+
 fn main() -> ExitCode {
+    if let Err(event) = config::no_dumps() {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
@@ -148,6 +165,10 @@ fn main() -> ExitCode {
             let own = read.as_ref().ok().map(|config| plugins(config.runas.as_deref()));
             let read = read.map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
             return doctor::main(PROGRAM, Role::Agent, read, own);
+        }
+        Command::Certs { config } => {
+            let read = config::read(&config).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+            return certs::main(Role::Agent, read);
         }
     };
     match result {
@@ -207,16 +228,16 @@ fn run(path: &Path) -> Result<(), Event> {
     // It stays locked for as long as this runs.
     let state = StateFolder::open(&config.state_dir)?;
     let found = home::find(PROGRAM, path, config.group, &state)?;
-    let started = Event::Started {
+    let mut started = vec![Event::Started {
         program: PROGRAM.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         name: config.name.to_string(),
-    };
+    }];
     let own = Identity { name: config.name, role: Role::Agent };
-    let (heartbeat, queue_budget, vault) = (config.heartbeat, config.queue_budget, config::vault(&config.state_dir)?);
+    let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
     if config.runas.is_none() {
-        journal::emit(Event::PluginsUnderAgent { user: geteuid().to_string() });
+        started.push(Event::PluginsUnderAgent { user: geteuid().to_string() });
     }
     let runner = Runner::new(config.runas);
-    groups::run(found, config.state_dir, &Host { own, packs, heartbeat, queue_budget, measure, vault, runner }, started)
+    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure, runner }, started)
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wardline_connector::accounts::Accounts;
-use wardline_connector::config::{self, Parent, StateFolder};
+use wardline_connector::config::{Parent, StateFolder};
 use wardline_connector::configuration::Configured;
 use wardline_connector::enroll::{Enrolment, enroll};
 use wardline_connector::home;
@@ -163,19 +163,18 @@ async fn take(accounts: Arc<Accounts>, mut active: watch::Receiver<Option<Arc<Co
 }
 
 fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(Uplink, Outbox, Arc<Accounts>), Event> {
-    let home::Member { membership, folder, credential, identity, root, .. } =
+    let home::Member { membership, folder, credential, identity, root, vault, .. } =
         home::open("wardline load", state.path(), None, state, own)?;
     let file = folder.join("queue.db");
-    let queue = Queue::open(&file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), BUDGET);
+    let queue = Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), BUDGET);
     let (queue, outbox, _thread) = queue
         .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
     // It is kept, and nothing of it is run.
     let group = membership.name.clone();
-    let (vault, keys) = (config::vault(state.path())?, Arc::clone(&identity));
-    let sealing = Sealing::open(own.clone(), group.clone(), root.clone(), keys, &folder, vault.clone())?;
-    let accounts = Accounts::open(own.name.clone(), group.clone(), Arc::clone(&sealing), vault, &folder);
-    let (by, check) = (Arc::clone(&sealing), Box::new(|_: &_| Ok(())));
-    let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), folder, by, check);
+    let keys = Arc::clone(&identity);
+    let sealing = Sealing::open(own.clone(), group, root.clone(), keys, &folder, vault)?;
+    let accounts = Accounts::open(Arc::clone(&sealing), &folder);
+    let configured = Configured::open(&sealing, folder, Box::new(|_| Ok(())));
     let own = own.clone();
     let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
     Ok((uplink, outbox, accounts))

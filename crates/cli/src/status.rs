@@ -18,6 +18,7 @@ const COLUMNS: &[Column<Status>] = &[
     Column::new("RECOVERY KEY", |status| Cell::text(if status.recovery { "yes" } else { "no" })),
     Column::new("ACCOUNTS", |status| Cell::text(status.accounts)),
     Column::new("AGENTS WITHOUT SEALING KEY", |status| Cell::text(status.agents_without_sealing_key)),
+    Column::new("PROTECTED BY", |status| Cell::text(&status.protector)),
     Column::new("SCHEMA", |status| Cell::text(status.schema)),
     Column::new("DATABASE BYTES", |status| Cell::text(status.database_bytes)),
 ];

@@ -16,14 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
-use wardline_proto::Name;
 use wardline_proto::configuration::{Content, Missing, RunAs, SecureData};
 use wardline_proto::entry::{Became, Entry, Receipt, What};
 use wardline_proto::event::Event;
 use wardline_proto::message::{AccountId, decode, encode};
 use wardline_secrets::account::Secret;
 use wardline_secrets::private;
-use wardline_secrets::protect::Vault;
 use wardline_secrets::secure_data::{Header, Purpose, Refusal};
 use wardline_secrets::signature::KeyId;
 use zeroize::Zeroizing;
@@ -90,10 +88,7 @@ struct State {
 
 /// The accounts of a host in one group.
 pub struct Accounts {
-    own: Name,
-    group: Name,
     sealing: Arc<Sealing>,
-    vault: Vault,
     path: PathBuf,
     state: Mutex<State>,
 }
@@ -106,7 +101,7 @@ impl std::fmt::Debug for Accounts {
 
 impl Accounts {
     /// Loads what is kept in a group's folder. What cannot be read is said, and comes again.
-    pub fn open(own: Name, group: Name, sealing: Arc<Sealing>, vault: Vault, folder: &Path) -> Arc<Self> {
+    pub fn open(sealing: Arc<Sealing>, folder: &Path) -> Arc<Self> {
         let path = folder.join(FILE);
         let kept = match private::read_up_to(&path, LIMIT) {
             Ok(bytes) => decode(&Bytes::copy_from_slice(&bytes)).ok_or_else(|| io::Error::other("it is damaged")),
@@ -114,13 +109,14 @@ impl Accounts {
             Err(error) => Err(error),
         };
         let kept = kept.unwrap_or_else(|error| {
-            let (group, account, reason) = (group.to_string(), path.display().to_string(), error.to_string());
+            let group = sealing.group_name().to_string();
+            let (account, reason) = (path.display().to_string(), error.to_string());
             journal::emit(Event::SecureDataUnusable { group, account, reason });
             Kept::default()
         });
         let accounts = kept.accounts.into_iter().filter_map(|kept| Some((AccountId::from_wire(&kept.id)?, kept)));
         let state = State { accounts: accounts.collect(), profiles: BTreeMap::new() };
-        Arc::new(Self { own, group, sealing, vault, path, state: Mutex::new(state) })
+        Arc::new(Self { sealing, path, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -152,7 +148,7 @@ impl Accounts {
                 }
                 Err(reason) => {
                     healed &= self.sealing.has(KeyId(data.key));
-                    let (group, account) = (self.group.to_string(), data.name.clone());
+                    let (group, account) = (self.sealing.group_name().to_string(), data.name.clone());
                     journal::emit(Event::SecureDataUnusable { group, account, reason });
                     receipts.push((data.account, data.version, Became::Unopened));
                     state.accounts.extend(known.map(|known| (data.account, known)));
@@ -190,7 +186,7 @@ impl Accounts {
 
     /// Writes what is kept, and says which accounts these are.
     fn keep(&self, state: &State) {
-        let group = self.group.to_string();
+        let group = self.sealing.group_name().to_string();
         let kept = Kept { accounts: state.accounts.values().cloned().collect() };
         if let Err(error) = private::write(&self.path, &encode(&kept)) {
             // In memory they are in use; after a start they come out of the configuration again.
@@ -207,7 +203,7 @@ impl Accounts {
         let opened = self.sealing.open_secret(&sealed).map_err(|refusal| refusal.to_string())?;
         let expected = Header {
             group: self.sealing.group(),
-            recipient: self.own.clone(),
+            recipient: self.sealing.own().name.clone(),
             account: data.account.0,
             version: data.version,
             purpose: Purpose::RunAs,
@@ -217,7 +213,7 @@ impl Accounts {
         if secret.kind().as_str() != data.kind {
             return Err(format!("it is of another kind than {}", data.kind));
         }
-        let protected = self.vault.protect(&description(data.account, data.version), &[], secret.as_bytes());
+        let protected = self.sealing.vault().protect(&description(data.account, data.version), &[], secret.as_bytes());
         protected.map(Bytes::from).map_err(|error| error.to_string())
     }
 
@@ -233,7 +229,8 @@ impl Accounts {
         let kept = kept.ok_or_else(|| Without::Unusable("it came and could not be opened (event 7022)".into()))?;
         let unusable = |reason: String| Without::Unusable(reason);
         let secret: Zeroizing<Vec<u8>> = self
-            .vault
+            .sealing
+            .vault()
             .unprotect(&description(account, kept.version), &[], &kept.secret)
             .map_err(|error| unusable(error.to_string()))?;
         let secret = Secret::from_bytes(secret).map_err(|error| unusable(error.to_string()))?;

@@ -16,11 +16,11 @@ use serde::de::{self, DeserializeOwned, Error as _, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
-use wardline_secrets::protect::Vault;
+use wardline_secrets::certificate;
+use wardline_secrets::protect::{ProtectError, Vault};
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};
-use wardline_secrets::{certificate, private};
 
 use crate::own_pki::OwnPair;
 
@@ -277,14 +277,16 @@ fn pin<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Pin, D::Error> {
 #[derive(Debug)]
 pub struct StateFolder {
     path: PathBuf,
+    vault: Vault,
     _lock: Flock<File>,
 }
 
 impl StateFolder {
-    /// Opens a state folder, which is made when it is missing, and locks it.
+    /// Opens a state folder, which is made when it is missing, locks it, and opens its data protection, under which the
+    /// private files of an earlier version come.
     ///
     /// # Errors
-    /// Event 40003: another program runs on it, or others may use it.
+    /// Event 40003: another program runs on it, or others may use it; 40130, 40131: what protects it cannot be used.
     pub fn open(path: &Path) -> Result<Self, Event> {
         let refuse = |reason: String| Event::StateFolderInUse { path: path.display().to_string(), reason };
         private_folder(path).map_err(|error| refuse(error.to_string()))?;
@@ -294,12 +296,25 @@ impl StateFolder {
             nix::errno::Errno::EWOULDBLOCK => refuse("another program runs on it".into()),
             errno => refuse(errno.to_string()),
         })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let vault = Vault::open(path, crate::now_ms() / 1000).map_err(|error| unprotected(path, error))?;
+        for path in vault.unusable() {
+            crate::journal::emit(Event::MasterKeyUnusable { path: path.display().to_string() });
+        }
+        if !vault.is_locked() {
+            crate::journal::emit(Event::MemoryNotLocked { path: path.display().to_string() });
+        }
+        crate::home::take_over(&vault, path).map_err(|error| refuse(error.to_string()))?;
+        Ok(Self { path: path.to_owned(), vault, _lock: lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What protects the private files in it.
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// The folder of one management group.
@@ -308,13 +323,22 @@ impl StateFolder {
     }
 }
 
-/// Opens the data protection of a state folder.
+/// For the top of a program: nothing of its memory is dumped; see [`wardline_locked::no_dumps`].
 ///
 /// # Errors
-/// Event 40003: a file of it cannot be used.
-pub fn vault(state: &Path) -> Result<Vault, Event> {
-    Vault::open(state, crate::now_ms() / 1000)
-        .map_err(|error| Event::StateFolderInUse { path: state.display().to_string(), reason: error.to_string() })
+/// Event 40131: the kernel does not do it.
+pub fn no_dumps() -> Result<(), Event> {
+    let failed = |error: io::Error| format!("core dumps cannot be switched off: {error}");
+    wardline_locked::no_dumps()
+        .map_err(|error| Event::ProtectionUnusable { path: "memory".into(), reason: failed(error) })
+}
+
+/// Why the data protection of a state folder cannot be used.
+pub fn unprotected(state: &Path, error: ProtectError) -> Event {
+    match error {
+        ProtectError::MachineKeyMissing { path } => Event::MachineKeyMissing { path: path.display().to_string() },
+        error => Event::ProtectionUnusable { path: state.display().to_string(), reason: error.to_string() },
+    }
 }
 
 /// Makes a folder that only its owner may use, or checks that it is one.
@@ -365,8 +389,8 @@ impl Keys {
     ///
     /// # Errors
     /// One event that names the file and what is wrong with it.
-    pub fn load(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
-        let Keys { channel, identity, root } = Keys::with_channel(folder, group, name, role)?;
+    pub fn load(vault: &Vault, folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
+        let Keys { channel, identity, root } = Keys::with_channel(vault, folder, group, name, role)?;
         Ok(Self { channel: channel.map_err(|error| own_certificate(error, name))?, identity, root })
     }
 }
@@ -377,8 +401,8 @@ impl Keys<Option<Channel>> {
     ///
     /// # Errors
     /// One event that names the file and what is wrong with it.
-    pub fn load_renewable(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
-        let Keys { channel, identity, root } = Keys::with_channel(folder, group, name, role)?;
+    pub fn load_renewable(vault: &Vault, folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
+        let Keys { channel, identity, root } = Keys::with_channel(vault, folder, group, name, role)?;
         let channel = match channel {
             Ok(channel) => Some(channel),
             Err(error) => match own_certificate(error, name) {
@@ -394,13 +418,13 @@ impl Keys<Option<Channel>> {
 }
 
 impl Keys<Result<Channel, LoadError>> {
-    fn with_channel(folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
+    fn with_channel(vault: &Vault, folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
         let path = folder.join("root.pem");
         let missing =
             |path: &Path, reason: String| Event::CertificateMissing { path: path.display().to_string(), reason };
         let root = Root::load(&path, group.id, group.pin).map_err(|error| missing(&path, error.to_string()))?;
-        let channel = Channel::load(folder, root.clone(), name, role);
-        let identity = signing_key(&folder.join("identity.key"), group.id)?;
+        let channel = Channel::load(vault, folder, root.clone(), name, role);
+        let identity = signing_key(vault, &folder.join(IDENTITY), IDENTITY, group.id)?;
         if let Ok(channel) = &channel {
             crate::journal::emit(loaded(folder, channel));
         }
@@ -417,13 +441,17 @@ pub fn loaded(folder: &Path, channel: &Channel) -> Event {
     }
 }
 
-/// Loads a private key that signs.
+/// The file of the identity key, and what that is protected as.
+pub const IDENTITY: &str = "identity.key";
+
+/// Loads a private key that signs, protected as this description.
 ///
 /// # Errors
 /// Event 20066 or 20068.
-pub fn signing_key(path: &Path, group: GroupId) -> Result<SigningKey, Event> {
+pub fn signing_key(vault: &Vault, path: &Path, description: &str, group: GroupId) -> Result<SigningKey, Event> {
     let shown = path.display().to_string();
-    let pem = private::read(path)
+    let pem = vault
+        .read(path, description)
         .map_err(|error| Event::CertificateMissing { path: shown.clone(), reason: error.to_string() })?;
     SigningKey::from_pem(&pem, group)
         .map_err(|error| Event::PrivateKeyUnusable { path: shown, reason: error.to_string() })

@@ -127,20 +127,14 @@ impl std::fmt::Debug for Configured {
 }
 
 impl Configured {
-    /// Loads what is kept in a group's folder, for who has this name and identity key. What cannot be believed is not
-    /// used, and said.
-    pub fn open(
-        own: Identity,
-        key: KeyId,
-        group: Name,
-        root: Root,
-        folder: PathBuf,
-        sealing: Arc<Sealing>,
-        check: Check,
-    ) -> Arc<Self> {
-        let known = Known::load(&folder);
+    /// Loads what is kept in a group's folder, for the health service whose sealing keys these are. What cannot be believed
+    /// is not used, and said.
+    pub fn open(sealing: &Arc<Sealing>, folder: PathBuf, check: Check) -> Arc<Self> {
+        let known = Known::load(sealing.vault(), &folder);
         let (active, newest, seen) = (watch::Sender::new(None), Mutex::default(), known.version);
         let log = Mutex::new(Log { known, turn: 0 });
+        let (own, key, group) = (sealing.own().clone(), sealing.identity(), sealing.group_name().clone());
+        let (root, sealing) = (sealing.root().clone(), Arc::clone(sealing));
         let configured = Self { own, key, group, root, folder, check, sealing, newest, log, active };
         configured.load();
         if configured.newest().version < seen {

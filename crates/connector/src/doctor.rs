@@ -26,11 +26,12 @@ use wardline_proto::message::Digest;
 use wardline_proto::{Name, Role};
 use wardline_secrets::certificate::{Fault, Identity};
 use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::{SigningKey, sha256};
 use wardline_secrets::tls;
 use wardline_secrets::trust::Root;
 
-use crate::config::{Membership, Parent, date, signing_key};
+use crate::config::{IDENTITY, Membership, Parent, date, signing_key};
 use crate::configuration::DOCUMENT;
 use crate::handshake::{HandshakeError, connect, tls_error};
 use crate::join::{self, Cause, Known, Proved, standing};
@@ -137,9 +138,10 @@ impl Doctor {
             Ok(groups) if groups.is_empty() => walk.wrong("the groups", "this host is part of none", join),
             Ok(groups) => {
                 folder(state, "the state folder", walk);
+                let Some(vault) = self.protection(state, walk) else { return };
                 for found in groups {
                     match &found.membership {
-                        Ok(membership) => self.group(&found.folder, membership, walk),
+                        Ok(membership) => self.group(&vault, &found.folder, membership, walk),
                         Err(event) => walk.wrong(format!("{}: the group", found.name()), event.text(), "correct it"),
                     }
                 }
@@ -148,10 +150,27 @@ impl Doctor {
         }
     }
 
-    fn group(&self, path: &Path, membership: &Membership, walk: &mut Walk) {
+    /// What protects the private files: named, and opened as the running program has it.
+    fn protection(&self, state: &Path, walk: &mut Walk) -> Option<Vault> {
+        let next = || format!("put it back from a backup of {}, or join anew; wardline explain 40130", state.display());
+        let vault = match Vault::look(state) {
+            Ok(vault) => vault,
+            Err(error) => {
+                walk.wrong("what protects the private files", error.to_string(), next());
+                return None;
+            }
+        };
+        walk.well(format!("private files are protected by: {}", vault.protector()));
+        for path in vault.unusable() {
+            walk.wrong(format!("the master key {}", path.display()), "it does not open", next());
+        }
+        Some(vault)
+    }
+
+    fn group(&self, vault: &Vault, path: &Path, membership: &Membership, walk: &mut Walk) {
         let group = &membership.name;
         folder(path, &format!("{group}: the folder and its private files"), walk);
-        let Some(kept) = self.kept(path, membership, walk) else { return };
+        let Some(kept) = self.kept(vault, path, membership, walk) else { return };
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return walk.wrong(format!("{group}: asking"), error.to_string(), "try again"),
@@ -169,7 +188,7 @@ impl Doctor {
     }
 
     /// What is on disk, each thing by itself, so that one fault does not hide the others.
-    fn kept(&self, folder: &Path, membership: &Membership, walk: &mut Walk) -> Option<Kept> {
+    fn kept(&self, vault: &Vault, folder: &Path, membership: &Membership, walk: &mut Walk) -> Option<Kept> {
         let group = &membership.name;
         let restore = || format!("restore it from a backup, or join anew: `{} join`", self.program);
         let root = Root::load(&folder.join("root.pem"), membership.id, membership.pin);
@@ -183,7 +202,7 @@ impl Doctor {
                 None
             }
         };
-        let identity = match signing_key(&folder.join("identity.key"), membership.id) {
+        let identity = match signing_key(vault, &folder.join(IDENTITY), IDENTITY, membership.id) {
             Ok(key) => {
                 let id = key.public().map(|public| public.id().to_string()).unwrap_or_default();
                 walk.well(format!("{group}: the identity key is {id}"));
@@ -195,7 +214,7 @@ impl Doctor {
             }
         };
         let root = root?;
-        let certificate = match self.certificate(folder, &root) {
+        let certificate = match self.certificate(vault, folder, &root) {
             Ok(certificate) => {
                 walk.well(format!("{group}: channel certificate and key fit each other, and are of {}", self.own));
                 Some(certificate)
@@ -252,7 +271,7 @@ impl Doctor {
     }
 
     /// The channel certificate and its key.
-    fn certificate(&self, folder: &Path, root: &Root) -> Result<Certificate, String> {
+    fn certificate(&self, vault: &Vault, folder: &Path, root: &Root) -> Result<Certificate, String> {
         let path = folder.join("channel.pem");
         let shown = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let pem = private::read_public(&path).map_err(|error| shown(&path, &error))?;
@@ -262,7 +281,7 @@ impl Doctor {
         let (key, ..) = tls::facts(&chain).ok_or_else(|| shown(&path, &Fault::Encoding))?;
         let by_id = folder.join(tls::key_file(home::CHANNEL, key));
         let path = if by_id.exists() { by_id } else { folder.join("channel.key") };
-        let private = signing_key(&path, root.group()).map_err(|event| event.text())?;
+        let private = signing_key(vault, &path, "channel.key", root.group()).map_err(|event| event.text())?;
         if private.public().map_err(|error| shown(&path, &error))?.id() != key {
             return Err(shown(&path, &"it does not belong to the certificate"));
         }

@@ -12,14 +12,14 @@ use wardline_proto::event::Event;
 use wardline_proto::join::Why;
 use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
-use wardline_secrets::tls;
 use wardline_secrets::token::Token;
 use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
 
-use crate::config::{Membership, Parent, StateFolder};
+use crate::config::{IDENTITY, Membership, Parent, StateFolder};
 use crate::home;
 use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
 use crate::own_pki::{Offered, OwnPair};
@@ -165,7 +165,7 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
         folder(state.path(), token.group, enrolment.role).map_err(|cause| failed("the state folder", cause))?;
     let rejoins = !folder.starts_with(home::pending(state.path(), token.group));
     let own = enrolment.own(token.group);
-    let keys = own.and_then(|own| Keys::of(&folder, token.group, own)).map_err(|cause| {
+    let keys = own.and_then(|own| Keys::of(state.vault(), &folder, token.group, own)).map_err(|cause| {
         if fresh {
             let _ = fs::remove_dir_all(&folder);
         }
@@ -194,7 +194,7 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     })?;
 
     let wrong = |error: &dyn std::fmt::Display| failed("writing the group's folder", error.to_string());
-    keys.keep(&folder, &admitted, pin, enrolment).map_err(|error| wrong(&error))?;
+    keys.keep(state.vault(), &folder, &admitted, pin, enrolment).map_err(|error| wrong(&error))?;
     let target =
         if rejoins { folder } else { settle(state.path(), group, &admitted.group_name).map_err(|e| wrong(&e))? };
     tick(out, &format!("group {} is written", admitted.group_name));
@@ -268,24 +268,31 @@ struct Keys {
 
 impl Keys {
     /// Those that are in a folder, or that this host brings; what is missing is made.
-    fn of(folder: &Path, group: GroupId, own: Option<Offered>) -> Result<Self, String> {
+    fn of(vault: &Vault, folder: &Path, group: GroupId, own: Option<Offered>) -> Result<Self, String> {
         home::settle(folder, home::CHANNEL).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let (identity, _) = key(&folder.join("identity.key"), group)?;
+        let (identity, _) = key(vault, &folder.join(IDENTITY), IDENTITY, group)?;
         let identity = Arc::new(identity);
         if let Some(Offered { leaf, key: channel, pem: channel_pem }) = own {
             return Ok(Self { identity, channel, channel_pem, certificate: Bytes::copy_from_slice(&leaf) });
         }
-        let (channel, channel_pem) = key(&folder.join("channel.key"), group)?;
+        let (channel, channel_pem) = key(vault, &folder.join("channel.key"), "channel.key", group)?;
         Ok(Self { identity, channel, channel_pem, certificate: Bytes::new() })
     }
 
     /// Writes what came. A key that this host brings takes its place with its certificate, and not before.
-    fn keep(&self, folder: &Path, admitted: &Admitted, pin: Pin, enrolment: &Enrolment) -> io::Result<()> {
+    fn keep(
+        &self,
+        vault: &Vault,
+        folder: &Path,
+        admitted: &Admitted,
+        pin: Pin,
+        enrolment: &Enrolment,
+    ) -> io::Result<()> {
         let id = self.channel.id();
         if !self.certificate.is_empty() {
-            private::write(&folder.join(tls::key_file(home::CHANNEL, id)), &self.channel_pem)?;
+            home::write_key(vault, folder, home::CHANNEL, id, &self.channel_pem)?;
         }
-        home::keep(folder, admitted, pin, &enrolment.parents, enrolment.own_pki.as_ref(), id)
+        home::keep(vault, folder, admitted, pin, &enrolment.parents, enrolment.own_pki.as_ref(), id)
     }
 
     /// Asks the parents, and shows how far each came.
@@ -322,13 +329,18 @@ fn steps(out: &mut impl Write, parent: &Parent, done: impl Fn(Step) -> bool) {
     }
 }
 
-fn key(path: &Path, group: GroupId) -> Result<(SigningKey, Zeroizing<Vec<u8>>), String> {
+fn key(
+    vault: &Vault,
+    path: &Path,
+    description: &str,
+    group: GroupId,
+) -> Result<(SigningKey, Zeroizing<Vec<u8>>), String> {
     let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     if !path.exists() {
         let (_, pem) = SigningKey::generate(group).map_err(|error| shown(&error))?;
-        private::write(path, pem.as_bytes()).map_err(|error| shown(&error))?;
+        vault.write(path, description, pem.as_bytes()).map_err(|error| shown(&error))?;
     }
-    let pem = private::read(path).map_err(|error| shown(&error))?;
+    let pem = vault.read(path, description).map_err(|error| shown(&error))?;
     let key = SigningKey::from_pem(&pem, group).map_err(|error| shown(&error))?;
     Ok((key, pem))
 }
@@ -411,7 +423,7 @@ mod tests {
                 .into_iter()
                 .flatten()
                 .map(|file| file.unwrap().file_name().into_string().unwrap())
-                .filter(|name| name != "lock")
+                .filter(|name| !["lock", "machine.key", "protect"].contains(&name.as_str()))
                 .collect();
             names.sort();
             names

@@ -10,11 +10,11 @@ use wardline_proto::Name;
 use wardline_proto::event::Event;
 use wardline_proto::message::{Signed, decode, encode};
 use wardline_secrets::head::{Breach, Reach, read_head};
-use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 
 use crate::journal;
 
-/// The file.
+/// The file, and what it is protected as.
 const FILE: &str = "head";
 
 /// What stands in the file: a [`Signed`] with one more field.
@@ -35,6 +35,7 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Known {
     path: PathBuf,
+    vault: Vault,
     /// How far it is, and who says so.
     pub(crate) head: Option<(Reach, Signed)>,
     /// The highest version of a configuration that has come, usable or not.
@@ -43,13 +44,13 @@ pub(crate) struct Known {
 
 impl Known {
     /// Reads what is kept in a group's folder. What cannot be understood is not used, and said.
-    pub(crate) fn load(folder: &Path) -> Self {
+    pub(crate) fn load(vault: &Vault, folder: &Path) -> Self {
         let path = folder.join(FILE);
-        let (head, version) = read(&path).unwrap_or_else(|reason| {
+        let (head, version) = read(vault, &path).unwrap_or_else(|reason| {
             journal::emit(Event::HeadDamaged { path: path.display().to_string(), reason });
             (None, 0)
         });
-        Self { path, head, version }
+        Self { path, vault: vault.clone(), head, version }
     }
 
     /// Keeps a head that follows the one before, and the version that came with it. Where that is nothing new, nothing is
@@ -65,7 +66,7 @@ impl Known {
         }
         let Signed { payload, signature } = signed.clone();
         (self.head, self.version) = (Some((reach, signed.clone())), version);
-        private::write(&self.path, &encode(&Kept { payload, signature, version }))
+        self.vault.write(&self.path, FILE, &encode(&Kept { payload, signature, version }))
     }
 
     /// Holds what a server has shown when it renewed a certificate against what is known. It brings no proof that the log
@@ -83,8 +84,8 @@ impl Known {
 }
 
 /// Writes the head that a host was given when it was let in.
-pub(crate) fn begin(folder: &Path, signed: &Signed) -> io::Result<()> {
-    private::write(&folder.join(FILE), &encode(signed))
+pub(crate) fn begin(vault: &Vault, folder: &Path, signed: &Signed) -> io::Result<()> {
+    vault.write(&folder.join(FILE), FILE, &encode(signed))
 }
 
 /// That a server shows a log that does not follow the one that is known.
@@ -96,8 +97,8 @@ pub(crate) fn breached(breach: Breach, known: &Reach, shown: &Reach, parent: &Na
     }
 }
 
-fn read(path: &Path) -> Result<(Option<(Reach, Signed)>, u64), String> {
-    let bytes = match private::read(path) {
+fn read(vault: &Vault, path: &Path) -> Result<(Option<(Reach, Signed)>, u64), String> {
+    let bytes = match vault.read(path, FILE) {
         Ok(bytes) => Bytes::copy_from_slice(&bytes),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok((None, 0)),
         Err(error) => return Err(error.to_string()),

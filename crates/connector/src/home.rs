@@ -22,6 +22,7 @@ use wardline_proto::event::Event;
 use wardline_secrets::authority::certificates_pem;
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::{KeyId, SigningKey, VerifyingKey};
 use wardline_secrets::tls;
 use wardline_secrets::trust::{Pin, Root};
@@ -37,6 +38,39 @@ use crate::renewal::Renewal;
 const MEMBERSHIP: &str = "membership.toml";
 /// The name of the pair of channel key and certificate.
 pub const CHANNEL: &str = "channel";
+
+/// What a file in a group's folder is protected as, by its name; nothing when it is no private file. A key that has the id
+/// of its pair in its name is what it is when it has its plain name.
+pub fn protected_as(name: &str) -> Option<String> {
+    const KEYS: [&str; 5] = [CHANNEL, "identity", "duty", "issuing", "root"];
+    if ["head", "claimed"].contains(&name) {
+        return Some(name.to_owned());
+    }
+    let stem = name.strip_suffix(".key")?;
+    let pair = stem.split_once('-').map_or(stem, |(pair, _)| pair);
+    KEYS.contains(&pair).then(|| format!("{pair}.key"))
+}
+
+/// Puts the private files that an earlier version has left in the clear under protection, in the folder of each group and
+/// of each join that is under way. Each is replaced by one rename. What cannot be read is left to whoever needs it.
+pub(crate) fn take_over(vault: &Vault, state: &Path) -> io::Result<()> {
+    for folder in fs::read_dir(state)? {
+        let folder = folder?;
+        let joins = folder.file_name().as_encoded_bytes().starts_with(b".join-");
+        let folder = folder.path();
+        // Others lay their own files down, and need them as they are.
+        if !joins && !folder.join("root.pem").is_file() {
+            continue;
+        }
+        for file in fs::read_dir(&folder).into_iter().flatten() {
+            let file = file?;
+            if let Some(description) = file.file_name().to_str().and_then(protected_as) {
+                let _ = vault.read(&file.path(), &description);
+            }
+        }
+    }
+    Ok(())
+}
 
 /// The folders of the groups that a host has joined, in the order of their names.
 ///
@@ -152,6 +186,8 @@ pub struct Member {
     pub identity: Arc<SigningKey>,
     /// What everything trusted leads to.
     pub root: Root,
+    /// What protects the private files.
+    pub vault: Vault,
     /// Renews the channel certificate, where the group does that.
     pub renewal: Option<Renewal>,
 }
@@ -169,7 +205,7 @@ pub fn open(
 ) -> Result<Member, Event> {
     let found = find(program, configuration, configured.into_iter().collect(), state)?;
     match <[Found; 1]>::try_from(found) {
-        Ok([found]) => load(found, own),
+        Ok([found]) => load(found, own, state.vault()),
         Err(_) => Err(Event::ConfigurationRefused {
             file: configuration.display().to_string(),
             reason: format!("it has no [[group]], and {} holds more than one", state.path().display()),
@@ -182,17 +218,18 @@ pub fn open(
 ///
 /// # Errors
 /// A file is missing or wrong.
-pub fn load(Found { folder, membership, joined }: Found, own: &Identity) -> Result<Member, Event> {
+pub fn load(Found { folder, membership, joined }: Found, own: &Identity, vault: &Vault) -> Result<Member, Event> {
+    let vault = vault.clone();
     let membership = membership?;
     let group = membership.group();
     if !joined && membership.own_pki.is_none() {
-        let Keys { channel, identity, root } = Keys::load(&folder, &group, &own.name, own.role)?;
+        let Keys { channel, identity, root } = Keys::load(&vault, &folder, &group, &own.name, own.role)?;
         let (credential, identity) = (channel.into(), Arc::new(identity));
-        return Ok(Member { membership, folder, credential, identity, root, renewal: None });
+        return Ok(Member { membership, folder, credential, identity, root, vault, renewal: None });
     }
     settle(&folder, CHANNEL)
         .map_err(|error| Event::StateFolderInUse { path: folder.display().to_string(), reason: error.to_string() })?;
-    let Keys { channel, identity, root } = Keys::load_renewable(&folder, &group, &own.name, own.role)?;
+    let Keys { channel, identity, root } = Keys::load_renewable(&vault, &folder, &group, &own.name, own.role)?;
     let ((publisher, credential), identity) = (credential(channel), Arc::new(identity));
     let renewal = Renewal {
         own: own.clone(),
@@ -200,9 +237,10 @@ pub fn load(Found { folder, membership, joined }: Found, own: &Identity) -> Resu
         folder: folder.clone(),
         identity: Arc::clone(&identity),
         root: root.clone(),
+        vault: vault.clone(),
         publisher,
     };
-    Ok(Member { membership, folder, credential, identity, root, renewal: Some(renewal) })
+    Ok(Member { membership, folder, credential, identity, root, vault, renewal: Some(renewal) })
 }
 
 #[derive(Serialize)]
@@ -222,6 +260,7 @@ struct Written<'a> {
 /// # Errors
 /// It cannot be written.
 pub fn keep(
+    vault: &Vault,
     folder: &Path,
     admitted: &Admitted,
     pin: Pin,
@@ -240,7 +279,7 @@ pub fn keep(
     let membership = toml::to_string(&membership).map_err(io::Error::other)?;
     let root = certificates_pem(&[admitted.root.certificate()]).map_err(io::Error::other)?;
     private::write(&folder.join("root.pem"), root.as_bytes())?;
-    head::begin(folder, &admitted.head)?;
+    head::begin(vault, folder, &admitted.head)?;
     recovery(folder, &admitted.recovery)?;
     certificate(folder, CHANNEL, &admitted.chain, key)?;
     private::write(&folder.join(MEMBERSHIP), membership.as_bytes())
@@ -272,9 +311,24 @@ fn certificate(folder: &Path, name: &str, chain: &[CertificateDer<'_>], key: Key
 ///
 /// # Errors
 /// It cannot be written. The old pair is usable then.
-pub fn replace(folder: &Path, name: &str, key: KeyId, pem: &[u8], chain: &[CertificateDer<'_>]) -> io::Result<()> {
-    private::write(&folder.join(tls::key_file(name, key)), pem)?;
+pub fn replace(
+    vault: &Vault,
+    folder: &Path,
+    name: &str,
+    key: KeyId,
+    pem: &[u8],
+    chain: &[CertificateDer<'_>],
+) -> io::Result<()> {
+    write_key(vault, folder, name, key, pem)?;
     certificate(folder, name, chain, key)
+}
+
+/// Writes the key of a new pair, PKCS#8 in PEM, under the name with its id.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_key(vault: &Vault, folder: &Path, name: &str, key: KeyId, pem: &[u8]) -> io::Result<()> {
+    vault.write(&folder.join(tls::key_file(name, key)), &format!("{name}.key"), pem)
 }
 
 /// Finishes what was interrupted when the pair of this name was replaced.
@@ -316,7 +370,7 @@ mod tests {
     use wardline_secrets::tls::Channel;
 
     use super::*;
-    use crate::testing::{Group, Scratch, name};
+    use crate::testing::{Group, Scratch, name, vault};
 
     #[test]
     fn each_folder_is_a_group_and_a_broken_one_troubles_no_other() {
@@ -355,10 +409,41 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_in_the_clear_comes_under_protection_when_the_state_folder_is_opened() {
+        let scratch = Scratch::new();
+        let names = ["identity.key", "channel.key", "channel-0123.key", "root.key", "head", "claimed"];
+        let others = ["root.pem", "channel.pem", "membership.toml", "web1.key", "root.key.old"];
+        for folder in ["north", ".join-1", "pki"] {
+            private::create_folder(&scratch.0.join(folder)).unwrap();
+            for name in names.into_iter().chain(others).filter(|name| folder != "pki" || *name != "root.pem") {
+                private::write(&scratch.0.join(folder).join(name), name.as_bytes()).unwrap();
+            }
+        }
+        // Twice: what is protected stays as it is.
+        for _ in 0..2 {
+            let state = StateFolder::open(&scratch.0).unwrap();
+            for (folder, name) in ["north", ".join-1"].into_iter().flat_map(|folder| names.map(|name| (folder, name))) {
+                let path = scratch.0.join(folder).join(name);
+                assert!(wardline_secrets::protect::is_protected(&fs::read(&path).unwrap()), "{folder}/{name}");
+                let description = protected_as(name).unwrap();
+                assert_eq!(state.vault().read(&path, &description).unwrap().as_slice(), name.as_bytes());
+            }
+            // What somebody has laid down beside the groups, or is no secret, is left alone.
+            let plain = names.map(|name| ("pki", name)).into_iter().chain(others.map(|name| ("north", name)));
+            for (folder, name) in plain {
+                assert_eq!(fs::read(scratch.0.join(folder).join(name)).unwrap(), name.as_bytes(), "{folder}/{name}");
+            }
+        }
+        assert_eq!(protected_as("channel-0123.key"), protected_as("channel.key"));
+    }
+
+    #[test]
     fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
         let (group, scratch) = (Group::new(), Scratch::new());
         let folder = &scratch.0;
-        let load = || Channel::load(folder, group.trusted(), &name("web1.test"), Role::Agent).unwrap().key;
+        let keys = Scratch::new();
+        let vault = vault(&keys.0);
+        let load = || Channel::load(&vault, folder, group.trusted(), &name("web1.test"), Role::Agent).unwrap().key;
         let files = || {
             let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
             let mut files: Vec<_> = files.collect();
@@ -383,7 +468,7 @@ mod tests {
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
         // Nothing was interrupted.
         group.write(folder, "web1.test", Role::Agent, group.hour());
-        replace(folder, CHANNEL, key.id(), pem.as_bytes(), &chain).unwrap();
+        replace(&vault, folder, CHANNEL, key.id(), pem.as_bytes(), &chain).unwrap();
         assert_eq!((load(), files()), (key.id(), vec!["channel.key".to_owned(), "channel.pem".to_owned()]));
     }
 }

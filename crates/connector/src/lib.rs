@@ -16,6 +16,7 @@
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
 //! - `sealing`: a host's own keys for what is sealed to it; `accounts`: the Run As accounts that came sealed
 //! - `head`: how far the trust log was that a host was shown last
+//! - `certs`: the command that lists a host's certificates
 //! - `doctor`: the command that walks all of it and names what is wrong
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
@@ -28,6 +29,7 @@
 //! - `signals`, `journal`: when a daemon stops, and where its events go; `quiet`: a terminal for secrets
 
 pub mod accounts;
+pub mod certs;
 pub mod config;
 pub mod configuration;
 pub mod credential;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_secrets::certificate::Identity;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::Channel;
@@ -44,6 +45,8 @@ pub struct Renewal {
     pub identity: Arc<SigningKey>,
     /// What the answer must lead to.
     pub root: Root,
+    /// What protects the private files.
+    pub vault: Vault,
     /// Where the new certificate is made known.
     pub publisher: Publisher,
 }
@@ -152,12 +155,12 @@ impl Renewal {
         let admitted = ask(&self.membership.parents, &applicant).await.map_err(|error| error.to_string())?;
         let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", self.folder.display());
         // A server that has forgotten something may have forgotten the newer recovery key, too.
-        if Known::load(&self.folder).allows(&admitted.head, &admitted.parent.name) {
+        if Known::load(&self.vault, &self.folder).allows(&admitted.head, &admitted.parent.name) {
             home::recovery(&self.folder, &admitted.recovery).map_err(|error| shown(&error))?;
         }
-        let replaced = home::replace(&self.folder, home::CHANNEL, key.id(), pem, &admitted.chain);
+        let replaced = home::replace(&self.vault, &self.folder, home::CHANNEL, key.id(), pem, &admitted.chain);
         replaced.map_err(|error| shown(&error))?;
-        let loaded = Channel::load(&self.folder, self.root.clone(), &self.own.name, self.own.role);
+        let loaded = Channel::load(&self.vault, &self.folder, self.root.clone(), &self.own.name, self.own.role);
         loaded.map_err(|error| error.to_string())
     }
 }
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
     use crate::config::StateFolder;
     use crate::credential::credential;
-    use crate::testing::{Group, Scratch, TestDesk, eventually, name, parent, server};
+    use crate::testing::{Group, Scratch, TestDesk, eventually, name, parent, server, vault};
 
     #[tokio::test]
     async fn a_host_whose_certificate_has_ended_starts_comes_home_and_renews_in_time() {
@@ -239,10 +242,12 @@ mod tests {
         let public = identity.public().unwrap().spki().into();
         desk.members.lock().unwrap().push((public, Bytes::new()));
         group.write(&scratch.0, "web1.test", Role::Agent, group.hour());
-        let channel = Channel::load(&scratch.0, group.trusted(), &own.name, own.role).unwrap();
+        let channel = Channel::load(&vault(&scratch.0), &scratch.0, group.trusted(), &own.name, own.role).unwrap();
         let (publisher, credential) = credential(Some(channel));
         let (membership, folder, root) = (group.membership(parents), scratch.0.clone(), group.trusted());
-        tokio::spawn(Renewal { own, membership, folder, identity, root, publisher }.run(stop.clone()));
+        tokio::spawn(
+            Renewal { vault: vault(&scratch.0), own, membership, folder, identity, root, publisher }.run(stop.clone()),
+        );
         let first = credential.current().unwrap().key;
         // Another one is not what is in use.
         credential.refused(group.identity().id());

@@ -246,9 +246,34 @@ impl Sealing {
         secure_data::open(self.state().keys.iter().map(|held| &held.key), sealed)
     }
 
+    /// Whose they are.
+    pub const fn own(&self) -> &Identity {
+        &self.own
+    }
+
+    /// The id of the key that signs what this health service says.
+    pub fn identity(&self) -> KeyId {
+        self.identity.id()
+    }
+
     /// The group's id.
     pub const fn group(&self) -> GroupId {
         self.root.group()
+    }
+
+    /// The group's name.
+    pub const fn group_name(&self) -> &Name {
+        &self.group
+    }
+
+    /// What everything trusted leads to.
+    pub const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// What protects what rests here.
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// Whether this is the id of one of the keys.
@@ -328,4 +353,109 @@ pub fn certificates(folder: &Path, own: &Identity) -> io::Result<Vec<SealingCert
     let mut certificates: Vec<_> = found.into_iter().filter_map(read).collect();
     certificates.sort_by_key(|certificate| std::cmp::Reverse(certificate.validity().from));
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use wardline_proto::Role;
+
+    use super::*;
+    use crate::testing::{Group, Scratch, name};
+
+    fn own() -> Identity {
+        Identity { name: name("web1.test"), role: Role::Agent }
+    }
+
+    /// A server's word, by this key, whose certificate is this.
+    fn word(key: &SigningKey, chain: &[u8], said: &SealingConfirmed) -> Signed {
+        let chain = vec![Bytes::copy_from_slice(chain)];
+        key.signed(Context::SealingCert, encode(&SealingConfirmed { chain, ..said.clone() }))
+    }
+
+    #[test]
+    fn a_key_is_said_until_a_server_has_confirmed_it_and_only_a_server_can() {
+        let (group, scratch) = (Group::new(), Scratch::new());
+        let identity = group.identity();
+        let sealing = group.sealing(own(), &identity, &scratch.0);
+        let said: Said = decode(&sealing.said().unwrap().payload).unwrap();
+        let key = sealing.certificate().unwrap().id();
+        let duty = SigningKey::generate(group.id).unwrap().0;
+        let certificate = group.root.duty(&name("srv1.test"), &duty.public().unwrap(), group.hour()).unwrap();
+        let good = SealingConfirmed {
+            name: "web1.test".into(),
+            key: key.0.to_vec().into(),
+            serial: said.serial,
+            identity: identity.id().0.to_vec().into(),
+            chain: vec![],
+        };
+        let other = SealingConfirmed { name: "web2.test".into(), ..good.clone() };
+        let another = SealingConfirmed { identity: vec![1; 16].into(), ..good.clone() };
+        for (bad, why) in [
+            (word(&identity, &certificate, &good), "another key"),
+            (word(&duty, b"none", &good), "no certificate"),
+            (word(&duty, &certificate, &other), "for another"),
+            (word(&duty, &certificate, &another), "for who had the name before"),
+        ] {
+            assert!(sealing.confirmed(&bad).is_err(), "{why}");
+            assert!(sealing.said().is_some(), "{why}");
+        }
+        sealing.confirmed(&word(&duty, &certificate, &good)).unwrap();
+        assert!(sealing.said().is_none());
+
+        // After a start it is said again, with the same key.
+        drop(sealing);
+        let sealing = group.sealing(own(), &identity, &scratch.0);
+        assert_eq!(sealing.certificate().unwrap().id(), key);
+        // The log has another, newer one: the own one is said above it, a few times at most.
+        for contest in 0..=CONTESTS {
+            let serial = u64::MAX / 2 + u64::from(contest);
+            let foreign = SealingConfirmed { key: vec![9; 16].into(), serial, ..good.clone() };
+            sealing.confirmed(&word(&duty, &certificate, &foreign)).unwrap();
+            let again: Said = decode(&sealing.said().unwrap().payload).unwrap();
+            assert_eq!(again.serial > serial, contest < CONTESTS, "{contest}");
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_or_does_not_open_is_made_anew() {
+        let (group, scratch) = (Group::new(), Scratch::new());
+        let identity = group.identity();
+        let first = group.sealing(own(), &identity, &scratch.0).certificate().unwrap().id();
+        assert_eq!(group.sealing(own(), &identity, &scratch.0).certificate().unwrap().id(), first);
+        let file = |id: KeyId, extension: &str| scratch.0.join(FOLDER).join(format!("{id}.{extension}"));
+        let shown = || certificates(&scratch.0, &own()).unwrap().len();
+        assert_eq!(shown(), 1);
+        private::write(&file(first, "key"), b"WLP1 of another machine").unwrap();
+        let second = group.sealing(own(), &identity, &scratch.0).certificate().unwrap().id();
+        assert_ne!(second, first);
+        fs::remove_dir_all(scratch.0.join(FOLDER)).unwrap();
+        assert_eq!(shown(), 0);
+        let third = group.sealing(own(), &identity, &scratch.0).certificate().unwrap().id();
+        assert!(third != first && third != second);
+        // A certificate alone, or a key alone, is nothing.
+        fs::remove_file(file(third, "pem")).unwrap();
+        assert_ne!(group.sealing(own(), &identity, &scratch.0).certificate().unwrap().id(), third);
+    }
+
+    #[test]
+    fn the_next_key_is_made_in_time_and_the_one_before_opens_until_it_is_not_needed() {
+        let (group, scratch) = (Group::new(), Scratch::new());
+        let identity = group.identity();
+        let sealing = group.sealing(own(), &identity, &scratch.0);
+        let (now, first) = (now_ms() / 1000, sealing.certificate().unwrap().id());
+        sealing.renew(now + LIFETIME / 2).unwrap();
+        assert_eq!(sealing.state().keys.len(), 1);
+        let later = now + LIFETIME * 3 / 4;
+        sealing.renew(later).unwrap();
+        assert_eq!(sealing.state().keys.len(), 2);
+        let second = sealing.state().keys[1].key.id();
+        sealing.state().keys[1].confirmed = Some(later);
+        sealing.needs([first]);
+        sealing.renew(later + 2 * life::GRACE).unwrap();
+        assert!(sealing.has(first) && sealing.has(second));
+        sealing.needs([]);
+        sealing.renew(later + 2 * life::GRACE).unwrap();
+        assert!(!sealing.has(first) && sealing.has(second));
+        assert_eq!(ids(&scratch.0.join(FOLDER)).unwrap().len(), 1);
+    }
 }

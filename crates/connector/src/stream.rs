@@ -176,6 +176,18 @@ impl Tail {
         })
     }
 
+    /// How to go on when a closed batch behind the first `committed` is lost, and the server has none of them.
+    pub(crate) fn broken(&self, committed: usize, answer: &Answered) -> Reopening {
+        Reopening {
+            committed,
+            uncertain: false,
+            doubtful: 0,
+            forgotten: self.acknowledged.number.saturating_sub(answer.watermark.number),
+            over: answer.live,
+            reason: "a batch that waited was damaged on the disk",
+        }
+    }
+
     /// The points that a position names.
     pub fn kept(&self) -> Vec<Point> {
         self.closed.iter().map(|link| Point { number: link.last, hash: link.hash.to_wire() }).collect()

@@ -50,6 +50,11 @@ impl Drop for Scratch {
     }
 }
 
+/// Data protection in a folder of a test.
+pub(crate) fn vault(folder: &Path) -> Vault {
+    Vault::open(folder, now_ms() / 1000).unwrap()
+}
+
 pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
@@ -126,13 +131,12 @@ impl Group {
     pub(crate) fn channel(&self, host: &str, role: Role) -> Channel {
         let scratch = Scratch::new();
         self.write(&scratch.0, host, role, self.hour());
-        Channel::load(&scratch.0, self.trusted(), &name(host), role).unwrap()
+        Channel::load(&vault(&scratch.0), &scratch.0, self.trusted(), &name(host), role).unwrap()
     }
 
     /// The sealing keys of a health service that keeps them there.
     pub(crate) fn sealing(&self, own: Identity, identity: &Arc<SigningKey>, folder: &Path) -> Arc<Sealing> {
-        let vault = Vault::open(folder, now_ms() / 1000).unwrap();
-        Sealing::open(own, name("north"), self.trusted(), Arc::clone(identity), folder, vault).unwrap()
+        Sealing::open(own, name("north"), self.trusted(), Arc::clone(identity), folder, vault(folder)).unwrap()
     }
 
     pub(crate) fn membership(&self, parents: Vec<Parent>) -> Membership {

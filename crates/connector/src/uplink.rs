@@ -442,7 +442,7 @@ mod tests {
     use wardline_proto::Role;
 
     use super::*;
-    use crate::testing::{Group, Scratch, parent, sessions};
+    use crate::testing::{Group, Scratch, parent, sessions, vault};
 
     #[tokio::test]
     async fn an_agent_goes_to_the_second_parent_while_the_first_is_away_and_comes_back() {
@@ -454,15 +454,14 @@ mod tests {
         let own = channel.identity.clone();
         let membership = group.membership(vec![parent("gw1.test", first), parent("gw2.test", second)]);
         let (file, budget) = (scratch.0.join("queue.db"), 1 << 20);
-        let queue = Queue::open(&file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
+        let vault = vault(&scratch.0);
+        let queue =
+            Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
         let (queue, _outbox, _thread) = queue.unwrap();
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
-        let group_name = membership.name.clone();
-        let folder = scratch.0.clone();
         let credential = channel.into();
         let sealing = group.sealing(own.clone(), &identity, &scratch.0);
-        let (by, from, check) = (identity.id(), root.clone(), Box::new(|_: &_| Ok(())));
-        let configured = Configured::open(own.clone(), by, group_name, from, folder, Arc::clone(&sealing), check);
+        let configured = Configured::open(&sealing, scratch.0.clone(), Box::new(|_| Ok(())));
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         tokio::spawn(uplink.run(stop.clone()));
 

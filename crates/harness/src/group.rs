@@ -28,7 +28,7 @@ use crate::daemon::Daemon;
 use crate::pki::{Authority, Credential};
 use crate::port::Port;
 use crate::tap::Tap;
-use crate::{Scratch, program, scratch, wait};
+use crate::{Scratch, private, program, scratch, wait};
 
 mod builder;
 
@@ -265,8 +265,7 @@ impl Group {
     /// It has none of this name.
     pub fn key(&self, member: &str, name: &str) -> SigningKey {
         let path = self.state(member).join(name).with_extension("key");
-        let pem = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        SigningKey::from_pem(&pem, GroupId(self.id.into_bytes())).expect("a key in PEM")
+        SigningKey::from_pem(&private::read(&path), GroupId(self.id.into_bytes())).expect("a key in PEM")
     }
 
     /// The database's file.

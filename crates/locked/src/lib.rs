@@ -1,4 +1,5 @@
-//! Memory for keys: never swapped, never in a core dump, not in a child, wiped when it is given back.
+//! Memory for keys: never swapped, never in a core dump, not in a child, wiped when it is given back. And a process of
+//! whose memory nothing is dumped.
 //!
 //! The only crate with unsafe code: the calls that change what the kernel does with a page are unsafe. It knows nothing
 //! of what the bytes mean.
@@ -13,7 +14,20 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
 use zeroize::Zeroize as _;
+
+/// Sees to it that this process leaves no core dump, and that nobody but root traces it or reads its memory, its
+/// environment or what else `/proc` shows of it, not even the same user (`PR_SET_DUMPABLE`, prctl(2)). What it starts can
+/// leave no core dump either (`RLIMIT_CORE`), and is as open as any other program.
+///
+/// # Errors
+/// The kernel does not do it.
+pub fn no_dumps() -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(set_dumpable(false)?)
+}
 
 /// `N` bytes in pages of their own.
 pub struct Locked<const N: usize> {
@@ -134,6 +148,18 @@ mod tests {
         let ordinary = vec![0_u8; 1 << 20];
         let flags = self::flags(ordinary.as_ptr() as usize);
         assert!(!flags.is_empty() && !flags.iter().any(|found| ["dd", "dc", "lo"].contains(&found.as_str())));
+    }
+
+    #[test]
+    fn a_process_leaves_no_core_dump() {
+        let core = || {
+            let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+            let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+            line.split_whitespace().skip(4).take(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        no_dumps().unwrap();
+        assert_eq!(core(), ["0", "0"]);
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
     }
 
     #[test]

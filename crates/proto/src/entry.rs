@@ -180,6 +180,8 @@ pub enum GapReason {
     LostByRestore = 2,
     /// The queue was rolled back to an earlier state; whether the server had these cannot be told any more.
     QueueRolledBack = 3,
+    /// They were damaged on the agent's disk.
+    Damaged = 4,
 }
 
 /// Entries that were dropped, counted, in their place in the stream: it takes as many numbers as it counts.

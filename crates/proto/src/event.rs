@@ -615,6 +615,47 @@ catalogue! {
         cause "See event 40120, one for each group."
         cure "Cure what the events before this one say, then start the agent again."
 
+    40130 Critical MachineKeyMissing { path }
+        "the machine key {path} is not there, and nothing opens without it that rests in its folder: keys, queues, secrets"
+        meaning "The program does not start, and makes no other machine key: what the lost one protects would be lost for good."
+        cause "The file was removed, or the folder was copied or restored without it, as by a thief or by a backup that leaves it out."
+        cure "Put the file back, from a backup or from the machine that the folder came from. If there is none, move the folder away and join anew; a server is set up anew or restored from a backup."
+
+    40131 Critical ProtectionUnusable { path, reason }
+        "what protects the private files in {path} cannot be used: {reason}"
+        meaning "Nothing that rests there can be opened, and the program does not start."
+        cause "The machine key is another machine's, or it or a file in the folder protect is damaged or open to others."
+        cure "Restore machine.key and the folder protect from a backup of this machine, correct the modes that are named, and start again."
+
+    40132 Warning MasterKeyUnusable { path }
+        "the master key {path} does not open; what it protected does not open either"
+        meaning "Everything else is used. A private file or queue that it protects is named when it is read."
+        cause "The file is damaged, or comes from another machine."
+        cure "Restore the file from a backup. If nothing is missing, remove it."
+
+    40133 Warning MemoryNotLocked { path }
+        "the kernel does not lock all memory of the keys of {path}; they could be written to swap"
+        meaning "Everything works. Core dumps are off in any case."
+        cause "The limit of locked memory (RLIMIT_MEMLOCK) is too low for this program's keys, of which each takes a page."
+        cure "Raise it, with LimitMEMLOCK= in the unit say, or encrypt the swap."
+
+    40134 Warning QueueRowDamaged { group, row }
+        "queue of {group}: {row} does not open and is set aside"
+        meaning "What it held is lost and counted in its place; everything else is delivered."
+        cause "The disk has changed the queue's file, or somebody has."
+        cure "Look at the disk. `wardline gap list` at the server shows what was lost."
+
+    40135 Warning RootNotExported { path, reason }
+        "the root's key was not taken off the server, to {path}: {reason}"
+        meaning "It lies in the group's folder as before."
+        cause "The file is there already, or its folder cannot be written."
+        cure "Name another file, in a folder that the server's user may write, and try again."
+
+    40136 Information RootExported { path, pin }
+        "the key of the root {pin} is in {path}, in the clear, and not on the server any more"
+        meaning "The server goes on; only a new issuing CA or duty certificate needs the key, every three years or so (40091)."
+        cause "`wardline-server export-root`."
+        cure "Take the file to where no network leads, and see that two people can find it."
     40150 Warning PluginsUnderAgent { user }
         "plugins run under this agent's own user, {user}: there is no `runas` in the configuration"
         meaning "A plugin can read the agent's keys and queue. Checks with `run_as` get no credential."

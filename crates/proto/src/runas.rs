@@ -8,6 +8,8 @@
 //!
 //! Secrets and output stand behind the protobuf, so that each can be read into memory of exactly its length.
 
+use prost::Message as _;
+
 /// The most bytes of the protobuf of a [`Request`].
 pub const REQUEST_LIMIT: usize = 512 * 1024;
 /// The most bytes of the protobuf of an [`Answer`].
@@ -130,6 +132,15 @@ pub enum BadRequest {
 }
 
 impl Request {
+    /// Reads the protobuf of a request, and checks it as [`Self::check`] does.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadRequest> {
+        let request = Self::decode(bytes).map_err(|_| BadRequest::Encoding)?;
+        request.check().map(|()| request)
+    }
+
     /// Checks what can be checked without a policy.
     ///
     /// # Errors
@@ -189,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_should_send_is_refused_by_what_is_wrong_with_it() {
-        assert_eq!(good().check(), Ok(()));
+        assert_eq!(Request::parse(&good().encode_to_vec()), Ok(good()));
+        assert_eq!(Request::parse(b"\xff"), Err(BadRequest::Encoding));
         let bad = |change: fn(&mut Request)| {
             let mut request = good();
             change(&mut request);

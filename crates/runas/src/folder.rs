@@ -1,5 +1,6 @@
 //! The folders of secrets, in memory: one for each run, its user's own, gone when the run is over.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, remove_dir_all, set_permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown};
@@ -48,19 +49,16 @@ impl Runtime {
         }
         let lock = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
             .map_err(|_| format!("{}: another wardline-runas works in it", path.display()))?;
+        let left = path.read_dir().and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(told)?;
+        // Whoever names a folder that is in use must not lose it.
+        if let Some(other) = left.iter().find(|entry| !is_ours(&entry.file_name())) {
+            let other = other.file_name().display().to_string();
+            return Err(format!("{} has something else in it, {other}: it needs a folder of its own", path.display()));
+        }
         // Others pass through it to their own folder, and do not see which there are.
         set_permissions(path, Permissions::from_mode(0o711)).map_err(told)?;
-        let mut left = 0;
-        for entry in path.read_dir().map_err(told)? {
-            let entry = entry.map_err(told)?;
-            let removed = match entry.file_type().map_err(told)?.is_dir() {
-                true => clear(&entry.path()),
-                false => std::fs::remove_file(entry.path()),
-            };
-            removed.map_err(told)?;
-            left += 1;
-        }
-        Ok((Self { path: path.to_owned(), _lock: lock }, left))
+        left.iter().try_for_each(|entry| clear(&entry.path())).map_err(told)?;
+        Ok((Self { path: path.to_owned(), _lock: lock }, left.len()))
     }
 
     /// Makes a folder with these files, which this user, and nobody else but root, can read.
@@ -109,6 +107,11 @@ impl Drop for Folder {
         // A start after this one removes what is left.
         let _ = clear(&self.path);
     }
+}
+
+/// Whether a folder has the name of one that was made for a run.
+fn is_ours(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Removes a folder that may be somebody else's, while he may still be at work in it.

@@ -10,6 +10,7 @@ mod users;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use nix::sys::prctl::set_dumpable;
@@ -27,6 +28,8 @@ use users::Users;
 
 /// As it is called.
 const PROGRAM: &str = "wardline-runas";
+/// How long what hangs in the kernel is waited for at the end.
+const HANGING: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 #[command(version, about = "Runs plugins as other users, for the agent on this host. Runs as root.")]
@@ -107,7 +110,7 @@ fn run(config: &Path) -> Result<(), Event> {
     let users = Users::new(&policy.numbers);
     // One thread: plugins are killed with the thread that started them.
     let tokio = Builder::new_current_thread().enable_all().build().map_err(system)?;
-    tokio.block_on(async {
+    let result = tokio.block_on(async {
         users.clear_all().await.map_err(not_started)?;
         let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(term), Ok(int)) => (term, int),
@@ -128,5 +131,8 @@ fn run(config: &Path) -> Result<(), Event> {
         };
         Server::new(policy, runtime, users).run(listener, stop).await;
         Ok(())
-    })
+    });
+    // A look at a path that hangs in the kernel cannot be ended.
+    tokio.shutdown_timeout(HANGING);
+    result
 }

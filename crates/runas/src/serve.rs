@@ -60,7 +60,7 @@ enum Refusal {
 /// What answers.
 #[derive(Debug)]
 pub struct Server {
-    policy: Policy,
+    policy: Arc<Policy>,
     runtime: Runtime,
     users: Users,
     told: Mutex<HashSet<String>>,
@@ -77,7 +77,12 @@ pub fn bind(policy: &Policy) -> io::Result<UnixListener> {
         crate::path::root_only(folder, crate::path::Shared::Sticky).map_err(io::Error::other)?;
     }
     match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(meta) if meta.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::Error::other("somebody listens there"));
+            }
+            std::fs::remove_file(path)?;
+        }
         Ok(_) => return Err(io::Error::other("there is something else than a socket")),
         Err(_) => {}
     }
@@ -92,7 +97,7 @@ pub fn bind(policy: &Policy) -> io::Result<UnixListener> {
 impl Server {
     /// Of a policy, with nothing running.
     pub fn new(policy: Policy, runtime: Runtime, users: Users) -> Self {
-        Self { policy, runtime, users, told: Mutex::default() }
+        Self { policy: Arc::new(policy), runtime, users, told: Mutex::default() }
     }
 
     /// Serves until `stop`, then ends what runs. Where it is run must be the thread that lives for as long as the program:
@@ -160,9 +165,11 @@ impl Server {
         }
         let mut bytes = vec![0; length as usize];
         stream.read_exact(&mut bytes).await?;
-        let request = Request::decode(bytes.as_slice()).map_err(|_| BadRequest::Encoding)?;
-        request.check()?;
-        self.policy.allows(&request.user, &request.program)?;
+        let request = Request::parse(&bytes)?;
+        // On a thread of its own: a path may lead to a file system whose server is away.
+        let (policy, user, program) = (Arc::clone(&self.policy), request.user.clone(), request.program.clone());
+        let allowed = tokio::task::spawn_blocking(move || policy.allows(&user, &program)).await;
+        allowed.map_err(io::Error::other)??;
         let mut files = Vec::with_capacity(request.credentials.len());
         for Credential { name, length } in &request.credentials {
             let mut content = Zeroizing::new(vec![0; (*length as usize).min(CREDENTIALS_LIMIT)]);

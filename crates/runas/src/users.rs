@@ -27,6 +27,8 @@ pub struct Users {
     keeper: u32,
     free: Mutex<VecDeque<u32>>,
     count: Semaphore,
+    /// Those who end processes are all the keeper, and would end each other.
+    sweeping: tokio::sync::Mutex<()>,
 }
 
 impl Users {
@@ -34,7 +36,12 @@ impl Users {
     pub fn new(numbers: &RangeInclusive<u32>) -> Self {
         let keeper = *numbers.end();
         let free: VecDeque<_> = (*numbers.start()..keeper).collect();
-        Self { keeper, count: Semaphore::new(free.len()), free: Mutex::new(free) }
+        Self {
+            keeper,
+            count: Semaphore::new(free.len()),
+            free: Mutex::new(free),
+            sweeping: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Takes the one that has been free for longest; waits for one at most as long as `limit`.
@@ -76,7 +83,9 @@ impl Users {
             let mut sweep = Command::new("/proc/self/exe");
             sweep.args(["sweep", &number.to_string(), &self.keeper.to_string()]).env_clear().current_dir("/");
             sweep.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            let one = self.sweeping.lock().await;
             let swept = sweep.status().await.map_err(|error| error.to_string())?;
+            drop(one);
             let left = running().map_err(|error| format!("/proc: {error}"))?.contains(&number);
             if swept.success() && !left {
                 return Ok(());

@@ -48,6 +48,8 @@ pub enum GapReason {
     LostByRestore,
     /// The queue was rolled back to an earlier state; whether the server had them cannot be told any more.
     QueueRolledBack,
+    /// They were damaged on the agent's disk.
+    Damaged,
     /// The agent gave a reason that this version does not know.
     Other,
 }
@@ -59,6 +61,7 @@ impl GapReason {
             Self::QueueFull => "queue-full",
             Self::LostByRestore => "lost-by-restore",
             Self::QueueRolledBack => "queue-rolled-back",
+            Self::Damaged => "damaged",
             Self::Other => "other",
         }
     }
@@ -69,6 +72,7 @@ impl GapReason {
             Ok(entry::GapReason::QueueFull) => Self::QueueFull,
             Ok(entry::GapReason::LostByRestore) => Self::LostByRestore,
             Ok(entry::GapReason::QueueRolledBack) => Self::QueueRolledBack,
+            Ok(entry::GapReason::Damaged) => Self::Damaged,
             Ok(entry::GapReason::Unspecified) | Err(_) => Self::Other,
         }
     }

@@ -49,4 +49,7 @@ pub struct Status {
     /// How many agents have no sealing key yet: nothing secret can be sent to them.
     #[serde(default)]
     pub agents_without_sealing_key: u64,
+    /// What the keys are protected by that rest on the server's disk.
+    #[serde(default)]
+    pub protector: String,
 }

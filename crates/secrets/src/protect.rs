@@ -20,6 +20,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -104,6 +105,8 @@ struct Inner {
     keys: Mutex<Keys>,
     /// Whether files may be written.
     writes: bool,
+    /// When it was opened, seconds since 1970, and how long that is ago.
+    opened: (u64, Instant),
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +155,7 @@ impl Vault {
             Ok(None) => return Err(ProtectError::MachineKeyMissing { path }),
             Err(error) => return Err(error),
         };
-        let vault = Self::with(state, Some(machine), true)?;
+        let vault = Self::with(state, Some(machine), true, now)?;
         vault.turn(&mut vault.keys(), now)?;
         Ok(vault)
     }
@@ -168,10 +171,10 @@ impl Vault {
         if machine.is_none() && !master_files(&state.join(FOLDER))?.is_empty() {
             return Err(ProtectError::MachineKeyMissing { path });
         }
-        Self::with(state, machine, false)
+        Self::with(state, machine, false, 0)
     }
 
-    fn with(state: &Path, machine: Option<Locked<KEY>>, writes: bool) -> Result<Self, ProtectError> {
+    fn with(state: &Path, machine: Option<Locked<KEY>>, writes: bool, now: u64) -> Result<Self, ProtectError> {
         let folder = state.join(FOLDER);
         let mut keys = Keys::default();
         for path in master_files(&folder)? {
@@ -185,18 +188,12 @@ impl Vault {
             let reason = format!("{} does not open it, nor any other master key", state.join(MACHINE_KEY).display());
             return Err(ProtectError::File { path, reason });
         }
-        let inner = Inner { state: state.to_owned(), machine, keys: Mutex::new(keys), writes };
+        let opened = (now, Instant::now());
+        let inner = Inner { state: state.to_owned(), machine, keys: Mutex::new(keys), writes, opened };
         Ok(Self { inner: inner.into() })
     }
 
-    /// Makes a new master key when none serves at this time (seconds since 1970); for programs that run long.
-    ///
-    /// # Errors
-    /// It cannot be written. What was there serves on.
-    pub fn renew(&self, now: u64) -> Result<(), ProtectError> {
-        self.turn(&mut self.keys(), now)
-    }
-
+    /// Sees to it that what protects from now on (seconds since 1970) serves now: a new master key when no other does.
     fn turn(&self, keys: &mut Keys, now: u64) -> Result<(), ProtectError> {
         let newest = |keys: &Keys| {
             let serving = keys.all.iter().enumerate().filter(|(_, master)| master.serves(now));
@@ -240,7 +237,17 @@ impl Vault {
     /// # Errors
     /// There is no key, or no randomness.
     pub fn protect(&self, description: &str, entropy: &[u8], data: &[u8]) -> Result<Vec<u8>, ProtectError> {
-        let keys = self.keys();
+        let (opened, since) = self.inner.opened;
+        let now = opened.saturating_add(since.elapsed().as_secs());
+        self.protect_at(now, description, entropy, data)
+    }
+
+    fn protect_at(&self, now: u64, description: &str, entropy: &[u8], data: &[u8]) -> Result<Vec<u8>, ProtectError> {
+        let mut keys = self.keys();
+        // A program that runs for longer than a master key lasts makes the next one by itself.
+        if keys.current.and_then(|at| keys.all.get(at)).is_none_or(|master| now >= master.expires) {
+            self.turn(&mut keys, now)?;
+        }
         let master = keys.current.and_then(|at| keys.all.get(at));
         let master = master.ok_or_else(|| ProtectError::File {
             path: self.folder(),
@@ -451,6 +458,9 @@ fn join(into: &mut [u8], parts: &[&[u8]]) {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+mod row;
+pub use row::RowKey;
 
 #[cfg(test)]
 mod tests;

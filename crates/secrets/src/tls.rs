@@ -22,9 +22,13 @@ use rustls_pki_types::pem::PemObject as _;
 use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Name, Role};
 
 use crate::certificate::{Fault, Identity};
+use crate::protect::Vault;
 use crate::signature::{KeyId, private_der};
 use crate::trust::Root;
 use crate::{certificate, private};
+
+/// What the channel key is protected as, also under the name with its id.
+const KEY: &str = "channel.key";
 
 /// Why this end's own channel certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +93,7 @@ impl Channel {
     ///
     /// # Errors
     /// What is missing or wrong, and in which file.
-    pub fn load(folder: &Path, root: Root, name: &Name, role: Role) -> Result<Self, LoadError> {
+    pub fn load(vault: &Vault, folder: &Path, root: Root, name: &Name, role: Role) -> Result<Self, LoadError> {
         let path = folder.join("channel.pem");
         let unreadable = |path: &Path| {
             let path = path.to_owned();
@@ -104,7 +108,7 @@ impl Channel {
 
         let by_id = folder.join(key_file("channel", key));
         let key_path = if by_id.exists() { by_id } else { folder.join("channel.key") };
-        let pem = private::read(&key_path).map_err(unreadable(&key_path))?;
+        let pem = vault.read(&key_path, KEY).map_err(unreadable(&key_path))?;
         let unusable = |reason: &dyn ToString| LoadError::Key { path: key_path.clone(), reason: reason.to_string() };
         let der = private_der(&pem).map_err(|error| unusable(&error))?;
         let provider = Arc::new(provider());

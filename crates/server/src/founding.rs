@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 use uuid::Uuid;
-use wardline_connector::config::{self, Group, Keys};
+use wardline_connector::config::{self, Group, IDENTITY, Keys};
 use wardline_connector::{home, journal};
 use wardline_proto::event::Event;
 use wardline_proto::message::Digest;
@@ -31,6 +31,7 @@ use wardline_secrets::authority::{
     certificates_pem,
 };
 use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::{SigningKey, VerifyingKey, sha256};
 use wardline_secrets::tls::Channel;
 use wardline_secrets::trust::{Pin, Root, not_after};
@@ -41,6 +42,8 @@ use crate::store::{Keeper, Store};
 
 /// How long a duty certificate is valid, seconds.
 const DUTY_LIFETIME: u64 = ISSUING_LIFETIME;
+/// The file of the root's key, and what it is protected as.
+pub(crate) const ROOT_KEY: &str = "root.key";
 /// The name of the pair of files of the issuing CA.
 const ISSUING: &str = "issuing";
 /// How far a new certificate reaches back, seconds, for clocks that are behind; at most a tenth of how long it is valid.
@@ -151,6 +154,7 @@ pub fn validity(now: u64, seconds: u64, ends: u64) -> Validity {
 /// # Errors
 /// One event about the first thing that cannot be used, or does not belong to the rest.
 pub fn found(
+    vault: &Vault,
     folder: &Path,
     server: &Name,
     settings: &Settings,
@@ -161,7 +165,7 @@ pub fn found(
     private::create_folder(folder).map_err(unusable)?;
     clear(folder).map_err(unusable)?;
     home::settle(folder, ISSUING).map_err(unusable)?;
-    let folder = Folder { path: folder, now };
+    let folder = Folder { vault, path: folder, now };
     let id = folder.id(settings)?;
     let (root, authority) = folder.root(id, settings)?;
     let (issuer, rolled) = match &settings.own_pki {
@@ -172,10 +176,10 @@ pub fn found(
         Some(pki) => (Issuer::Own(pki.clone(), folder.cross(authority.as_ref(), &pki.ca)?), false),
     };
     let (duty, certificate) = folder.duty(&root, authority.as_ref(), server)?;
-    let identity = folder.path.join("identity.key");
+    let identity = folder.path.join(IDENTITY);
     if !exists(&identity)? {
         let (_, pem) = SigningKey::generate(id).map_err(|error| key_event(&identity, &error))?;
-        folder.write(&identity, pem.as_bytes())?;
+        folder.write_key(&identity, IDENTITY, pem.as_bytes())?;
     }
     match &issuer {
         Issuer::BuiltIn(issuing) => folder.channel(issuing, server, lifetime, rolled)?,
@@ -183,7 +187,7 @@ pub fn found(
     }
     let pin = pin_of(root.certificate()).ok_or_else(|| key_event(folder.path, &"its root has no key"))?;
     let group = Group { name: settings.name.clone(), id, pin };
-    let Keys { channel, identity, .. } = Keys::load(folder.path, &group, server, Role::Server)?;
+    let Keys { channel, identity, .. } = Keys::load(vault, folder.path, &group, server, Role::Server)?;
     let leaf = folder.certificate("channel.pem")?;
     let presence = Presence {
         group: settings.name.clone(),
@@ -195,7 +199,8 @@ pub fn found(
         identity: identity.public().map_err(|error| key_event(folder.path, &error))?,
         certificate: (sha256(&[&leaf]), not_after(&leaf)),
     };
-    let keeper = Keeper { root, server: server.clone(), duty: Arc::new(duty), kept: folder.path.join("head") };
+    let (server, duty) = (server.clone(), Arc::new(duty));
+    let keeper = Keeper { root, server, duty, kept: folder.path.join("head"), vault: vault.clone() };
     let authorities = Arc::new(Authorities { issuer, duty: certificate });
     Ok(Foundation { keeper, authorities, identity, channel, presence })
 }
@@ -312,6 +317,7 @@ impl Presence {
 
 /// A group's folder at a moment.
 struct Folder<'a> {
+    vault: &'a Vault,
     path: &'a Path,
     now: u64,
 }
@@ -330,6 +336,12 @@ impl Folder<'_> {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Event> {
         let unusable = |error: std::io::Error| Event::StateFolderInUse { path: shown(path), reason: error.to_string() };
         private::write(path, bytes).map_err(unusable)
+    }
+
+    /// Writes a private key, protected as this description.
+    fn write_key(&self, path: &Path, description: &str, pem: &[u8]) -> Result<(), Event> {
+        let unusable = |error: std::io::Error| Event::StateFolderInUse { path: shown(path), reason: error.to_string() };
+        self.vault.write(path, description, pem).map_err(unusable)
     }
 
     /// Nothing is made anew of which there is proof that it was there before: it would be another group's.
@@ -387,7 +399,7 @@ impl Folder<'_> {
     fn authority(&self, pin: Pin) -> Result<RootAuthority, Event> {
         let (path, key_path) = (self.file("root", "pem"), self.file("root", "key"));
         let pem = private::read_public(&path).map_err(|error| missing(&path, &error.to_string()))?;
-        let key = private::read(&key_path).map_err(|error| missing(&key_path, &error.to_string()))?;
+        let key = self.vault.read(&key_path, ROOT_KEY).map_err(|error| missing(&key_path, &error.to_string()))?;
         let authority = RootAuthority::open(&pem, &key).map_err(|error| authority_event(&path, &error))?;
         if authority.pin() == pin { Ok(authority) } else { Err(missing(&path, "it is another root than at the start")) }
     }
@@ -415,8 +427,8 @@ impl Folder<'_> {
         let anew = authority.filter(|_| wanted || self.now >= due);
         if let Some(authority) = anew {
             let (next, key) = make(authority)?;
-            let replaced =
-                home::replace(self.path, ISSUING, next.key(), key.as_bytes(), std::slice::from_ref(next.certificate()));
+            let chain = std::slice::from_ref(next.certificate());
+            let replaced = home::replace(self.vault, self.path, ISSUING, next.key(), key.as_bytes(), chain);
             replaced.map_err(|error| missing(&path, &error.to_string()))?;
             issuing = next;
         }
@@ -518,11 +530,12 @@ impl Folder<'_> {
     ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), Event> {
         let (certificate, key, new) =
             (self.file(name, "pem"), self.file(name, "key"), self.path.join(format!(".{name}.pem.new")));
+        let description = format!("{name}.key");
         if !exists(&certificate)? {
             if !exists(&key)? {
                 let (pem, private) = make()?;
                 self.write(&new, pem.as_bytes())?;
-                self.write(&key, private.as_bytes())?;
+                self.write_key(&key, &description, private.as_bytes())?;
             }
             if exists(&new)? {
                 let named = fs::rename(&new, &certificate).and_then(|()| File::open(self.path)?.sync_all());
@@ -530,7 +543,7 @@ impl Folder<'_> {
             }
         }
         let read = private::read_public(&certificate).map_err(|error| missing(&certificate, &error.to_string()))?;
-        let private = private::read(&key).map_err(|error| missing(&key, &error.to_string()))?;
+        let private = self.vault.read(&key, &description).map_err(|error| missing(&key, &error.to_string()))?;
         Ok((read, private))
     }
 
@@ -601,9 +614,11 @@ fn authority_event(path: &Path, error: &AuthorityError) -> Event {
 }
 
 mod due;
+mod export;
 mod own_pki;
 mod renewal;
 use due::{due, duty_due, issuing_due, life};
+pub use export::export_root;
 pub use own_pki::{Following, Issuer, OwnPki};
 pub use renewal::{Renewal, Rotation};
 

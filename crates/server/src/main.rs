@@ -18,6 +18,7 @@ use wardline_connector::sealing::Sealing;
 use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT};
+use wardline_secrets::protect::Vault;
 use wardline_server::accounts::{self, Accounts, OwnKeys};
 use wardline_server::api::{Live, Service, Socket};
 use wardline_server::configuration::Configurations;
@@ -54,6 +55,16 @@ enum Command {
         /// Does not ask.
         #[arg(long)]
         yes: bool,
+    },
+    /// Takes the root's key off this server: writes it into a file, in the clear, and removes it from the state folder. The
+    /// server may run. Run it as the server's user.
+    ExportRoot {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
+        /// The file, which must not be there yet: on a medium that is taken away.
+        #[arg(long)]
+        to: PathBuf,
     },
     /// Says whether the configuration file is right.
     CheckConfig {
@@ -101,10 +112,15 @@ fn listen() -> SocketAddr {
 }
 
 fn main() -> ExitCode {
+    if let Err(event) = config::no_dumps() {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => read(&config).map(|_| true),
         Command::Run { config } => run(&config).map(|()| true),
         Command::AcceptRestore { config, yes } => accept_restore(&config, yes),
+        Command::ExportRoot { config, to } => export_root(&config, &to).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -128,9 +144,15 @@ fn read(path: &Path) -> Result<(Config, Option<PathBuf>), Event> {
     Ok((config, database))
 }
 
+fn export_root(path: &Path, to: &Path) -> Result<(), Event> {
+    let (config, _) = read(path)?;
+    let vault = Vault::look(&config.state_dir).map_err(|error| config::unprotected(&config.state_dir, error))?;
+    founding::export_root(&vault, &config.state_dir.join(config.group.name.as_str()), to)
+}
+
 fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
     let (config, database) = read(path)?;
-    let _state = StateFolder::open(&config.state_dir)?;
+    let state = StateFolder::open(&config.state_dir)?;
     let folder = config.state_dir.join(config.group.name.as_str());
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
     // Nothing is founded and nothing made where there is nothing to accept.
@@ -138,27 +160,35 @@ fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
         let (path, reason) = (database.display().to_string(), "it is not there; restore it first".into());
         return Err(Event::DatabaseUnusable { path, reason });
     }
-    let foundation = founding::found(&folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
+    let foundation =
+        founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     restore::accept(&database, foundation, sure)
 }
 
 fn run(path: &Path) -> Result<(), Event> {
     let (config, database) = read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
-    let _state = StateFolder::open(&config.state_dir)?;
+    let state = StateFolder::open(&config.state_dir)?;
     let folder = config.state_dir.join(config.group.name.as_str());
     let measure = config.measure.as_deref().map(|file| std::fs::File::options().append(true).create(true).open(file));
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
-    let foundation = founding::found(&folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
+    let foundation =
+        founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
     let Foundation { keeper, authorities, identity, channel, presence } = foundation;
     let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
-    let vault = config::vault(&config.state_dir)?;
-    let key = accounts::group_key(&vault, &folder, &store.view().borrow())?;
+    let key = accounts::group_key(state.vault(), &folder, &store.view().borrow())?;
     let root = store.keeper().root.clone();
     let identity = Arc::new(identity);
     let signs = Arc::clone(&identity);
-    let sealing = Sealing::open(channel.identity.clone(), config.group.name.clone(), root, signs, &folder, vault)?;
+    let sealing = Sealing::open(
+        channel.identity.clone(),
+        config.group.name.clone(),
+        root,
+        signs,
+        &folder,
+        state.vault().clone(),
+    )?;
     let accounts = Accounts::new(key, store.clone(), Arc::clone(&sealing) as Arc<dyn OwnKeys>);
     let policy = Policy { less_secure: config.less_secure_distribution };
     let registry = Registry::new(config.name.clone(), store.view());
@@ -186,9 +216,17 @@ fn run(path: &Path) -> Result<(), Event> {
         let (publisher, credential) = credential(Some(channel));
         let lifetime = config.channel_lifetime;
         let (presence, published) = (Mutex::new(presence), watch::Sender::new(authorities));
+        let vault = state.vault().clone();
         let authorities = published.subscribe();
-        let renewal =
-            Arc::new(Renewal { folder, presence, authorities: published, lifetime, publisher, store: store.clone() });
+        let renewal = Arc::new(Renewal {
+            vault,
+            folder,
+            presence,
+            authorities: published,
+            lifetime,
+            publisher,
+            store: store.clone(),
+        });
         let following = renewal.own_pki().map(|pki| Following { pki, renewal: Arc::clone(&renewal) });
         let following = following.map(|following| tokio::spawn(following.run(stop.clone())));
         let renewing = tokio::spawn(Arc::clone(&renewal).run(stop.clone()));

@@ -12,7 +12,7 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::view::entry;
 
 use super::*;
-use crate::testing::{Group, Scratch, name};
+use crate::testing::{Group, Scratch, name, vault};
 
 /// A server's duty key with its certificate and a trust log, and a host that is given configurations.
 struct Host {
@@ -92,9 +92,7 @@ impl Host {
             true => Err("a bad pack".to_owned()),
             false => Ok(()),
         };
-        let (own, folder) = (Identity { name: name("web1.test"), role: Role::Agent }, self.scratch.0.clone());
-        let (root, sealing) = (self.group.trusted(), Arc::clone(&self.sealing));
-        Configured::open(own, self.identity.id(), name("north"), root, folder, sealing, Box::new(check))
+        Configured::open(&self.sealing, self.scratch.0.clone(), Box::new(check))
     }
 
     fn message(&self, version: u64, pack: &str) -> message::Configuration {
@@ -262,9 +260,11 @@ async fn a_renewal_shows_an_older_log_and_another_of_the_same_length() {
     let host = Host::new();
     host.grow(4);
     let own = Reach { head: host.tree().head(), version: 5 };
-    crate::head::begin(&host.scratch.0, &signed_head(&host.key, &own, 0)).unwrap();
-    let allows =
-        |reach: Reach| Known::load(&host.scratch.0).allows(&signed_head(&host.key, &reach, 0), &name("gw.test"));
+    crate::head::begin(&vault(&host.scratch.0), &host.scratch.0, &signed_head(&host.key, &own, 0)).unwrap();
+    let allows = |reach: Reach| {
+        Known::load(&vault(&host.scratch.0), &host.scratch.0)
+            .allows(&signed_head(&host.key, &reach, 0), &name("gw.test"))
+    };
     let other = |size, version| Reach { head: merkle::Head { size, root: Digest([1; 32]) }, version };
     assert!(allows(own) && allows(other(6, 6)) && allows(other(2, 7)));
     assert!(!allows(other(5, 5)) && !allows(other(4, 4)));

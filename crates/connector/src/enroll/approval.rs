@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use wardline_proto::GroupId;
@@ -14,7 +14,7 @@ use wardline_secrets::token::Code;
 use zeroize::Zeroizing;
 
 use super::{Enrolment, Failed, one_only, settle, steps, summary, tick};
-use crate::config::StateFolder;
+use crate::config::{IDENTITY, StateFolder};
 use crate::home;
 use crate::join::{self, Admitted, Applying, JoinError, Step, Waiting};
 use crate::own_pki::Offered;
@@ -87,7 +87,7 @@ pub(super) fn run(
         })?;
         tick(out, "the confirmation code is the right one");
     }
-    let written = host.keep(state.path(), enrolment, &admitted, pin);
+    let written = host.keep(&state, enrolment, &admitted, pin);
     let target = written.map_err(|error| Failed {
         next: format!("wardline {role} remove {name} on the server; then {again}"),
         ..failed("writing the group's folder", error.to_string())
@@ -137,11 +137,12 @@ impl Host {
     /// Writes everything, or nothing.
     fn keep(
         &self,
-        state: &Path,
+        state: &StateFolder,
         enrolment: &Enrolment,
         admitted: &Admitted,
         pin: wardline_secrets::trust::Pin,
     ) -> io::Result<PathBuf> {
+        let (vault, state) = (state.vault(), state.path());
         let pending = home::pending(state, admitted.group);
         let write = || {
             // What an attempt with a token has left there: its keys are in no use, or the name would be taken.
@@ -149,10 +150,10 @@ impl Host {
                 fs::remove_dir_all(&pending)?;
             }
             private::create_folder(&pending)?;
-            private::write(&pending.join("identity.key"), &self.applying.identity)?;
-            private::write(&pending.join("channel.key"), &self.channel_pem)?;
+            vault.write(&pending.join(IDENTITY), IDENTITY, &self.applying.identity)?;
+            vault.write(&pending.join("channel.key"), "channel.key", &self.channel_pem)?;
             let own_pki = enrolment.own_pki.as_ref();
-            home::keep(&pending, admitted, pin, &enrolment.parents, own_pki, self.channel.id())?;
+            home::keep(vault, &pending, admitted, pin, &enrolment.parents, own_pki, self.channel.id())?;
             settle(state, admitted.group, &admitted.group_name)
         };
         write().inspect_err(|_| {

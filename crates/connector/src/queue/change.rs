@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row};
 use wardline_proto::Name;
 use wardline_proto::entry::{self, Class, ENTRY_LIMIT, Entry, Gap, GapReason, What};
 use wardline_proto::event::Event;
 use wardline_proto::message::{Batch, BatchHeader, Context, Epoch, Mark, decode, encode};
+use wardline_secrets::protect::RowKey;
 use wardline_secrets::signature::{SigningKey, random, sha256};
 
-use super::disk::{from_sql, insert_open, load_batches, save_tail, to_sql};
+use super::disk::{Place, Tx, from_sql, insert_batch, insert_open, load_batches, save_tail, to_sql};
 use super::{BATCH_RAW, Ready, WINDOW};
 use crate::now_ms;
 use crate::stream::{Link, Reopening, Tail, Verdict};
@@ -31,6 +32,13 @@ pub(super) struct State {
     pub(super) delivering: bool,
 }
 
+impl State {
+    /// The epoch that is written.
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.tail.acknowledged.epoch
+    }
+}
+
 /// What a transaction did, for memory to follow once it is durable.
 pub(super) struct Step {
     pub(super) state: State,
@@ -40,7 +48,7 @@ pub(super) struct Step {
     pub(super) replaced: bool,
     /// Entries that were dropped.
     pub(super) dropped: u64,
-    pub(super) event: Option<Event>,
+    pub(super) events: Vec<Event>,
 }
 
 /// Who speaks, and the key that signs it.
@@ -88,7 +96,7 @@ pub(super) fn runs(entries: &[Entry]) -> Vec<Run> {
 
 impl Sealer {
     /// Acts on a comparison.
-    pub(super) fn compared(&self, tx: &Connection, step: &mut Step, verdict: &Verdict) -> rusqlite::Result<()> {
+    pub(super) fn compared(&self, tx: &Tx<'_>, step: &mut Step, verdict: &Verdict) -> rusqlite::Result<()> {
         match verdict {
             Verdict::Held => step.state.delivering = false,
             Verdict::Continue(mark) => {
@@ -108,7 +116,7 @@ impl Sealer {
                 let signature = self.key.sign(Context::Batch, &header);
                 let bytes = encode(&Batch { header, signature, body: body.into() });
                 let to = step.state.tail.acknowledged;
-                step.event = Some(Event::WatermarkBehind {
+                step.events.push(Event::WatermarkBehind {
                     group: self.group.to_string(),
                     from: from.number.to_string(),
                     to: to.number.to_string(),
@@ -117,17 +125,16 @@ impl Sealer {
                 step.state.tail.acknowledged = *from;
                 let link = Link { first, last, hash: to.hash };
                 step.state.tail.closed.push_front(link);
-                tx.prepare_cached("INSERT OR REPLACE INTO batch (last, first, hash, bytes) VALUES (?, ?, ?, ?)")?
-                    .execute(params![to_sql(last), to_sql(first), to.hash.0.as_slice(), bytes.as_ref()])?;
+                insert_batch(tx, to.epoch, link, &bytes)?;
                 save_tail(tx, &step.state.tail)?;
-                step.closed = load_batches(tx)?;
+                step.closed = load_batches(tx, to.epoch)?;
                 step.replaced = true;
                 step.state.delivering = true;
             }
             Verdict::Reopen(reopening) => {
-                reopen(tx, step, reopening)?;
+                reopen(tx, step, reopening, &self.group)?;
                 let reason = reopening.reason.to_owned();
-                step.event = Some(Event::EpochOpened { group: self.group.to_string(), reason });
+                step.events.push(Event::EpochOpened { group: self.group.to_string(), reason });
             }
         }
         Ok(())
@@ -136,7 +143,7 @@ impl Sealer {
 
 /// Goes on in a new epoch: what the server has is left out, what it may have or has lost is counted, everything else is
 /// open again, numbered anew. Alerts are told again even so: the server knows each by its id.
-fn reopen(tx: &Connection, step: &mut Step, reopening: &Reopening) -> rusqlite::Result<()> {
+fn reopen(tx: &Tx<'_>, step: &mut Step, reopening: &Reopening, group: &Name) -> rusqlite::Result<()> {
     let doubtful = reopening.doubtful.min(step.state.started);
     let mut rows: Vec<Run> = Vec::new();
     let mut counted = Gap { reason: GapReason::QueueRolledBack.into(), ..Gap::default() };
@@ -144,7 +151,13 @@ fn reopen(tx: &Connection, step: &mut Step, reopening: &Reopening) -> rusqlite::
         Class::Performance | Class::Event | Class::State if in_doubt => counted.add(run.class, run.numbers),
         _ => rows.push(run),
     };
-    for batch in load_batches(tx)?.iter().skip(reopening.committed) {
+    let mut damaged = Gap { reason: GapReason::Damaged.into(), ..Gap::default() };
+    let epoch = step.state.epoch();
+    for batch in load_batches(tx, epoch)?.iter().skip(reopening.committed) {
+        if batch.is_damaged() {
+            damaged.unknown += batch.link.last - batch.link.first + 1;
+            continue;
+        }
         let entries = batch_entries(&batch.bytes);
         let numbers = entries.iter().scan(batch.link.first, |next, entry| {
             let number = *next;
@@ -156,16 +169,14 @@ fn reopen(tx: &Connection, step: &mut Step, reopening: &Reopening) -> rusqlite::
         runs(in_doubt).into_iter().for_each(|run| keep(run, true));
         runs(certain).into_iter().for_each(|run| keep(run, false));
     }
-    let open: Vec<(u64, u8, u64, Vec<u8>)> = tx
-        .prepare("SELECT first, class, numbers, body FROM open ORDER BY first")?
-        .query_map([], |row| Ok((from_sql(row.get(0)?), row.get(1)?, from_sql(row.get(2)?), row.get(3)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (first, class, numbers, body) in open {
-        let class = Class::from_number(class).unwrap_or(Class::Gap);
-        keep(Run { class, numbers, body }, first <= doubtful);
+    let mut open = tx.prepare("SELECT first, class, numbers, body FROM open ORDER BY first")?;
+    let open: Vec<_> = open.query_map([], |row| Waiting::read(tx, epoch, row))?.collect::<rusqlite::Result<_>>()?;
+    for waiting in open {
+        let first = waiting.first;
+        keep(waiting.taken(group, &mut step.events), first <= doubtful);
     }
     let forgotten = Gap { reason: GapReason::LostByRestore.into(), unknown: reopening.forgotten, ..Gap::default() };
-    let gaps = [forgotten, counted].into_iter().filter(|gap| gap.count() > 0);
+    let gaps = [forgotten, counted, damaged].into_iter().filter(|gap| gap.count() > 0);
     let gaps = gaps.flat_map(|gap| runs(&[Entry { at: now_ms(), what: Some(What::Gap(gap)) }]));
     tx.execute("DELETE FROM batch", [])?;
     tx.execute("DELETE FROM open", [])?;
@@ -181,8 +192,8 @@ fn reopen(tx: &Connection, step: &mut Step, reopening: &Reopening) -> rusqlite::
 }
 
 /// Keeps a run open, behind everything else.
-pub(super) fn keep_open(tx: &Connection, step: &mut Step, run: &Run) -> rusqlite::Result<()> {
-    insert_open(tx, step.state.written + 1, run.class as u8, run.numbers, &run.body)?;
+pub(super) fn keep_open(tx: &Tx<'_>, step: &mut Step, run: &Run) -> rusqlite::Result<()> {
+    insert_open(tx, step.state.epoch(), step.state.written + 1, run.class as u8, run.numbers, &run.body)?;
     step.state.written += run.numbers;
     step.state.open_bytes += run.body.len() as u64;
     Ok(())
@@ -202,7 +213,7 @@ impl Closing<'_> {
     }
 
     /// Takes a run into the batch that is being made.
-    pub(super) fn take(&mut self, tx: &Connection, body: &[u8], numbers: u64) -> rusqlite::Result<()> {
+    pub(super) fn take(&mut self, tx: &Tx<'_>, body: &[u8], numbers: u64) -> rusqlite::Result<()> {
         if !self.raw.is_empty() && self.raw.len() + body.len() > BATCH_RAW {
             self.flush(tx)?;
         }
@@ -212,22 +223,24 @@ impl Closing<'_> {
     }
 
     /// Closes what is open, oldest first, while there is room.
-    pub(super) fn close_open(&mut self, tx: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn close_open(&mut self, tx: &Tx<'_>) -> rusqlite::Result<()> {
         while self.room() {
-            let rows: Vec<(i64, u64, Vec<u8>)> = tx
-                .prepare_cached("SELECT first, numbers, body FROM open ORDER BY first LIMIT 64")?
-                .query_map([], |row| Ok((row.get(0)?, from_sql(row.get(1)?), row.get(2)?)))?
+            let epoch = self.step.state.epoch();
+            let rows: Vec<_> = tx
+                .prepare_cached("SELECT first, class, numbers, body FROM open ORDER BY first LIMIT 64")?
+                .query_map([], |row| Waiting::read(tx, epoch, row))?
                 .collect::<rusqlite::Result<_>>()?;
             if rows.is_empty() {
                 break;
             }
-            for (first, numbers, body) in rows {
+            for waiting in rows {
                 if !self.room() {
                     break;
                 }
-                tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([first])?;
-                self.step.state.open_bytes = self.step.state.open_bytes.saturating_sub(body.len() as u64);
-                self.take(tx, &body, numbers)?;
+                tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([to_sql(waiting.first)])?;
+                self.step.state.open_bytes = self.step.state.open_bytes.saturating_sub(waiting.size);
+                let run = waiting.taken(&self.sealer.group, &mut self.step.events);
+                self.take(tx, &run.body, run.numbers)?;
             }
             self.flush(tx)?;
         }
@@ -235,7 +248,7 @@ impl Closing<'_> {
     }
 
     /// Closes the batch that is being made: numbers, chains and signs it, once.
-    pub(super) fn flush(&mut self, tx: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn flush(&mut self, tx: &Tx<'_>) -> rusqlite::Result<()> {
         if self.numbers == 0 {
             return Ok(());
         }
@@ -249,12 +262,7 @@ impl Closing<'_> {
         let signature = self.sealer.key.sign(Context::Batch, &header);
         let bytes = encode(&Batch { header, signature, body: body.into() });
         let link = Link { first, last, hash };
-        tx.prepare_cached("INSERT INTO batch (last, first, hash, bytes) VALUES (?, ?, ?, ?)")?.execute(params![
-            to_sql(last),
-            to_sql(first),
-            hash.0.as_slice(),
-            bytes.as_ref()
-        ])?;
+        insert_batch(tx, self.step.state.epoch(), link, &bytes)?;
         self.step.state.tail.closed.push_back(link);
         self.step.closed.push(Ready { link, bytes });
         self.raw.clear();
@@ -264,7 +272,7 @@ impl Closing<'_> {
 }
 
 /// Removes what was acknowledged.
-pub(super) fn acknowledge(tx: &Connection, step: &mut Step, mark: &Mark) -> rusqlite::Result<()> {
+pub(super) fn acknowledge(tx: &Tx<'_>, step: &mut Step, mark: &Mark) -> rusqlite::Result<()> {
     if step.state.tail.acknowledge(mark).is_some_and(|covered| covered > 0) {
         tx.prepare_cached("DELETE FROM batch WHERE last <= ?")?.execute([to_sql(mark.number)])?;
         save_tail(tx, &step.state.tail)?;
@@ -273,20 +281,19 @@ pub(super) fn acknowledge(tx: &Connection, step: &mut Step, mark: &Mark) -> rusq
 }
 
 /// Drops open entries until `over` bytes are gone: the lowest class first, the oldest first, counted where they were.
-pub(super) fn drop_some(tx: &Connection, step: &mut Step, over: u64) -> rusqlite::Result<()> {
-    let mut gone = 0;
+pub(super) fn drop_some(tx: &Tx<'_>, step: &mut Step, over: u64) -> rusqlite::Result<()> {
+    let (mut gone, epoch) = (0, step.state.epoch());
     while gone < over {
         let lowest = tx
             .prepare_cached(
                 "SELECT first, class, numbers, body FROM open WHERE class < ? ORDER BY class, first LIMIT 1",
             )?
-            .query_row([Class::Gap as u8], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, u8>(1)?, from_sql(row.get(2)?), row.get::<_, Vec<u8>>(3)?))
-            })
+            .query_row([Class::Gap as u8], |row| Waiting::read(tx, epoch, row))
             .optional()?;
         // Everything that may be dropped has been.
-        let Some((first, class, numbers, body)) = lowest else { break };
-        let times = plain_entries(&body);
+        let Some(Waiting { first, size, class, numbers, body }) = lowest else { break };
+        // What does not open is dropped as anything else, and its times are not known.
+        let times = plain_entries(&body.unwrap_or_default());
         let at = |entry: Option<&Entry>| entry.map_or(0, |entry| entry.at);
         let mut gap = Gap {
             reason: GapReason::QueueFull.into(),
@@ -294,15 +301,15 @@ pub(super) fn drop_some(tx: &Connection, step: &mut Step, over: u64) -> rusqlite
             to: at(times.last()),
             ..Gap::default()
         };
-        gap.add(Class::from_number(class).unwrap_or(Class::Gap), numbers);
+        gap.add(class, numbers);
         let mut start = first;
         let before = tx
-            .prepare_cached("SELECT first, body FROM open WHERE first < ? ORDER BY first DESC LIMIT 1")?
-            .query_row([first], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
+            .prepare_cached("SELECT first, class, numbers, body FROM open WHERE first < ? ORDER BY first DESC LIMIT 1")?
+            .query_row([to_sql(first)], |row| Waiting::read(tx, epoch, row))
             .optional()?;
-        gone += body.len() as u64;
+        gone += size;
         // Neighbouring gaps of one kind become one, so that a long outage leaves few.
-        if let Some((neighbour, bytes)) = before
+        if let Some(Waiting { first: neighbour, size, body: Some(bytes), .. }) = before
             && let [Entry { what: Some(What::Gap(older)), .. }] = plain_entries(&bytes).as_slice()
             && older.reason == gap.reason
         {
@@ -313,19 +320,60 @@ pub(super) fn drop_some(tx: &Connection, step: &mut Step, over: u64) -> rusqlite
             gap.unknown += older.unknown;
             gap.from = older.from;
             start = neighbour;
-            gone += bytes.len() as u64;
-            tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([neighbour])?;
+            gone += size;
+            tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([to_sql(neighbour)])?;
         }
-        tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([first])?;
+        tx.prepare_cached("DELETE FROM open WHERE first = ?")?.execute([to_sql(first)])?;
         let count = gap.count();
         let mut replacement = Vec::new();
         entry::append(&Entry { at: gap.from, what: Some(What::Gap(gap)) }, &mut replacement);
         gone = gone.saturating_sub(replacement.len() as u64);
-        insert_open(tx, from_sql(start), Class::Gap as u8, count, &replacement)?;
+        insert_open(tx, epoch, start, Class::Gap as u8, count, &replacement)?;
         step.dropped += numbers;
     }
     step.state.open_bytes = step.state.open_bytes.saturating_sub(gone);
     Ok(())
+}
+
+/// An open row.
+struct Waiting {
+    first: u64,
+    /// Its bytes, as the budget counts them.
+    size: u64,
+    class: Class,
+    numbers: u64,
+    /// Nothing when the row does not open.
+    body: Option<Vec<u8>>,
+}
+
+impl Waiting {
+    /// From first number, class, how many numbers, and body.
+    fn read(tx: &Tx<'_>, epoch: Epoch, row: &Row<'_>) -> rusqlite::Result<Self> {
+        let (first, class, numbers) = (from_sql(row.get(0)?), row.get(1)?, from_sql(row.get(2)?));
+        let bytes: Vec<u8> = row.get(3)?;
+        let size = bytes.len().saturating_sub(RowKey::OVERHEAD) as u64;
+        let body = tx.rows.opened(&Place::Open { epoch, first, class, numbers }, bytes);
+        Ok(Self { first, size, class: Class::from_number(class).unwrap_or(Class::Gap), numbers, body })
+    }
+
+    /// Its run. One that does not open is said, and is a gap that takes its numbers.
+    fn taken(self, group: &Name, events: &mut Vec<Event>) -> Run {
+        let Self { first, class, numbers, body, .. } = self;
+        if let Some(body) = body {
+            return Run { class, numbers, body };
+        }
+        events.push(damaged(group, &format!("the row of entries {first} to {}", first + numbers.max(1) - 1)));
+        let mut gap = Gap { reason: GapReason::Damaged.into(), ..Gap::default() };
+        gap.add(class, numbers);
+        let mut body = Vec::new();
+        entry::append(&Entry { at: now_ms(), what: Some(What::Gap(gap)) }, &mut body);
+        Run { class: Class::Gap, numbers, body }
+    }
+}
+
+/// That a row does not open.
+pub(super) fn damaged(group: &Name, row: &str) -> Event {
+    Event::QueueRowDamaged { group: group.to_string(), row: row.to_owned() }
 }
 
 /// The entries of a body that is not compressed.

@@ -24,14 +24,15 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use wardline_proto::Name;
 use wardline_proto::message::{Context, Epoch, Mark, Point, Position, Signed, encode};
+use wardline_secrets::protect::{ProtectError, Vault};
 use wardline_secrets::signature::SigningKey;
 
-use self::change::{Sealer, State};
+use self::change::{Sealer, State, damaged};
 use self::disk::{Disk, SCHEMA};
 use self::writer::Writer;
-use crate::now_ms;
 use crate::outbox::{Outbox, Put};
 use crate::stream::{Answered, Link, Tail, Verdict};
+use crate::{journal, now_ms};
 
 /// A batch is closed at this many bytes before compression.
 const BATCH_RAW: usize = 96 * 1024;
@@ -72,6 +73,13 @@ pub struct Ready {
     pub bytes: Bytes,
 }
 
+impl Ready {
+    /// Whether it does not open any more.
+    const fn is_damaged(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
 /// Why a queue cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
@@ -84,6 +92,9 @@ pub enum QueueError {
     /// A newer program has written it.
     #[error("it has schema {0}, this program knows schemas up to {SCHEMA}")]
     Newer(i64),
+    /// Its key does not open here.
+    #[error("its key does not open: {0}; what waits in it cannot be read, move it away")]
+    Protection(#[from] ProtectError),
     /// Rows that this program does not write.
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
@@ -119,15 +130,23 @@ impl Queue {
     /// # Errors
     /// The file cannot be used.
     pub fn open(
+        vault: &Vault,
         path: &Path,
         agent: Name,
         group: Name,
         key: Arc<SigningKey>,
         budget: u64,
     ) -> Result<(Self, Outbox, std::thread::JoinHandle<()>), QueueError> {
-        let mut disk = Disk::open(path)?;
+        let mut disk = Disk::open(vault, path)?;
         let (tail, ready) = disk.load()?;
-        let memory = Arc::new(Mutex::new(disk.memory()?));
+        for Ready { link, .. } in ready.iter().filter(|batch| batch.is_damaged()) {
+            journal::emit(damaged(&group, &format!("the batch of entries {} to {}", link.first, link.last)));
+        }
+        let (memory, unknown) = disk.memory()?;
+        for key in unknown {
+            journal::emit(damaged(&group, &format!("what {key} remembers")));
+        }
+        let memory = Arc::new(Mutex::new(memory));
         let (open_bytes, written) = disk.open_rows(&tail)?;
         let closed_bytes = ready.iter().map(|batch| batch.bytes.len() as u64).sum();
         let shared = Shared { tail: tail.clone(), ready, written, handed: (0, 0), serial: 0 };
@@ -172,9 +191,21 @@ impl Queue {
         lock(&self.shared).tail.acknowledged
     }
 
-    /// Compares with a server's answer; see [`Tail::compare`].
+    /// Compares with a server's answer; see [`Tail::compare`]. When a batch that the server has not does not open any
+    /// more, nothing behind it could be delivered: the queue goes on in a new epoch, with that batch as a gap.
     pub fn compare(&self, answer: &Answered) -> Verdict {
-        lock(&self.shared).tail.compare(answer)
+        let shared = lock(&self.shared);
+        let verdict = shared.tail.compare(answer);
+        let committed = match &verdict {
+            Verdict::Continue(mark) => shared.ready.partition_point(|batch| batch.link.last <= mark.number),
+            Verdict::Bridge { .. } => 0,
+            Verdict::Reopen(_) | Verdict::Held => return verdict,
+        };
+        if shared.ready.iter().skip(committed).any(Ready::is_damaged) {
+            Verdict::Reopen(shared.tail.broken(committed, answer))
+        } else {
+            verdict
+        }
     }
 
     /// Whether an acknowledgement is of this chain.
@@ -230,3 +261,6 @@ impl Queue {
         let _ = self.commands.send(Command::Parted).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::params;
 use tokio::sync::{mpsc, watch};
 use wardline_proto::event::Event;
 
 use super::change::{Closing, Run, Sealer, State, Step, acknowledge, drop_some, keep_open, runs};
-use super::disk::Disk;
+use super::disk::{Disk, Tx, remember};
 use super::{BATCH_RAW, CROWDED, Command, GROUP, Load, Shared, WINDOW, lock};
 use crate::journal;
 use crate::outbox::Memory;
@@ -71,10 +70,8 @@ impl Writer {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(2));
         };
-        let Step { state, closed, replaced, dropped, event } = step;
-        if let Some(event) = event {
-            journal::emit(event);
-        }
+        let Step { state, closed, replaced, dropped, events } = step;
+        events.into_iter().for_each(journal::emit);
         if dropped > 0 {
             journal::emit(Event::QueueFull {
                 group: self.sealer.group.to_string(),
@@ -129,20 +126,17 @@ impl Writer {
     }
 
     fn transaction(&mut self, group: &[Command]) -> rusqlite::Result<Step> {
-        let tx = self.disk.connection.transaction()?;
-        let mut step = Step { state: self.state.clone(), closed: Vec::new(), replaced: false, dropped: 0, event: None };
+        let transaction = self.disk.connection.transaction()?;
+        let tx = Tx { connection: &transaction, rows: &self.disk.rows };
+        let (state, closed) = (self.state.clone(), Vec::new());
+        let mut step = Step { state, closed, replaced: false, dropped: 0, events: Vec::new() };
         let mut fresh: Vec<Run> = Vec::new();
         for command in group {
             match command {
                 Command::Put(put, _) => {
                     fresh.extend(runs(&put.entries));
                     for (key, value) in &put.memory {
-                        match value {
-                            Some(value) => tx
-                                .prepare_cached("INSERT OR REPLACE INTO memory (key, value) VALUES (?, ?)")?
-                                .execute(params![key, value.as_ref()])?,
-                            None => tx.prepare_cached("DELETE FROM memory WHERE key = ?")?.execute([key])?,
-                        };
+                        remember(&tx, key, value.as_deref())?;
                     }
                 }
                 Command::Acknowledged(mark) => acknowledge(&tx, &mut step, mark)?,
@@ -181,7 +175,7 @@ impl Writer {
         if over > 0 {
             drop_some(&tx, &mut step, over)?;
         }
-        tx.commit()?;
+        transaction.commit()?;
         Ok(step)
     }
 }

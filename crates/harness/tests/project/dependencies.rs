@@ -10,8 +10,9 @@ const PREFIX: &str = "wardline-";
 /// Each crate, and which it may use. The harness may use all of them, and nobody uses the harness.
 const ALLOWED: [(&str, &[&str]); 10] = [
     ("proto", &[]),
-    ("secrets", &["proto"]),
-    ("connector", &["proto", "secrets"]),
+    ("locked", &[]),
+    ("secrets", &["proto", "locked"]),
+    ("connector", &["proto", "locked", "secrets"]),
     ("packs", &["proto"]),
     ("sdk", &["proto"]),
     ("runas", &["proto"]),

@@ -11,7 +11,7 @@ use wardline_harness::group::{Builder, Group};
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::pki::Credential;
 use wardline_harness::program::succeeds;
-use wardline_harness::{Daemon, Log, program, wait};
+use wardline_harness::{Daemon, Log, private, program, wait};
 use wardline_proto::message::{Reason, Refusal, decode};
 use wardline_proto::{Kind, Role};
 use wardline_secrets::signature::sha256;
@@ -205,7 +205,7 @@ fn what_ends_soon_is_made_anew_by_itself() {
     let ends = now + Duration::from_secs(12);
     watched.group.authority().duty_until("srv1.test", from, ends).write(&folder, "duty");
     watched.group.authority().issuing_until(from, now + Duration::from_secs(22)).write(&folder, "issuing");
-    let duty_key = fs::read(folder.join("duty.key")).unwrap();
+    let duty_key = private::read(&folder.join("duty.key"));
     let old = tls::facts(&chain(&fs::read(folder.join("issuing.pem")).unwrap())).unwrap().0.to_string();
     watched.group.start();
     wait::until("those that were laid there are entered, and then made anew", LIMIT, || {
@@ -226,7 +226,7 @@ fn what_ends_soon_is_made_anew_by_itself() {
     let newcomer = watched.group.newcomer("agent9.test");
     let parent = watched.group.server().parent();
     succeeds(&newcomer.join(&parent, &token));
-    assert_eq!(fs::read(folder.join("duty.key")).unwrap(), duty_key);
+    assert_eq!(private::read(&folder.join("duty.key")), duty_key);
     let pin = watched.group.authority().pin();
     watched.group.done(&["keys", "log", "verify", "--pin", &pin]);
 }

@@ -114,10 +114,14 @@ fn run(role: Role, verb: &str, config: &Path) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// Every file below some folders, but the lock of a state folder and what SQLite needs to read a database at all.
+/// Every file below some folders, but the lock and the machine's keys of a state folder, and what SQLite needs to read a
+/// database at all.
 fn files(folders: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found: BTreeSet<_> = folders.iter().flat_map(|folder| scratch::files(folder)).collect();
-    found.retain(|path| !["lock", "wardline.db-wal", "wardline.db-shm"].iter().any(|name| path.ends_with(name)));
+    let machine = ["lock", "machine.key", "wardline.db-wal", "wardline.db-shm"];
+    found.retain(|path| {
+        !machine.iter().any(|name| path.ends_with(name)) && !path.parent().unwrap().ends_with("protect")
+    });
     found
 }
 

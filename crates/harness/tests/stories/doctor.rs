@@ -13,7 +13,7 @@ use serde_json::Value;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer, Rogue, Speech};
 use wardline_harness::pki::Leaf;
-use wardline_harness::{Daemon, wait};
+use wardline_harness::{Daemon, private, wait};
 use wardline_proto::join::{Answered, Down, Proof, Refusal, STANDING, Said, Standing, Stands, Up, Why};
 use wardline_proto::message::{Context, decode, encode};
 use wardline_proto::{ALPN_JOIN, GroupId, Role};
@@ -157,7 +157,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
 
     // Who is somebody else learns nothing: neither of a member, nor whether there is one.
     let stranger = SigningKey::generate(id).unwrap().0;
-    let own = SigningKey::from_pem(&fs::read(folder.join("identity.key")).unwrap(), id).unwrap();
+    let own = SigningKey::from_pem(&private::read(&folder.join("identity.key")), id).unwrap();
     for (named, signs, name, why) in [
         (&stranger, &stranger, "agent1.test", Why::NotMember),
         (&stranger, &stranger, "nobody.test", Why::NotMember),

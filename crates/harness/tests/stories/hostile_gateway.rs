@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer};
 use wardline_harness::pki::{Authority, Credential};
-use wardline_harness::wait;
+use wardline_harness::{private, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
     Ack, Answer, Batch, BatchHeader, Context, Point, RouteOpen, Signed, Way, decode, encode,
@@ -243,7 +243,7 @@ fn a_forged_acknowledgement_is_refused() {
     let own = group.key("gw1.test", "identity");
     // Held by nobody but the server; here it signs what the server never would.
     let duty = group.key("srv1.test", "duty");
-    let duty_pem = std::fs::read(folder.join("srv1.test/state/test/duty.key")).unwrap();
+    let duty_pem = private::read(&folder.join("srv1.test/state/test/duty.key"));
     let elsewhere = SigningKey::from_pem(&duty_pem, GroupId([7; 16])).unwrap();
     let other = Authority::new("other").duty("srv1.test");
     let other_key = SigningKey::from_pem(other.key.as_bytes(), id).unwrap();

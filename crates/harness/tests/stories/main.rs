@@ -2,6 +2,7 @@
 
 mod alert_crosses_gateway;
 mod approval;
+mod at_rest;
 mod authorities;
 mod authority_table;
 mod bad_certificate;
@@ -19,10 +20,12 @@ mod joining;
 mod load_kills;
 mod load_power_cut;
 mod own_pki;
+mod passwords;
 mod queue_lives;
 mod renewal;
 mod rolled_back;
 mod run_as;
+mod run_as_policy;
 mod slow_database;
 mod trust_log;
 mod two_groups;

@@ -326,8 +326,8 @@ fn a_certificate_of_own_pki_that_misses_a_need_is_refused_and_nothing_is_used_up
     let join = || host.join_with(&by, &token, &["--certificate", &certificate, "--key", &key]);
     let refused = |words: &str| {
         fails(&join(), words);
-        let keys = |path: &Path| fs::read_dir(path).into_iter().flatten().count();
-        assert_eq!(keys(host.state().parent().unwrap()), 1, "{words}: only the lock is left");
+        let left = |path: &Path| fs::read_dir(path).into_iter().flatten().count();
+        assert_eq!(left(host.state().parent().unwrap()), 3, "{words}: the lock and the machine's keys are left");
     };
     let all = good(name, "agent");
     company.page("A key and a request", name, "agent");

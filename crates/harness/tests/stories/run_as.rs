@@ -2,10 +2,11 @@
 //! reads nothing of the agent and of others, and nothing of it is left.
 
 use std::fs::{self, Permissions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use nix::unistd::getuid;
 use wardline_harness::group::Group;
 use wardline_harness::helper::{Helper, as_root, request};
 use wardline_harness::{Scratch, program, wait};
-use wardline_proto::runas::{Ended, REQUEST_LIMIT, Request};
+use wardline_proto::runas::{Ended, Request};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SECRET: &str = "Tr0ub4dor-and-3-more";
@@ -121,6 +122,53 @@ fn a_run_as_secret_reaches_a_plugin_without_arguments_or_environment() {
     // Afterwards nothing of it is left.
     assert_eq!(helper.folders(), [""; 0]);
     assert!(helper.processes().is_empty());
+}
+
+/// Answers one request by HTTP, and gives what it was.
+fn http(listener: &TcpListener) -> String {
+    let (mut tcp, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tcp.read_exact(&mut byte).unwrap();
+        request.extend(byte);
+    }
+    let known = String::from_utf8(request).unwrap();
+    let status = if known.contains("\r\nAuthorization: Basic ") { "200 OK" } else { "401 Unauthorized" };
+    write!(tcp, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    known
+}
+
+#[test]
+fn a_plugin_as_it_comes_with_the_system_reads_its_login_from_its_folder() {
+    let mut helper = Helper::new(getuid().as_raw(), "programs = [\"/usr/lib/nagios/plugins/\"]\n");
+    helper.restart();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let check = |options: Option<&str>| {
+        let file = options.map(|options| ("extra-opts.ini", options));
+        let mut request = request("", &[], file.as_slice());
+        request.program = "/usr/lib/nagios/plugins/check_http".into();
+        request.arguments = ["-H", "127.0.0.1", "-p", &port, "-t", "10"].map(str::to_owned).to_vec();
+        if options.is_some() {
+            request.arguments.push("--extra-opts=check_http@{credentials}/extra-opts.ini".into());
+        }
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| helper.ask(&request, options.map(str::as_bytes).as_slice()));
+            let seen = http(&listener);
+            (seen, asked.join().unwrap())
+        })
+    };
+    // The control: without a login it does not get in.
+    let (_, (answer, printed)) = check(None);
+    let said = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert_eq!((answer.ended(), answer.number), (Ended::Exit, 1), "{said}");
+    assert!(said.contains("401 Unauthorized"), "{said}");
+    // What a password may have in it: a file of options has no quotes and no comments behind a value.
+    let (seen, (answer, printed)) = check(Some("[check_http]\nauthorization=ann:a \"b\"=c;#d%\\\n"));
+    let said = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert_eq!((answer.ended(), answer.number), (Ended::Exit, 0), "{said}");
+    assert!(seen.contains("Authorization: Basic YW5uOmEgImIiPWM7I2QlXA==\r\n"), "{seen}");
 }
 
 /// Tries what a plugin should not be able to, and says of each whether it could. `$1` is the meeting; `$2` the agent's
@@ -325,6 +373,32 @@ fn the_helper_has_no_secret_in_its_memory_while_a_plugin_runs_or_afterwards() {
 }
 
 #[test]
+fn a_plugin_that_makes_processes_without_end_is_bounded_and_gone() {
+    let helper = Helper::start("[limits]\nprocesses = 40\nmemory = 512\ncpu = 1\n");
+    let bomb = Request { time: 2000, ..request("f() { f & sleep 600 & wait; }; f", &[], &[]) };
+    let (most, (answer, _)) = thread::scope(|scope| {
+        let asked = scope.spawn(|| helper.ask(&bomb, &[]));
+        let mut most = 0;
+        while !asked.is_finished() {
+            most = most.max(helper.processes().len());
+        }
+        (most, asked.join().unwrap())
+    });
+    assert_eq!(answer.text, "the plugin took longer than 2s and was killed");
+    assert!((10..=40).contains(&most), "{most} processes at a time");
+    assert!(helper.processes().is_empty());
+    // What eats the processor or the memory is ended by the kernel; what does neither goes on.
+    let (answer, _) = helper.shell("while :; do :; done", &[], &[]);
+    assert_eq!((answer.ended(), answer.number), (Ended::Signal, 9), "the limit of processor time");
+    let (answer, printed) = helper.shell("dd if=/dev/zero of=/dev/null bs=600M count=1 2>&1; ulimit -c", &[], &[]);
+    let said = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert_eq!((answer.ended(), answer.number), (Ended::Exit, 0));
+    assert!(said.contains("exhausted") && said.ends_with("0\n"), "{said}");
+    let (answer, printed) = helper.shell("echo OK", &[], &[]);
+    assert_eq!((answer.ended(), &printed.stdout[..]), (Ended::Exit, &b"OK\n"[..]));
+}
+
+#[test]
 fn two_runs_at_a_time_are_never_one_user_and_the_rest_waits() {
     let (helper, meeting) = (Helper::start(""), Meeting::new());
     // More than there are numbers, each in its own thread.
@@ -345,117 +419,6 @@ fn two_runs_at_a_time_are_never_one_user_and_the_rest_waits() {
     users.sort();
     users.dedup();
     assert_eq!(users.len(), 7, "{users:?}");
-}
-
-#[test]
-fn a_policy_that_others_can_write_or_a_folder_on_a_disk_is_refused() {
-    let own = getuid().as_raw();
-    let mut helper = Helper::new(own, "");
-    let good = format!("agent_user = {own}\n{}", helper.places());
-    let refused = |helper: &mut Helper, text: &str, owner: &str, mode: &str, reason: &str| {
-        let before = helper.events().len();
-        helper.write_policy(text, owner, mode);
-        let said = helper.refused();
-        let told = helper.events().split_off(before);
-        assert!(told.last().is_some_and(|event| event.text.contains(reason)), "{reason}: {said}");
-        told.last().unwrap().number
-    };
-    assert_eq!(refused(&mut helper, &good, "root", "666", "can be written by others than root (mode 0666)"), 40153);
-    assert_eq!(refused(&mut helper, &good, "root", "664", "can be written by others than root (mode 0664)"), 40153);
-    assert_eq!(refused(&mut helper, &good, "daemon", "644", "belongs to user 1, not to root"), 40153);
-    let unknown = good.replace("agent_user", "agent_usr");
-    assert_eq!(refused(&mut helper, &unknown, "root", "644", "line 1, column 1: unknown field"), 40153);
-    let root = format!("{good}[[allow]]\nuser = \"root\"\nprograms = [\"/usr/bin/id\"]\n");
-    assert_eq!(refused(&mut helper, &root, "root", "644", "a plugin never runs as root"), 40153);
-    let disk = good.replace(&format!("\"{}\"", helper.runtime().display()), "\"/var/tmp/wardline-runas-test\"");
-    assert_eq!(refused(&mut helper, &disk, "root", "644", "is on a disk"), 40154);
-    program::succeeds(&as_root("rm").args(["-r", "/var/tmp/wardline-runas-test"]).output().unwrap());
-    // Who is not root cannot become anybody.
-    let mut command = Command::new(program::find("wardline-runas"));
-    if getuid().is_root() {
-        let program = std::mem::replace(&mut command, Command::new("setpriv"));
-        command.args(["--reuid=12345", "--regid=12345", "--clear-groups"]).arg(program.get_program());
-    }
-    let output = command.args(["run", "--config"]).arg(helper.policy()).output().unwrap();
-    program::fails(&output, "only root can become another user");
-    // The control: the good policy is taken; a second helper is not.
-    helper.write_policy(&good, "root", "644");
-    helper.restart();
-    let output =
-        as_root(program::find("wardline-runas")).args(["run", "--config"]).arg(helper.policy()).output().unwrap();
-    program::fails(&output, "another wardline-runas works in it");
-}
-
-#[test]
-fn a_request_that_the_policy_does_not_allow_is_refused_with_its_reason() {
-    let policy = "[[allow]]\nuser = \"daemon\"\nprograms = [\"/usr/bin/id\"]\n";
-    let helper = Helper::start(policy);
-    let refused = |request: &Request, contents: &[&[u8]], reason: &str| {
-        let (answer, printed) = helper.ask(request, contents);
-        assert_eq!((answer.ended(), printed.stdout.len()), (Ended::Refused, 0), "{reason}");
-        assert!(answer.text.contains(reason), "{reason}: {}", answer.text);
-        let said = || helper.events().into_iter().find(|event| event.number == 40155 && event.text.contains(reason));
-        wait::until(&format!("event 40155: {reason}"), LIMIT, said);
-    };
-    // The controls: what is allowed.
-    let (answer, printed) = helper.shell("echo OK", &[], &[]);
-    assert_eq!((answer.ended(), &printed.stdout[..]), (Ended::Exit, &b"OK\n"[..]));
-    let id = Request { program: "/usr/bin/id".into(), arguments: vec![], ..request("", &[], &[]) };
-    let (_, printed) = helper.ask(&Request { user: "daemon".into(), ..id.clone() }, &[]);
-    assert_eq!(&printed.stdout[..], b"uid=1(daemon) gid=1(daemon) groups=1(daemon)\n");
-
-    refused(&id, &[], "the program /usr/bin/id is not allowed by the policy for wardline-check");
-    let shell = request("echo OK", &[], &[]);
-    refused(&Request { user: "daemon".into(), ..shell.clone() }, &[], "/bin/sh is not allowed by the policy for user");
-    for user in ["bin", "root", "0", "1900000000"] {
-        let reason = format!("the user \"{user}\" is not allowed by the policy");
-        refused(&Request { user: user.into(), ..shell.clone() }, &[], &reason);
-    }
-    // A link that anybody could have made, to a program that is allowed.
-    let scratch = Scratch::new();
-    let link = scratch.path().join("sh");
-    std::os::unix::fs::symlink("/bin/sh", &link).unwrap();
-    let linked = Request { program: link.display().to_string(), ..shell.clone() };
-    refused(&linked, &[], "/tmp can be written by others than root");
-    refused(&Request { program: "/bin/../bin/sh".into(), ..shell.clone() }, &[], "is no absolute path");
-    refused(&Request { program: "/bin/no-such-program".into(), ..shell.clone() }, &[], "No such file");
-    refused(&Request { time: 0, ..shell.clone() }, &[], "a time limit of 0 ms");
-    for name in ["../password", "a/b", "..", ""] {
-        let named = request("echo OK", &[], &[(name, "x")]);
-        refused(&named, &[b"x"], &format!("{name:?} is no name for a credential"));
-    }
-    let large = Request { arguments: vec!["x".repeat(REQUEST_LIMIT)], ..shell };
-    refused(&large, &[], "bytes; 1 to 524288 are allowed");
-    assert_eq!(helper.folders(), [""; 0]);
-}
-
-#[test]
-fn nobody_but_the_agents_user_may_ask() {
-    let mut helper = Helper::new(12345, "programs = [\"/bin/sh\"]\n");
-    helper.restart();
-    let asked = |user: u32| {
-        // By a program that says nothing but what it gets back. Who may not ask is not listened to.
-        let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-                      try: s.sendall(bytes.fromhex(sys.argv[2]))\nexcept BrokenPipeError: pass\n\
-                      print(s.makefile('rb').read())";
-        let user = user.to_string();
-        let mut command = as_root("setpriv");
-        command.args([
-            &format!("--reuid={user}"),
-            &format!("--regid={user}"),
-            "--clear-groups",
-            "/usr/bin/python3",
-            "-c",
-            script,
-        ]);
-        command.arg(helper.socket()).arg("00000001ff").output().unwrap()
-    };
-    // The control: the agent's user is listened to, and told that this is no request.
-    assert!(program::succeeds(&asked(12345)).contains("the request cannot be decoded"));
-    program::fails(&asked(12346), "PermissionError");
-    // Root gets through to it, and is not the agent.
-    assert!(program::succeeds(&asked(0)).contains("user 0 may not ask"));
-    assert!(helper.events().iter().any(|event| event.number == 40155 && event.text.contains("user 0 may not ask")));
 }
 
 /// What an agent is to check: who it runs as, and something that needs a login.

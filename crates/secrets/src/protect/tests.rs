@@ -117,8 +117,7 @@ fn a_new_master_key_is_made_after_ninety_days_and_old_blobs_still_open() {
     assert_eq!(id(&later.protect("a key", b"", SECRET).unwrap()), id(&first));
     assert_eq!(masters(&scratch.0).len(), 1);
     // A program that runs on makes it by itself.
-    later.renew(NOW + 90 * DAY).unwrap();
-    let second = later.protect("a key", b"", SECRET).unwrap();
+    let second = later.protect_at(NOW + 90 * DAY, "a key", b"", SECRET).unwrap();
     assert_ne!(id(&second), id(&first));
     let years = open(&scratch.0, NOW + 3650 * DAY);
     for blob in [&first, &second] {

@@ -34,7 +34,8 @@ fn server() -> (Scratch, Channel) {
     };
     private::write(&scratch.0.join("channel.pem"), issue(&key).as_bytes()).unwrap();
     private::write(&scratch.0.join("channel.key"), pem.as_bytes()).unwrap();
-    let load = || Channel::load(&scratch.0, group.trusted(), &name("srv.test"), Role::Server);
+    let vault = Vault::open(&scratch.0, 1).unwrap();
+    let load = || Channel::load(&vault, &scratch.0, group.trusted(), &name("srv.test"), Role::Server);
     assert_eq!(load().unwrap().key, key.id());
     // A pair is changed by one rename, and good before it and after.
     let (next, pem) = signature::SigningKey::generate(GROUP).unwrap();

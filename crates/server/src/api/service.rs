@@ -183,6 +183,7 @@ impl DataAccess for Service {
             accounts_everywhere: everywhere.map(|account| account.name.clone()).collect(),
             less_secure_distribution: self.policy.less_secure,
             agents_without_sealing_key: keyless.count() as u64,
+            protector: self.renewal.vault.protector(),
         })
     }
 

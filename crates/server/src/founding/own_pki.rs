@@ -112,7 +112,7 @@ impl Folder<'_> {
         {
             return Ok(());
         }
-        home::replace(self.path, home::CHANNEL, key.id(), &pem, &chain).map_err(unusable)
+        home::replace(self.vault, self.path, home::CHANNEL, key.id(), &pem, &chain).map_err(unusable)
     }
 }
 
@@ -144,12 +144,12 @@ impl Following {
     }
 
     async fn take(&self) -> Result<(), Event> {
-        let Renewal { folder: path, presence, publisher, store, .. } = &*self.renewal;
+        let Renewal { vault, folder: path, presence, publisher, store, .. } = &*self.renewal;
         let mut presence = presence.lock().await;
-        let folder = Folder { path, now: wardline_connector::now_ms() / 1000 };
+        let folder = Folder { vault, path, now: wardline_connector::now_ms() / 1000 };
         let Presence { root, server, issuing, .. } = &*presence;
         folder.adopt(root, issuing, &self.pki, server)?;
-        let channel = Channel::load(path, root.clone(), server, Role::Server);
+        let channel = Channel::load(vault, path, root.clone(), server, Role::Server);
         let channel = channel.map_err(|error| own_certificate(error, server))?;
         let (leaf, act) = (folder.certificate("channel.pem")?, format!("server {server}"));
         presence.certificate = (sha256(&[&leaf]), not_after(&leaf));

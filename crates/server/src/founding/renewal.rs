@@ -15,6 +15,7 @@ use wardline_connector::credential::Publisher;
 use wardline_connector::{journal, now_ms};
 use wardline_proto::Role;
 use wardline_proto::event::Event;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::sha256;
 use wardline_secrets::tls::Channel;
 use wardline_secrets::trust::not_after;
@@ -31,6 +32,8 @@ const TELL: Duration = Duration::from_secs(24 * 3600);
 
 /// What is needed to renew.
 pub struct Renewal {
+    /// What protects the private files.
+    pub vault: Vault,
     /// The group's folder.
     pub folder: PathBuf,
     /// What the trust log says of this server. Whoever has it locked is the one who changes something.
@@ -130,7 +133,7 @@ impl Renewal {
     /// that waits for the root's key.
     pub(super) async fn renew(&self, now: u64, rotation: Option<Rotation>) -> Result<Option<Event>, Event> {
         let mut presence = self.presence.lock().await;
-        let (folder, wanted) = (Folder { path: &self.folder, now }, rotation.is_some());
+        let (folder, wanted) = (Folder { vault: &self.vault, path: &self.folder, now }, rotation.is_some());
         let (mut authority, mut waits) = (None, None);
         if wanted || now >= self.due().0 {
             match folder.authority(presence.pin) {
@@ -154,7 +157,8 @@ impl Renewal {
         drop(authority);
         let leaf = folder.certificate("channel.pem")?;
         let path = self.folder.join("channel.pem");
-        let channel = Channel::load(&self.folder, presence.root.clone(), &presence.server, Role::Server);
+        let root = presence.root.clone();
+        let channel = Channel::load(&self.vault, &self.folder, root, &presence.server, Role::Server);
         let channel = channel.map_err(|error| missing(&path, &error.to_string()))?;
         (presence.issuing, presence.duty) = (issuer.certificate().clone(), duty.clone());
         presence.certificate = (sha256(&[&leaf]), not_after(&leaf));

@@ -23,8 +23,14 @@ pub(crate) fn issuing(authorities: &Authorities) -> &IssuingAuthority {
     issuing
 }
 
+/// The data protection of a server whose state folder this is.
+pub(crate) fn vault(folder: &Path) -> Vault {
+    Vault::open(folder, now()).unwrap()
+}
+
 fn attempt(folder: &Path, settings: &Settings, now: u64) -> Result<Foundation, Event> {
-    super::found(&folder.join("north"), &"srv1.test".parse().unwrap(), settings, default_lifetime(), now)
+    let (vault, server) = (vault(folder), "srv1.test".parse().unwrap());
+    super::found(&vault, &folder.join("north"), &server, settings, default_lifetime(), now)
 }
 
 /// Founds the group north in a folder, or opens what is there, as server srv1.test.
@@ -40,6 +46,23 @@ impl Scratch {
         let path = std::env::temp_dir().join(format!("wardline-server-{}", Uuid::now_v7()));
         private::create_folder(&path).unwrap();
         Self(path)
+    }
+
+    /// Takes over what protects the files of another.
+    fn with_the_keys_of(&self, other: &Self) {
+        private::create_folder(&self.0.join("protect")).unwrap();
+        let keys = fs::read_dir(other.0.join("protect")).unwrap().map(|file| file.unwrap().path());
+        for path in keys.chain([other.0.join("machine.key")]) {
+            fs::copy(&path, self.0.join(path.strip_prefix(&other.0).unwrap())).unwrap();
+        }
+    }
+
+    /// A private key as its file protects it.
+    fn key(&self, name: &str) -> Vec<u8> {
+        let file = format!("{name}.key");
+        let path = self.group().join(&file);
+        assert!(wardline_secrets::protect::is_protected(&fs::read(&path).unwrap()), "{name}");
+        vault(&self.0).read(&path, &file).unwrap().to_vec()
     }
 
     fn group(&self) -> PathBuf {
@@ -114,6 +137,7 @@ fn founding_may_be_interrupted_after_each_file_and_keeps_what_was_made() {
     let files = whole.files();
     for (count, last) in ORDER.iter().enumerate() {
         let scratch = Scratch::new();
+        scratch.with_the_keys_of(&whole);
         private::create_folder(&scratch.group()).unwrap();
         let lay = |name: &str, from: &str| private::write(&scratch.group().join(name), &files[from]).unwrap();
         for name in &ORDER[..=count] {
@@ -139,6 +163,7 @@ fn founding_may_be_interrupted_after_each_file_and_keeps_what_was_made() {
 fn what_does_not_belong_together_is_one_event_that_names_the_file() {
     let (mine, other) = (Scratch::new(), Scratch::new());
     found(&mine.0);
+    other.with_the_keys_of(&mine);
     found(&other.0);
     let (files, others) = (mine.files(), other.files());
     let put = |name: &str, bytes: &[u8]| private::write(&mine.group().join(name), bytes).unwrap();
@@ -176,7 +201,7 @@ fn a_root_of_ones_own_is_used_and_its_key_may_go_afterwards() {
     let pem = certificates_pem(&[root.certificate()]).unwrap();
     // A key alone is not taken for one that an interrupted start has left.
     assert_eq!(attempt(&scratch.0, &settings(), now()).unwrap_err().number(), 20066);
-    assert_eq!(fs::read(scratch.group().join("root.key")).unwrap(), key.as_bytes());
+    assert_eq!(scratch.key("root"), key.as_bytes());
     private::write(&scratch.group().join("root.pem"), pem.as_bytes()).unwrap();
     let made = found(&scratch.0);
     assert_eq!(made.presence.pin, root.pin());
@@ -230,8 +255,8 @@ pub(crate) fn renewal(
 ) -> (Arc<Renewal>, Credential) {
     let (publisher, credential) = credential(Some(channel));
     let (presence, authorities) = (Mutex::new(presence), watch::Sender::new(authorities));
-    let renewal =
-        Renewal { folder: folder.to_owned(), presence, authorities, lifetime, publisher, store: store.clone() };
+    let (vault, folder, store) = (store.keeper().vault.clone(), folder.to_owned(), store.clone());
+    let renewal = Renewal { vault, folder, presence, authorities, lifetime, publisher, store };
     (Arc::new(renewal), credential)
 }
 
@@ -303,7 +328,7 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     let lifetime = Duration::from_secs(12);
     // So old that it is due in a second or two.
     let name = "srv1.test".parse().unwrap();
-    let made = super::found(&scratch.group(), &name, &settings(), lifetime, now() - 7).unwrap();
+    let made = super::found(&vault(&scratch.0), &scratch.group(), &name, &settings(), lifetime, now() - 7).unwrap();
     let Foundation { keeper, authorities, channel, presence, .. } = made;
     let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
     announce(&store, presence.clone()).await.unwrap();
@@ -360,7 +385,7 @@ fn a_roll_that_was_interrupted_leaves_one_whole_pair() {
     let old = found(&scratch.0);
     let files = scratch.files();
     let (next, key) = {
-        let folder = Folder { path: &scratch.group(), now: now() };
+        let folder = Folder { vault: &vault(&scratch.0), path: &scratch.group(), now: now() };
         let root = folder.authority(old.presence.pin).unwrap();
         root.issue_ca(validity(now(), YEAR, root.not_after())).unwrap()
     };
@@ -374,7 +399,7 @@ fn a_roll_that_was_interrupted_leaves_one_whole_pair() {
     let pem = certificates_pem(&[next.certificate()]).unwrap();
     private::write(&scratch.group().join("issuing.pem"), pem.as_bytes()).unwrap();
     assert_eq!(issuing(&found(&scratch.0).authorities).key(), next.key());
-    assert_eq!(scratch.files()["issuing.key"], key.as_bytes());
+    assert_eq!(scratch.key("issuing"), key.as_bytes());
     assert_eq!(scratch.files().len(), files.len());
 }
 

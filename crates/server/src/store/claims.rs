@@ -37,9 +37,9 @@ impl Write for Claim {
 
     fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
         let path = file(&self.keeper);
-        let known = kept::read(&path).ok().flatten();
+        let known = kept::read(&self.keeper.vault, &path).ok().flatten();
         if known.is_none_or(|known| known.version < self.shown.version)
-            && let Err(error) = kept::write(&path, &self.shown)
+            && let Err(error) = kept::write(&self.keeper.vault, &path, &self.shown)
         {
             let (path, reason) = (path.display().to_string(), error.to_string());
             effects.events.push(Event::StateFolderInUse { path, reason });

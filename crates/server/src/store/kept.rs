@@ -9,11 +9,11 @@ use std::path::Path;
 use wardline_proto::message::Digest;
 use wardline_secrets::head::Reach;
 use wardline_secrets::merkle::Head;
-use wardline_secrets::private;
+use wardline_secrets::protect::Vault;
 
 /// Reads the head; nothing when there is no file.
-pub(super) fn read(path: &Path) -> io::Result<Option<Reach>> {
-    let bytes = match private::read(path) {
+pub(super) fn read(vault: &Vault, path: &Path) -> io::Result<Option<Reach>> {
+    let bytes = match vault.read(path, &description(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read?,
     };
@@ -22,11 +22,16 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Reach>> {
 }
 
 /// Writes the head in place of the one before: after a power cut either is there.
-pub(super) fn write(path: &Path, reach: &Reach) -> io::Result<()> {
+pub(super) fn write(vault: &Vault, path: &Path, reach: &Reach) -> io::Result<()> {
     let Reach { head, version } = reach;
     let mut text = String::with_capacity(112);
     let _ = writeln!(text, "{} {} {version}", head.size, head.root);
-    private::write(path, text.as_bytes())
+    vault.write(path, &description(path), text.as_bytes())
+}
+
+/// What a file is protected as: its name.
+fn description(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn parse(text: &str) -> Option<Reach> {
@@ -47,12 +52,16 @@ fn parse(text: &str) -> Option<Reach> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wardline_secrets::private;
+
     use crate::store::tests::Folder;
 
     #[test]
     fn a_head_comes_back_as_it_was_written_and_nothing_else_is_taken_for_one() {
         let folder = Folder::new();
         let path = folder.path().join("head");
+        let vault = Vault::open(folder.path(), 1).unwrap();
+        let (read, write) = (|path: &Path| read(&vault, path), |path: &Path, reach: &Reach| write(&vault, path, reach));
         assert_eq!(read(&path).unwrap(), None);
         let reach = Reach { head: Head { size: 7, root: Digest([0xab; 32]) }, version: 12 };
         write(&path, &reach).unwrap();

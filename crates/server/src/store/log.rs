@@ -12,6 +12,7 @@ use wardline_connector::now_ms;
 use wardline_proto::Name;
 use wardline_proto::message::{AccountId, Signed, decode, encode};
 use wardline_proto::trust::Fact;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::trust::Root;
 use wardline_secrets::view::{self, Unsound, View};
@@ -31,6 +32,8 @@ pub struct Keeper {
     pub duty: Arc<SigningKey>,
     /// The file with the newest head that it has seen.
     pub kept: PathBuf,
+    /// What protects that file.
+    pub vault: Vault,
 }
 
 /// Reads the log, and holds it against the head that was kept.
@@ -74,10 +77,10 @@ fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
         let place = keeper.kept.display().to_string();
         Err(OpenError::LogRolledBack { place, kept, found: found.to_string() })
     };
-    let Some(kept) = kept::read(&keeper.kept).map_err(unreadable)? else {
+    let Some(kept) = kept::read(&keeper.vault, &keeper.kept).map_err(unreadable)? else {
         // It is made before the first entry is.
         return match found.head.size {
-            0 => kept::write(&keeper.kept, &found).map_err(unreadable),
+            0 => kept::write(&keeper.vault, &keeper.kept, &found).map_err(unreadable),
             _ => rolled_back("nothing: it is missing".into()),
         };
     };
@@ -85,7 +88,7 @@ fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
         return rolled_back(kept.to_string());
     }
     // Power may have failed between a commit and the writing of its head.
-    if kept == found { Ok(()) } else { kept::write(&keeper.kept, &found).map_err(unreadable) }
+    if kept == found { Ok(()) } else { kept::write(&keeper.vault, &keeper.kept, &found).map_err(unreadable) }
 }
 
 /// Entries from a number on, as they were signed.

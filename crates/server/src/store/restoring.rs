@@ -32,7 +32,8 @@ impl Restoring {
         let connection = database::create_or_open(path)?;
         let view = replay(&connection, path, &keeper)?;
         let read = |path: &Path| {
-            kept::read(path).map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
+            kept::read(&keeper.vault, path)
+                .map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
         };
         let (kept, claimed) = (read(&keeper.kept)?, read(&claims::file(&keeper))?);
         let foreign = [kept, claimed].into_iter().flatten().filter(|known| !view.continues(known));
@@ -88,7 +89,7 @@ impl Restoring {
         let unusable = |reason: String| OpenError::Unusable { path: self.path.clone(), reason };
         written.map_err(|error| unusable(error.to_string()))?.map_err(|unsound| unusable(unsound.to_string()))?;
         // Without it the server starts all the same: the entry gives up what was kept.
-        kept::write(&self.keeper.kept, &effects.view.reach())
+        kept::write(&self.keeper.vault, &self.keeper.kept, &effects.view.reach())
             .map_err(|error| OpenError::Kept { path: self.keeper.kept.clone(), reason: error.to_string() })
     }
 }

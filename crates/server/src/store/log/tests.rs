@@ -100,7 +100,8 @@ async fn a_log_that_another_history_has_signed_does_not_start() {
     let vacuum = format!("VACUUM INTO '{}'", backup.display());
     Connection::open(served.scratch.0.join("wardline.db")).unwrap().execute_batch(&vacuum).unwrap();
     served.running.act(vec![served.agent_without("web3.test")]).await;
-    let kept = std::fs::read(served.scratch.0.join("north/head")).unwrap();
+    let vault = crate::founding::tests::vault(&served.scratch.0);
+    let kept = vault.read(&served.scratch.0.join("north/head"), "head").unwrap();
     let Served { scratch, running } = served;
     drop(running);
     std::thread::sleep(std::time::Duration::from_millis(100));
@@ -118,7 +119,7 @@ async fn a_log_that_another_history_has_signed_does_not_start() {
     private::write(&head, b"nonsense").unwrap();
     assert_eq!(Running::start(&scratch.0).await.err().map(|event| event.number()), Some(40003));
     private::write(&head, &kept).unwrap();
-    let mut lower = String::from_utf8(kept).unwrap();
+    let mut lower = String::from_utf8(kept.to_vec()).unwrap();
     lower.replace_range(..1, "5");
     private::write(&head, lower.as_bytes()).unwrap();
     assert_eq!(Running::start(&scratch.0).await.err().map(|event| event.number()), Some(40065), "another root");
