@@ -26,7 +26,7 @@
 //! - `parents`: which of several parents is talked to
 //! - `uplink`: an agent's way to its parent, kept up
 //! - `relay`: a gateway between who is below and its parent
-//! - `signals`, `journal`: when a daemon stops, and where its events go
+//! - `signals`, `journal`: when a daemon stops, and where its events go; `quiet`: a terminal for secrets
 
 pub mod accounts;
 pub mod certs;
@@ -46,6 +46,7 @@ pub mod outbox;
 pub mod own_pki;
 pub mod parents;
 pub mod queue;
+pub mod quiet;
 pub mod relay;
 pub mod renewal;
 pub mod sealing;

@@ -172,13 +172,20 @@ pub struct Log {
     pub severity: Severity,
 }
 
+impl Check {
+    /// The Run As profile that it names.
+    pub fn profile(&self) -> Option<&str> {
+        match &self.probe {
+            Probe::Program { run_as, .. } => run_as.as_ref().map(|run_as| run_as.profile.as_str()),
+            Probe::Builtin { .. } => None,
+        }
+    }
+}
+
 impl Pack {
     /// The Run As profiles that its checks name.
     pub fn profiles(&self) -> impl Iterator<Item = &str> {
-        self.checks.iter().filter_map(|check| match &check.probe {
-            Probe::Program { run_as, .. } => run_as.as_ref().map(|run_as| run_as.profile.as_str()),
-            Probe::Builtin { .. } => None,
-        })
+        self.checks.iter().filter_map(Check::profile)
     }
 
     /// Reads a pack. `file` is what errors call it.

@@ -93,6 +93,12 @@ catalogue! {
         cause "The program was started, or has made a new key in time."
         cure "Nothing to do; event 40006 says that it was delivered."
 
+    7011 Warning SecretRefused { account, reason }
+        "the secret for the Run As account {account} was refused: {reason}"
+        meaning "Nothing was kept or changed. Blank passwords are not supported."
+        cause "The field was left blank, or has in it what no plugin can read."
+        cure "Give it again: `wardline account create` or `wardline account update`."
+
     7022 Critical SecureDataUnusable { group, account, reason }
         "group {group}: the Run As account {account} came and cannot be used: {reason}"
         meaning "What came encrypted for this host was not opened. An earlier version of the account, if there is one, stays in use."
@@ -697,6 +703,24 @@ catalogue! {
         meaning "One run less can be at the same time, until wardline-runas is started again."
         cause "A process of a plugin hangs in the kernel, on a file system whose server is away for example."
         cure "Find the process with `ps -u`; see what it waits for."
+
+    40160 Critical GroupKeyMissing { path, accounts }
+        "the group key {path} is not there, and the secrets of Run As accounts in the database rest under it: {accounts}"
+        meaning "The server does not start: with a new key it could never again open what it has."
+        cause "The file was removed, or the server was moved without it."
+        cure "Restore it from a backup, with `machine.key` and `protect/` of the same state folder."
+
+    40161 Critical GroupKeyUnusable { path, reason }
+        "the group key {path} cannot be used: {reason}"
+        meaning "The server does not start: the secrets of Run As accounts rest under this key."
+        cause "The file is damaged, comes from another machine, or what protects it here was exchanged."
+        cure "Restore it from a backup, with `machine.key` and `protect/` of the same state folder."
+
+    40162 Warning LessSecureDistribution { group, accounts }
+        "in group {group} Run As accounts may be distributed to every agent; those that are: {accounts}"
+        meaning "Whoever takes over any host of the group has these credentials, also on a host that joins later."
+        cause "`less_secure_distribution = true` in server.toml, or accounts were distributed like that while it was."
+        cure "Name the agents: `wardline account update ACCOUNT --to AGENT,AGENT`; then leave `less_secure_distribution` out."
 
     40180 Critical SealingKeyRefused { agent, address, reason }
         "a sealing key in the name of {agent} that came from {address} was refused: {reason}"

@@ -6,6 +6,7 @@
 //!   hosts that join --> joining --> store: trust log <-- operating <-- api
 //! ```
 //!
+//! - `accounts`: the secrets of Run As accounts
 //! - `configuration`: what each agent is to do
 //! - `founding`: what is in the group's folder, made at the first start
 //! - `joining`: who may join or come home, and with what
@@ -13,6 +14,7 @@
 //! - `sealing`: what secrets for each health service are encrypted to
 //! - `restore`: that a database was restored on purpose
 
+pub mod accounts;
 pub mod api;
 pub mod configuration;
 pub mod founding;
