@@ -76,8 +76,8 @@ pub fn run(found: Vec<Found>, state: &StateFolder, host: &Host, started: Event) 
         let place = Place { group: found.name(), alone, state: state.clone() };
         let runtime = runtime(&place).map_err(unusable)?;
         let (opening, host, vault) = (place.clone(), host.clone(), vault.clone());
-        let opened =
-            runtime.spawn(async move { opening.outcome(spawn_blocking(move || Group::open(found, host, &vault)).await) });
+        let opened = runtime
+            .spawn(async move { opening.outcome(spawn_blocking(move || Group::open(found, host, &vault)).await) });
         match main.block_on(opened).unwrap_or_else(|error| Err(ended(error))) {
             Ok(group) => groups.push((runtime.handle().clone(), place, group)),
             Err(event) => outcome = Err(event),
@@ -177,7 +177,8 @@ impl Group {
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
         let group = membership.name.clone();
-        let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(check));
+        let configured =
+            Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(check));
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));

@@ -151,7 +151,8 @@ fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(U
         .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
     // It is kept, and nothing of it is run.
     let group = membership.name.clone();
-    let configured = Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(|_| Ok(())));
+    let configured =
+        Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(|_| Ok(())));
     Ok((Uplink { own: own.clone(), membership, credential, root, identity, queue, heartbeat, configured }, outbox))
 }
 

@@ -245,7 +245,9 @@ mod tests {
         let channel = Channel::load(&vault(&scratch.0), &scratch.0, group.trusted(), &own.name, own.role).unwrap();
         let (publisher, credential) = credential(Some(channel));
         let (membership, folder, root) = (group.membership(parents), scratch.0.clone(), group.trusted());
-        tokio::spawn(Renewal { vault: vault(&scratch.0), own, membership, folder, identity, root, publisher }.run(stop.clone()));
+        tokio::spawn(
+            Renewal { vault: vault(&scratch.0), own, membership, folder, identity, root, publisher }.run(stop.clone()),
+        );
         let first = credential.current().unwrap().key;
         // Another one is not what is in use.
         credential.refused(group.identity().id());

@@ -437,13 +437,21 @@ mod tests {
         let membership = group.membership(vec![parent("gw1.test", first), parent("gw2.test", second)]);
         let (file, budget) = (scratch.0.join("queue.db"), 1 << 20);
         let vault = vault(&scratch.0);
-        let queue = Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
+        let queue =
+            Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
         let (queue, _outbox, _thread) = queue.unwrap();
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
         let group_name = membership.name.clone();
         let folder = scratch.0.clone();
-        let configured =
-            Configured::open(own.clone(), identity.id(), group_name, root.clone(), &vault, folder, Box::new(|_| Ok(())));
+        let configured = Configured::open(
+            own.clone(),
+            identity.id(),
+            group_name,
+            root.clone(),
+            &vault,
+            folder,
+            Box::new(|_| Ok(())),
+        );
         let credential = channel.into();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
         tokio::spawn(uplink.run(stop.clone()));

@@ -151,7 +151,8 @@ mod tests {
             let (scratch, chain) = (Scratch::new(), certificates_pem(&[&leaf, self.issuing.certificate()]).unwrap());
             private::write(&scratch.0.join("channel.pem"), chain.as_bytes()).unwrap();
             private::write(&scratch.0.join("channel.key"), pem.as_bytes()).unwrap();
-            tls::Channel::load(&Vault::look(&scratch.0).unwrap(), &scratch.0, self.trusted(), &name(host), role).unwrap()
+            tls::Channel::load(&Vault::look(&scratch.0).unwrap(), &scratch.0, self.trusted(), &name(host), role)
+                .unwrap()
         }
     }
 

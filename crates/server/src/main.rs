@@ -154,7 +154,8 @@ fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
         let (path, reason) = (database.display().to_string(), "it is not there; restore it first".into());
         return Err(Event::DatabaseUnusable { path, reason });
     }
-    let foundation = founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
+    let foundation =
+        founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     restore::accept(&database, foundation, sure)
 }
 
@@ -165,7 +166,8 @@ fn run(path: &Path) -> Result<(), Event> {
     let folder = config.state_dir.join(config.group.name.as_str());
     let measure = config.measure.as_deref().map(|file| std::fs::File::options().append(true).create(true).open(file));
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
-    let foundation = founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
+    let foundation =
+        founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
     let Foundation { keeper, authorities, identity, channel, presence } = foundation;
     let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
@@ -195,8 +197,15 @@ fn run(path: &Path) -> Result<(), Event> {
         let (presence, published) = (Mutex::new(presence), watch::Sender::new(authorities));
         let vault = state.vault().clone();
         let authorities = published.subscribe();
-        let renewal =
-            Arc::new(Renewal { vault, folder, presence, authorities: published, lifetime, publisher, store: store.clone() });
+        let renewal = Arc::new(Renewal {
+            vault,
+            folder,
+            presence,
+            authorities: published,
+            lifetime,
+            publisher,
+            store: store.clone(),
+        });
         let following = renewal.own_pki().map(|pki| Following { pki, renewal: Arc::clone(&renewal) });
         let following = following.map(|following| tokio::spawn(following.run(stop.clone())));
         let renewing = tokio::spawn(Arc::clone(&renewal).run(stop.clone()));

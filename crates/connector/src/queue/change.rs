@@ -304,9 +304,7 @@ pub(super) fn drop_some(tx: &Tx<'_>, step: &mut Step, over: u64) -> rusqlite::Re
         gap.add(class, numbers);
         let mut start = first;
         let before = tx
-            .prepare_cached(
-                "SELECT first, class, numbers, body FROM open WHERE first < ? ORDER BY first DESC LIMIT 1",
-            )?
+            .prepare_cached("SELECT first, class, numbers, body FROM open WHERE first < ? ORDER BY first DESC LIMIT 1")?
             .query_row([to_sql(first)], |row| Waiting::read(tx, epoch, row))
             .optional()?;
         gone += size;

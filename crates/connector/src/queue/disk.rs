@@ -40,7 +40,12 @@ pub(super) struct Rows {
 /// Where a row stands: opened for another place, it is refused.
 pub(super) enum Place<'a> {
     Batch(Epoch, Link),
-    Open { epoch: Epoch, first: u64, class: u8, numbers: u64 },
+    Open {
+        epoch: Epoch,
+        first: u64,
+        class: u8,
+        numbers: u64,
+    },
     /// What a workflow remembers outlives epochs.
     Memory(&'a str),
 }

@@ -30,9 +30,9 @@ use wardline_secrets::signature::SigningKey;
 use self::change::{Sealer, State, damaged};
 use self::disk::{Disk, SCHEMA};
 use self::writer::Writer;
-use crate::{journal, now_ms};
 use crate::outbox::{Outbox, Put};
 use crate::stream::{Answered, Link, Tail, Verdict};
+use crate::{journal, now_ms};
 
 /// A batch is closed at this many bytes before compression.
 const BATCH_RAW: usize = 96 * 1024;

@@ -124,7 +124,8 @@ async fn a_row_at_another_place_or_changed_is_a_gap_and_the_rest_is_told() {
         outbox.put(put(text)).await.unwrap();
     }
     close(queue, outbox, thread);
-    for change in ["(SELECT body FROM open WHERE first = 3) WHERE first = 2", "zeroblob(length(body)) WHERE first = 3"] {
+    for change in ["(SELECT body FROM open WHERE first = 3) WHERE first = 2", "zeroblob(length(body)) WHERE first = 3"]
+    {
         assert_eq!(site.connection().execute(&format!("UPDATE open SET body = {change}"), []).unwrap(), 1);
     }
     site.connection().execute("UPDATE memory SET value = zeroblob(length(value))", []).unwrap();
@@ -221,7 +222,8 @@ async fn a_queue_of_the_first_version_comes_under_its_key_and_nothing_of_it_is_l
     first_version(&site);
     assert!(["open-line", "closed-line", "memory-line", "deleted-line"].iter().all(|text| site.holds(text)));
     // Interrupted after the rows were encrypted, and before the file was written anew: the next start does that.
-    let clean = || site.connection().query_row("SELECT clean FROM protection", [], |row| row.get::<_, bool>(0)).unwrap();
+    let clean =
+        || site.connection().query_row("SELECT clean FROM protection", [], |row| row.get::<_, bool>(0)).unwrap();
     for _ in 0..2 {
         let (queue, outbox, thread) = site.open();
         close(queue, outbox, thread);
@@ -233,7 +235,10 @@ async fn a_queue_of_the_first_version_comes_under_its_key_and_nothing_of_it_is_l
     queue.compared(queue.compare(&answer(queue.acknowledged()))).await;
     eventually("all is closed", || told(&queue).len() == 199).await;
     let told = told(&queue);
-    assert_eq!((told[0].as_str(), told[1].as_str(), told[198].as_str()), ("closed-line", "open-line 2", "open-line 199"));
+    assert_eq!(
+        (told[0].as_str(), told[1].as_str(), told[198].as_str()),
+        ("closed-line", "open-line 2", "open-line 199")
+    );
     close(queue, outbox, thread);
     assert!(!site.holds("-line"));
 }

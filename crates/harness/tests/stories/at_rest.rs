@@ -17,8 +17,7 @@ use wardline_secrets::protect::is_protected;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// The private files of a group's folder: keys, and heads of the trust log.
-const PRIVATE: [&str; 7] =
-    ["identity.key", "channel.key", "duty.key", "issuing.key", "root.key", "head", "claimed"];
+const PRIVATE: [&str; 7] = ["identity.key", "channel.key", "duty.key", "issuing.key", "root.key", "head", "claimed"];
 /// A daemon's user in a story that needs one.
 const NOBODY: u32 = 65534;
 
@@ -186,8 +185,10 @@ fn files_of_an_earlier_version_come_under_protection_whatever_is_interrupted() {
             daemon.spawn();
             std::thread::sleep(Duration::from_millis(moment));
             daemon.kill9();
-            let now: Vec<_> = files.iter().filter(|file| !file.ends_with("head")).map(|file| private::read(file)).collect();
-            let keys = files.iter().zip(&before).filter(|(file, _)| !file.ends_with("head")).map(|(_, content)| content);
+            let now: Vec<_> =
+                files.iter().filter(|file| !file.ends_with("head")).map(|file| private::read(file)).collect();
+            let keys =
+                files.iter().zip(&before).filter(|(file, _)| !file.ends_with("head")).map(|(_, content)| content);
             assert!(keys.eq(&now), "{} after {moment} ms", daemon.name());
         }
         daemon.start();

@@ -60,6 +60,7 @@ const SERVER: &[Mistake] = &[
     mistake("listen = ", "listen = 5723", "5723", "expected a string"),
     mistake("[group]", "[group]\nown_pki = { ca = \"ca.pem\" }", "{ ca", "missing field `certificate`"),
     mistake("database = ", "database = \"oracle:x\"", "", "`sqlite:PATH` is allowed"),
+    mistake("name = \"test\"", "name = \"protect\"", "\"protect\"", "no group can be called protect"),
     mistake("name = \"test\"", "name = \"test\"\npin = \"sha256:12\"", "\"sha256:12\"", "`sha256:` and 64 hex digits"),
 ];
 
@@ -119,7 +120,9 @@ fn run(role: Role, verb: &str, config: &Path) -> (Option<i32>, String) {
 fn files(folders: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found: BTreeSet<_> = folders.iter().flat_map(|folder| scratch::files(folder)).collect();
     let machine = ["lock", "machine.key", "wardline.db-wal", "wardline.db-shm"];
-    found.retain(|path| !machine.iter().any(|name| path.ends_with(name)) && !path.parent().unwrap().ends_with("protect"));
+    found.retain(|path| {
+        !machine.iter().any(|name| path.ends_with(name)) && !path.parent().unwrap().ends_with("protect")
+    });
     found
 }
 

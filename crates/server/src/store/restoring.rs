@@ -32,7 +32,8 @@ impl Restoring {
         let connection = database::create_or_open(path)?;
         let view = replay(&connection, path, &keeper)?;
         let read = |path: &Path| {
-            kept::read(&keeper.vault, path).map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
+            kept::read(&keeper.vault, path)
+                .map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
         };
         let (kept, claimed) = (read(&keeper.kept)?, read(&claims::file(&keeper))?);
         let foreign = [kept, claimed].into_iter().flatten().filter(|known| !view.continues(known));
