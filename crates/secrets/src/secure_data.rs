@@ -127,10 +127,7 @@ fn opened<'a>(
     keys: impl IntoIterator<Item = &'a SealingKey>,
     sealed: &[u8],
 ) -> Result<(&'a SealingKey, Zeroizing<Vec<u8>>), Refusal> {
-    if sealed.len() > LIMIT {
-        return Err(Refusal::Long(sealed.len()));
-    }
-    let envelope = cms::Envelope::parse(sealed)?;
+    let envelope = taken_apart(sealed)?;
     let mut keys = keys.into_iter();
     let key = keys.find(|key| envelope.is_for(key.certificate().recipient())).ok_or(Refusal::OtherKey)?;
     Ok((key, envelope.open(key.private())?))
@@ -141,7 +138,14 @@ fn opened<'a>(
 /// # Errors
 /// They are none.
 pub fn inspect(sealed: &[u8]) -> Result<(), Refusal> {
-    cms::Envelope::parse(sealed).map(|_| ())
+    taken_apart(sealed).map(|_| ())
+}
+
+fn taken_apart(sealed: &[u8]) -> Result<cms::Envelope<'_>, Refusal> {
+    if sealed.len() > LIMIT {
+        return Err(Refusal::Long(sealed.len()));
+    }
+    cms::Envelope::parse(sealed)
 }
 
 /// Secure data that was opened. What is in it comes out by [`Self::expect`] alone.
