@@ -10,6 +10,7 @@
 //!  log       a log of short lines that agents follow
 //!  hostile   peers that do what they like, behind real TLS
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
+//!  search    for secrets: in memory, files, on the wire, however they are written
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
 //!  random    numbers from a seed                          port  a port that stays ours
@@ -27,6 +28,7 @@ pub mod powercut;
 pub mod program;
 pub mod random;
 pub mod scratch;
+pub mod search;
 pub mod tap;
 pub mod wait;
 
@@ -35,4 +37,5 @@ pub use group::Group;
 pub use log::Log;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;
+pub use search::Search;
 pub use tap::Tap;
