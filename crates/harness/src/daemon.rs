@@ -191,6 +191,16 @@ impl Daemon {
         std::fs::write(self.config(), format!("{old}\n{text}")).expect("a configuration can be written");
     }
 
+    /// Sets a key of its configuration, in front of every table.
+    ///
+    /// # Panics
+    /// It has no configuration.
+    pub fn set(&self, key: &str, value: impl Into<toml::Value>) {
+        let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
+        let line = toml::to_string(&toml::Table::from_iter([(key.to_owned(), value.into())])).expect("a line");
+        std::fs::write(self.config(), line + &old).expect("a configuration can be written");
+    }
+
     /// Begins its log anew, while it does not run.
     pub(crate) fn forget(&mut self) {
         std::fs::remove_file(self.log_path()).expect("it has said something");

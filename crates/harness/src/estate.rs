@@ -95,8 +95,7 @@ impl Estate {
         helper.restart();
         let mut group = builder.lay();
         for agent in 0..agents {
-            let socket = helper.socket().display().to_string();
-            group.agent(agent).configure(&format!("runas = \"{socket}\""));
+            group.agent(agent).set("runas", helper.socket().display().to_string());
         }
         Self { group, helper, meeting: Meeting::new() }
     }

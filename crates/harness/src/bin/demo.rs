@@ -159,7 +159,7 @@ impl Tour {
         helper.restart();
         let mut group = Group::builder().agents(2).tapped().pack("app", "").lay();
         let socket = helper.socket().display().to_string();
-        (0..2).for_each(|agent| group.agent(agent).configure(&format!("runas = {socket:?}")));
+        (0..2).for_each(|agent| group.agent(agent).set("runas", socket.clone()));
         let web = Web::start();
         let log = Log::create(&group.folder().join("app.log"), 1);
         let path = log.path().display().to_string();
