@@ -195,8 +195,17 @@ fn the_memory_of_a_process_is_searched_all_of_it_and_each_encoding_is_found_ther
     // It runs on, and forgets what it is told to forget.
     keeper.keep(&[b'.'; 60_000]);
     search().memory(pid).finds_nothing();
-    let image = Image::of(pid);
-    assert!(image.resident > 0 && image.read >= image.resident);
+}
+
+#[test]
+fn the_helper_of_an_ordinary_user_reads_the_same() {
+    let mut keeper = Keeper::start();
+    keeper.keep(SECRET);
+    let output = Command::new(crate::program::own("memory")).arg(keeper.child.id().to_string()).output().unwrap();
+    assert!(output.status.success(), "{}", crate::program::said(&output));
+    let image = Image::parse(&output.stdout).unwrap();
+    image.is_whole();
+    assert!(image.resident > 0 && image.runs.iter().any(|(_, run)| memmem::find(run, SECRET).is_some()));
 }
 
 #[test]
