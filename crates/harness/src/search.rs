@@ -72,6 +72,15 @@ impl Report {
         self.findings.iter().map(|finding| finding.encoding.as_str()).collect()
     }
 
+    /// This and what another search has found.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.findings.extend(other.findings);
+        self.bytes += other.bytes;
+        self.places += other.places;
+        self
+    }
+
     /// That nothing was found, in something.
     ///
     /// # Panics

@@ -57,13 +57,14 @@ impl Image {
     fn by_root(pid: u32) -> Self {
         let mut command = Command::new("sudo");
         command.arg("-n").arg(program::own("memory")).arg(pid.to_string()).stdin(Stdio::null());
-        let output = command.output().expect("sudo is there");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "only root may read the memory of process {pid}: run the tests as root, or allow `sudo -n`: {said}"
-        );
-        Self::parse(&output.stdout).expect("the helper says what it read")
+        let (why, output) = match command.output() {
+            Ok(output) if output.status.success() => (String::new(), output.stdout),
+            Ok(output) => (program::said(&output), Vec::new()),
+            Err(error) => (format!("sudo: {error}"), Vec::new()),
+        };
+        let advice = "run the tests as root, or allow `sudo -n` to their user";
+        assert!(why.is_empty(), "only root may read the memory of process {pid}; {advice}: {why}");
+        Self::parse(&output).expect("the helper says what it read")
     }
 
     /// Reads it.

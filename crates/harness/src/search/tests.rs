@@ -1,6 +1,12 @@
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use wardline_proto::{GroupId, Role};
+use wardline_secrets::account::Secret;
+use wardline_secrets::authority::Validity;
+use wardline_secrets::sealing::{SealingCertificate, SealingKey};
+use wardline_secrets::secure_data::{Header, Purpose, seal};
 
 use super::*;
 use crate::Scratch;
@@ -195,8 +201,17 @@ fn the_memory_of_a_process_is_searched_all_of_it_and_each_encoding_is_found_ther
     // It runs on, and forgets what it is told to forget.
     keeper.keep(&[b'.'; 60_000]);
     search().memory(pid).finds_nothing();
-    let image = Image::of(pid);
-    assert!(image.resident > 0 && image.read >= image.resident);
+}
+
+#[test]
+fn the_helper_of_an_ordinary_user_reads_the_same() {
+    let mut keeper = Keeper::start();
+    keeper.keep(SECRET);
+    let output = Command::new(crate::program::own("memory")).arg(keeper.child.id().to_string()).output().unwrap();
+    assert!(output.status.success(), "{}", crate::program::said(&output));
+    let image = Image::parse(&output.stdout).unwrap();
+    image.is_whole();
+    assert!(image.resident > 0 && image.runs.iter().any(|(_, run)| memmem::find(run, SECRET).is_some()));
 }
 
 #[test]
@@ -225,6 +240,72 @@ fn a_memory_that_could_not_be_read_whole_is_no_clean_one() {
     assert!(std::panic::catch_unwind(|| Image::of(u32::MAX >> 1)).is_err(), "there is no such process");
     assert!(std::panic::catch_unwind(|| Report::default().finds_nothing()).is_err(), "nothing was looked at");
     assert!(std::panic::catch_unwind(|| Report::default().finds_it()).is_err());
+}
+
+/// Opens, seals again and drops a secret that it was told sealed, a step for each line.
+#[test]
+#[ignore = "the other process of the next test"]
+fn opens_seals_and_forgets() {
+    let folder = std::path::PathBuf::from(std::env::var_os("FOLDER").expect("the next test says where"));
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let (name, now) = ("web1.test".parse().unwrap(), 1_900_000_000);
+    let key = SealingKey::load(&read("key"), &read("certificate"), &name, Role::Agent).unwrap();
+    let certificate = SealingCertificate::read(&read("certificate"), &name, Role::Agent, now).unwrap();
+    let step = |said: &str| {
+        println!("{said}");
+        io::stdin().read_line(&mut String::new()).unwrap();
+    };
+    step("not yet");
+    let secret = key.open(&read("sealed")).and_then(|opened| opened.expect(&header())).unwrap();
+    let secret = Secret::from_bytes(secret).unwrap();
+    assert_eq!(secret.field("user"), Some(&b"monitor"[..]));
+    let sealed = seal(&certificate, &header(), secret.as_bytes()).unwrap();
+    // Opened, and not what was expected; and one that was changed.
+    let other = Header { version: 2, ..header() };
+    assert!(key.open(&sealed).unwrap().expect(&other).is_err());
+    let (last, rest) = sealed.split_last().unwrap();
+    assert!(key.open(&[rest, &[last ^ 1]].concat()).is_err());
+    step("open");
+    drop(secret);
+    step("gone");
+}
+
+fn header() -> Header {
+    let recipient = "web1.test".parse().unwrap();
+    Header { group: GroupId([1; 16]), recipient, account: [2; 16], version: 1, purpose: Purpose::RunAs }
+}
+
+#[test]
+fn what_was_opened_and_sealed_leaves_no_copy_once_it_is_dropped() {
+    let (scratch, name) = (Scratch::in_memory(), "web1.test".parse().unwrap());
+    let validity = Validity::lasting(1_900_000_000, 3600);
+    let (key, pem) = SealingKey::generate(&name, Role::Agent, validity).unwrap();
+    // A new one: what stands here would stand in the other process's program.
+    let password = base64(&wardline_secrets::signature::random());
+    let secret = Secret::basic(b"monitor", &password).unwrap();
+    let sealed = seal(key.certificate(), &header(), secret.as_bytes()).unwrap();
+    for (name, bytes) in [("key", pem.as_bytes()), ("certificate", key.certificate().der()), ("sealed", &sealed)] {
+        fs::write(scratch.path().join(name), bytes).unwrap();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["search::tests::opens_seals_and_forgets", "--exact", "--ignored", "--nocapture"]);
+    command.env("FOLDER", scratch.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut lines = io::BufReader::new(output).lines().map_while(Result::ok);
+    let search = Search::of("password", &password);
+    let mut looked = |said: &str| {
+        assert!(lines.any(|line| line.ends_with(said)), "{said}");
+        let report = search.memory(child.id());
+        input.write_all(b"\n").unwrap();
+        report
+    };
+    looked("not yet").finds_nothing();
+    let open = looked("open");
+    let places: BTreeSet<_> = open.findings.iter().filter(|f| f.encoding == "plain").map(|f| &f.place).collect();
+    assert_eq!(places.len(), 1, "one copy: {:?}", open.findings);
+    looked("gone").finds_nothing();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
