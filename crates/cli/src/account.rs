@@ -1,6 +1,6 @@
 //! `wardline account`: what hosts log on with. A secret is sealed here, to the server's own key; nothing shows it again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64ct::{Base64, Encoding as _};
