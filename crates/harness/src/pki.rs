@@ -1,7 +1,7 @@
 //! A group's keys and certificates: good ones, and every kind of bad one.
 
-use std::sync::Arc;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{

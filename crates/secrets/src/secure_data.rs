@@ -232,6 +232,6 @@ impl Header {
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod corpus_tmp;
+#[cfg(test)]
+mod tests;

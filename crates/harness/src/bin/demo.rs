@@ -550,7 +550,9 @@ impl Tour {
         let socket = self.group.server().runtime().join("api.sock");
         let wardline = format!("{} --socket {}", self.wardline.display(), socket.display());
         println!("\nThe group runs until Ctrl-C. Look around:");
-        for words in ["status", "topology", "agent list", "alert list --all", "profile explain web", "account show shop"] {
+        for words in
+            ["status", "topology", "agent list", "alert list --all", "profile explain web", "account show shop"]
+        {
             println!("  {wardline} {words}");
         }
         println!("Configuration, logs and the database are under {}", self.group.folder().display());

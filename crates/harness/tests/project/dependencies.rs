@@ -8,7 +8,7 @@ use serde_json::Value;
 const PREFIX: &str = "wardline-";
 
 /// Each crate, and which it may use. The harness may use all of them, and nobody uses the harness.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("proto", &[]),
     ("locked", &[]),
     ("secrets", &["proto", "locked"]),

@@ -276,10 +276,11 @@ fn a_key_nobody_vouched_for_is_never_sealed_to() {
         rows.unwrap()
     };
     let good = log();
-    let next = good.len() as u64;
+    let next = i64::try_from(good.len()).unwrap();
     let fact = |said: Signed| Fact::Sealing(trust::Sealing { name: "agent1.test".into(), said });
     let server = "srv1.test".parse().unwrap();
-    let written = |number: u64, fact: Fact| {
+    let written = |number: i64, fact: Fact| {
+        let number = number.cast_unsigned();
         encode(&entry(&duty, number, now() * 1000, &server, "agent agent1.test", fact)).to_vec()
     };
     let new = forged(&identity, "agent1.test");

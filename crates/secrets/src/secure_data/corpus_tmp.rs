@@ -1,9 +1,9 @@
 use super::*;
-use std::fs;
+use crate::account::Secret;
 use crate::authority::tests::name;
 use crate::private::Scratch;
 use crate::sealing::tests::{openssl, sealing_key};
-use crate::account::Secret;
+use std::fs;
 #[test]
 fn make_corpus() {
     let out = std::path::PathBuf::from(std::env::var("CORPUS").unwrap());
@@ -17,8 +17,19 @@ fn make_corpus() {
     fs::write(scratch.0.join("k.pem"), pem.as_bytes()).unwrap();
     fs::write(scratch.0.join("c.der"), key.certificate().der()).unwrap();
     openssl(&scratch, "x509 -inform DER -in c.der -out c.pem");
-    let header = Header { group: GroupId([1; 16]), recipient: name("web1.test"), account: [2; 16], version: 3, purpose: Purpose::RunAs };
-    let secrets = [Secret::basic(b"ada", b"secret").unwrap(), Secret::community(b"public").unwrap(), Secret::binary(&[0; 40]).unwrap(), Secret::binary(&[7; 300]).unwrap()];
+    let header = Header {
+        group: GroupId([1; 16]),
+        recipient: name("web1.test"),
+        account: [2; 16],
+        version: 3,
+        purpose: Purpose::RunAs,
+    };
+    let secrets = [
+        Secret::basic(b"ada", b"secret").unwrap(),
+        Secret::community(b"public").unwrap(),
+        Secret::binary(&[0; 40]).unwrap(),
+        Secret::binary(&[7; 300]).unwrap(),
+    ];
     for secret in &secrets {
         put("secret", secret.as_bytes());
         let head = encode(&header.to_wire(key.id()));
@@ -35,13 +46,22 @@ fn make_corpus() {
     put("secret", &[2, 0, 0, 0, 2, b'a', b'\n']);
     fs::write(scratch.0.join("clear"), b"hello").unwrap();
     openssl(&scratch, "req -x509 -nodes -keyout k2.pem -subj /CN=x -days 30 -newkey rsa:2048 -out rsa.pem");
-    openssl(&scratch, "req -x509 -nodes -keyout k2.pem -subj /CN=x -days 30 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -out p384.pem");
+    openssl(
+        &scratch,
+        "req -x509 -nodes -keyout k2.pem -subj /CN=x -days 30 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -out p384.pem",
+    );
     let k = "-keyopt ecdh_kdf_md:sha256";
     for how in [
-        format!("-aes-256-gcm -recip c.pem {k}"), format!("-aes-256-gcm -keyid -recip c.pem {k}"), "-aes-256-gcm -recip c.pem".into(),
-        format!("-aes-128-gcm -recip c.pem {k}"), format!("-aes-256-cbc -recip c.pem {k}"), "-aes-256-gcm -recip rsa.pem".into(),
-        format!("-aes-256-gcm -recip c.pem {k} -recip rsa.pem"), format!("-aes-256-gcm -recip c.pem {k} -recip c.pem {k}"),
-        format!("-aes-256-gcm -recip p384.pem {k}"), format!("-aes-256-gcm -recip c.pem {k} -stream"),
+        format!("-aes-256-gcm -recip c.pem {k}"),
+        format!("-aes-256-gcm -keyid -recip c.pem {k}"),
+        "-aes-256-gcm -recip c.pem".into(),
+        format!("-aes-128-gcm -recip c.pem {k}"),
+        format!("-aes-256-cbc -recip c.pem {k}"),
+        "-aes-256-gcm -recip rsa.pem".into(),
+        format!("-aes-256-gcm -recip c.pem {k} -recip rsa.pem"),
+        format!("-aes-256-gcm -recip c.pem {k} -recip c.pem {k}"),
+        format!("-aes-256-gcm -recip p384.pem {k}"),
+        format!("-aes-256-gcm -recip c.pem {k} -stream"),
     ] {
         put("secure_data", &openssl(&scratch, &format!("cms -encrypt -binary -outform DER -in clear {how}")));
     }
