@@ -42,8 +42,14 @@ fn order(called: &str, to: &[&str]) -> AccountOrder {
 
 /// A group of agents web1, web2 and a gateway, with an account `web` that goes to web1.
 async fn group(scratch: &Scratch) -> Running {
+    group_with_key(scratch).await.0
+}
+
+/// The same with the identity key of web2.
+async fn group_with_key(scratch: &Scratch) -> (Running, SigningKey) {
     let running = super::group(scratch).await;
-    let key = SigningKey::generate(running.view().group()).unwrap().0.public().unwrap();
+    let (own, _) = SigningKey::generate(running.view().group()).unwrap();
+    let key = own.public().unwrap();
     running
         .act(vec![Fact::Member(trust::Member {
             name: "web2.test".into(),
@@ -55,7 +61,7 @@ async fn group(scratch: &Scratch) -> Running {
         .await;
     let made = accounts::create(&order("web", &["web1.test"]), &taken(A, 0), STRICT, &running.view());
     running.act(made.unwrap()).await;
-    running
+    (running, own)
 }
 
 fn to(change: impl FnOnce(&mut Recipients)) -> AccountChange {
@@ -214,35 +220,24 @@ async fn a_pack_that_names_a_profile_that_is_not_there_is_refused() {
     assert!(packs::name(&["login".into()], &running.view()).is_ok());
 }
 
-/// The agent web1 publishes a sealing key.
-async fn publish(running: &Running) {
-    let (key, pem) = SigningKey::generate(running.view().group()).unwrap();
-    drop(pem);
-    running
-        .act(vec![Fact::Member(trust::Member {
-            name: "web1.test".into(),
-            role: "agent".into(),
-            identity: key.public().unwrap().spki().into(),
-            parents: Vec::new(),
-            token: Bytes::new(),
-        })])
-        .await;
+/// The agent web2 publishes a sealing key.
+async fn publish(running: &Running, identity: &SigningKey) {
     let now = wardline_connector::now_ms() / 1000;
     let validity = Validity::lasting(now - 60, 3600);
-    let (sealing, _) = SealingKey::generate(&name("web1.test"), Role::Agent, validity).unwrap();
+    let (sealing, _) = SealingKey::generate(&name("web2.test"), Role::Agent, validity).unwrap();
     let said = Said {
-        name: "web1.test".into(),
+        name: "web2.test".into(),
         role: "agent".into(),
         serial: 1,
         certificate: Bytes::copy_from_slice(sealing.certificate().der()),
     };
-    let said = key.signed(Context::SealingCert, encode(&said));
-    running.act(vec![Fact::Sealing(trust::Sealing { name: "web1.test".into(), said })]).await;
+    let said = identity.signed(Context::SealingCert, encode(&said));
+    running.act(vec![Fact::Sealing(trust::Sealing { name: "web2.test".into(), said })]).await;
 }
 
 fn receipt(version: u64) -> Receipt {
     Receipt {
-        agent: name("web1.test"),
+        agent: name("web2.test"),
         account: A,
         version,
         sent_at: Some(1),
@@ -258,7 +253,9 @@ fn receipt(version: u64) -> Receipt {
 #[tokio::test]
 async fn explain_says_of_each_agent_what_it_gets_why_and_what_to_do_next() {
     let scratch = Scratch::new();
-    let running = group(&scratch).await;
+    let (running, identity) = group_with_key(&scratch).await;
+    let swap = to(|to| to.only = Some(vec![name("web2.test")]));
+    running.act(accounts::update("web", &swap, None, STRICT, &running.view()).unwrap()).await;
     running.act(profiles::create("login", &running.view()).unwrap()).await;
     let explain = |agent: &str, checks: &[&str], receipts: &[Receipt]| -> Explained {
         let view = running.view();
@@ -266,25 +263,24 @@ async fn explain_says_of_each_agent_what_it_gets_why_and_what_to_do_next() {
         let checks = checks.iter().map(ToString::to_string).collect();
         profiles::explain("login", member, checks, receipts.iter(), &view)
     };
-    let row = explain("web1.test", &["shop/login"], &[]);
+    let row = explain("web2.test", &["shop/login"], &[]);
     assert_eq!((row.state, row.account, row.bound), (Delivery::Unassigned, None, None));
     assert!(row.next.unwrap().contains("`wardline profile set login --account ACCOUNT`"));
 
     running.act(profiles::bind("login", &set("web", None, false), &running.view()).unwrap()).await;
-    let row = explain("web2.test", &["shop/login"], &[]);
-    assert_eq!((row.state, row.bound, row.distributed), (Delivery::Undistributed, Some(Reach::Everywhere), None));
-    assert!(row.next.unwrap().contains("`wardline account update web --also-to web2.test`"));
-    let row = explain("web1.test", &[], &[]);
-    assert_eq!((row.state, row.distributed), (Delivery::Unused, Some(Reach::Agent)));
     let row = explain("web1.test", &["shop/login"], &[]);
+    assert_eq!((row.state, row.bound, row.distributed), (Delivery::Undistributed, Some(Reach::Everywhere), None));
+    assert!(row.next.unwrap().contains("`wardline account update web --also-to web1.test`"));
+    let row = explain("web2.test", &[], &[]);
+    assert_eq!((row.state, row.distributed), (Delivery::Unused, Some(Reach::Agent)));
+    let row = explain("web2.test", &["shop/login"], &[]);
     assert_eq!((row.state, row.key.is_some()), (Delivery::Keyless, false));
     assert!(row.next.unwrap().contains("wardline-agent certs"));
 
-    // Another identity key of the same name is the same member: what was named stays. It has a sealing key now.
-    publish(&running).await;
+    publish(&running, &identity).await;
     let version = running.view().run_as().account_named("web").unwrap().version;
     let state = |receipts: &[Receipt]| {
-        let row = explain("web1.test", &["shop/login"], receipts);
+        let row = explain("web2.test", &["shop/login"], receipts);
         assert!(row.key.is_some() && row.version == Some(version));
         assert_eq!(row.next.is_none(), matches!(row.state, Delivery::Opened | Delivery::Used), "{row:?}");
         (row.state, row.since.map(|at| at.0))
@@ -299,6 +295,6 @@ async fn explain_says_of_each_agent_what_it_gets_why_and_what_to_do_next() {
     assert_eq!(state(&[opened.clone()]), (Delivery::Opened, Some(3)));
     let used = Receipt { used_since: Some(4), used_at: Some(5), workflow: Some("shop/login".into()), ..opened };
     assert_eq!(state(&[used.clone()]), (Delivery::Used, Some(4)));
-    assert_eq!(explain("web1.test", &["shop/login"], &[used.clone()]).workflow.as_deref(), Some("shop/login"));
+    assert_eq!(explain("web2.test", &["shop/login"], &[used.clone()]).workflow.as_deref(), Some("shop/login"));
     assert_eq!(state(&[Receipt { removed_at: Some(6), ..used }]), (Delivery::Removed, Some(6)));
 }
