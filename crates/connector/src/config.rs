@@ -17,12 +17,19 @@ use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
 use wardline_secrets::certificate;
+<<<<<<< HEAD
 use wardline_secrets::protect::{ProtectError, Vault};
+=======
+use wardline_secrets::protect::{self, ProtectError, Vault};
+>>>>>>> protect
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};
 
 use crate::own_pki::OwnPair;
+
+/// The file in a state folder that is locked while its program runs.
+const LOCK: &str = "lock";
 
 /// Reads a configuration file.
 ///
@@ -45,6 +52,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Event> {
 #[serde(deny_unknown_fields)]
 pub struct Group {
     /// The group's name, and of the folder that holds its keys.
+    #[serde(deserialize_with = "group_name")]
     pub name: Name,
     /// Its id.
     #[serde(deserialize_with = "group_id")]
@@ -59,6 +67,7 @@ pub struct Group {
 #[serde(deny_unknown_fields)]
 pub struct Membership {
     /// The group's name, and of the folder that holds its keys.
+    #[serde(deserialize_with = "group_name")]
     pub name: Name,
     /// Its id.
     #[serde(deserialize_with = "group_id")]
@@ -206,6 +215,18 @@ impl<'de> Deserialize<'de> for Parent {
     }
 }
 
+/// For the name of a group, which is that of its folder, too: what else is in a state folder is no group.
+///
+/// # Errors
+/// It is no name, or that of something else.
+pub fn group_name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Name, D::Error> {
+    let name = Name::deserialize(from)?;
+    if [protect::FOLDER, protect::MACHINE_KEY, LOCK].contains(&name.as_str()) {
+        return Err(D::Error::custom(format!("no group can be called {name}: that is a name in every state folder")));
+    }
+    Ok(name)
+}
+
 fn group_id<'de, D: serde::Deserializer<'de>>(from: D) -> Result<GroupId, D::Error> {
     let id = String::deserialize(from)?.parse::<uuid::Uuid>();
     id.map(|id| GroupId(id.into_bytes())).map_err(|error| D::Error::custom(format!("an id is a UUID: {error}")))
@@ -290,7 +311,7 @@ impl StateFolder {
     pub fn open(path: &Path) -> Result<Self, Event> {
         let refuse = |reason: String| Event::StateFolderInUse { path: path.display().to_string(), reason };
         private_folder(path).map_err(|error| refuse(error.to_string()))?;
-        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK));
         let file = file.map_err(|error| refuse(error.to_string()))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::errno::Errno::EWOULDBLOCK => refuse("another program runs on it".into()),

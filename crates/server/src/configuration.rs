@@ -118,14 +118,17 @@ pub struct Due {
 /// A set of packs, by names and hashes of texts.
 type Set = Vec<(String, Digest)>;
 
+/// What was sealed, as base64, by account, its version and the sealing key.
+type Sealed = HashMap<(AccountId, u64, [u8; 16]), Arc<str>>;
+
 #[derive(Default)]
 struct State {
     texts: Texts,
     sets: HashMap<Set, Arc<str>>,
     due: HashMap<Name, Due>,
     head: Option<(u64, Instant, Signed)>,
-    /// What was sealed, by agent, account, its version and the sealing key: nothing is sealed twice.
-    sealed: HashMap<Name, HashMap<(AccountId, u64, [u8; 16]), Arc<str>>>,
+    /// What was sealed for each agent: nothing is sealed twice.
+    sealed: HashMap<Name, Sealed>,
     /// What the operator was told of.
     told: HashSet<(String, Digest)>,
     /// The head of another log that an agent has shown last.

@@ -56,6 +56,7 @@ const LIFETIMES: std::ops::RangeInclusive<u64> = 10..=365 * 24 * 3600;
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Its name, and of the folder that holds its keys.
+    #[serde(deserialize_with = "config::group_name")]
     pub name: Name,
     /// Its id, if it must be this one.
     pub id: Option<Uuid>,

@@ -92,7 +92,20 @@ impl Host {
             true => Err("a bad pack".to_owned()),
             false => Ok(()),
         };
+<<<<<<< HEAD
         Configured::open(&self.sealing, self.scratch.0.clone(), Box::new(check))
+=======
+        let (own, folder) = (Identity { name: name("web1.test"), role: Role::Agent }, self.scratch.0.clone());
+        Configured::open(
+            own,
+            self.identity.id(),
+            name("north"),
+            self.group.trusted(),
+            &vault(&self.scratch.0),
+            folder,
+            Box::new(check),
+        )
+>>>>>>> protect
     }
 
     fn message(&self, version: u64, pack: &str) -> message::Configuration {
@@ -278,7 +291,8 @@ async fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
     let read = |name: &str| fs::read(host.path(name)).unwrap();
     let files = || {
         let files = fs::read_dir(&host.scratch.0).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-        let mut files: Vec<_> = files.filter(|name| name != "head").collect();
+        let mut files: Vec<_> =
+            files.filter(|name| !["head", "machine.key", "protect"].contains(&name.as_str())).collect();
         files.sort();
         files
     };

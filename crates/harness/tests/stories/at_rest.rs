@@ -12,7 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use wardline_harness::group::{Group, sql};
 use wardline_harness::program::{fails, succeeds};
-use wardline_harness::{Daemon, Log, private, program, scratch, wait};
+use wardline_harness::{Daemon, private, program, scratch, wait};
 use wardline_secrets::protect::is_protected;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -219,7 +219,8 @@ fn the_roots_key_goes_offline_and_comes_back() {
     // Nothing is overwritten, and what cannot be written costs nothing.
     scratch::write(&outside, "something else", 0o600);
     fails(&export(&mut group, &outside), "40135");
-    fails(&export(&mut group, &group.folder().join("missing/root.key")), "40135");
+    let (missing, again) = (group.folder().join("missing/root.key"), group.folder().join("again.key"));
+    fails(&export(&mut group, &missing), "40135");
     assert_eq!((private::read(&inside), fs::read(&outside).unwrap()), (content.clone(), b"something else".to_vec()));
     fs::remove_file(&outside).unwrap();
     let exported = export(&mut group, &outside);
@@ -228,7 +229,7 @@ fn the_roots_key_goes_offline_and_comes_back() {
     assert_eq!((fs::read(&outside).unwrap(), inside.exists()), (content, false));
     let key = Command::new("openssl").args(["pkey", "-noout", "-in"]).arg(&outside).output().unwrap();
     succeeds(&key);
-    fails(&export(&mut group, &group.folder().join("again.key")), "root.key");
+    fails(&export(&mut group, &again), "root.key");
     fails(&group.wardline(&["ca", "rotate"]), "40091");
     fs::copy(&outside, &inside).unwrap();
     succeeds(&group.wardline(&["ca", "rotate"]));

@@ -201,7 +201,7 @@ fn a_root_of_ones_own_is_used_and_its_key_may_go_afterwards() {
     let pem = certificates_pem(&[root.certificate()]).unwrap();
     // A key alone is not taken for one that an interrupted start has left.
     assert_eq!(attempt(&scratch.0, &settings(), now()).unwrap_err().number(), 20066);
-    assert_eq!(scratch.key("root"), key.as_bytes());
+    assert_eq!(fs::read(scratch.group().join("root.key")).unwrap(), key.as_bytes());
     private::write(&scratch.group().join("root.pem"), pem.as_bytes()).unwrap();
     let made = found(&scratch.0);
     assert_eq!(made.presence.pin, root.pin());

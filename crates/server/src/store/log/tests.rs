@@ -204,7 +204,7 @@ async fn what_is_answered_is_in_the_view_the_log_and_the_kept_head() {
     }
     let head = served.running.view().tree().head();
     assert_eq!(head.size, 49);
-    let kept = std::fs::read_to_string(served.scratch.0.join("north/head")).unwrap();
-    assert_eq!(kept, format!("49 {} 49\n", head.root));
+    let kept = crate::founding::tests::vault(&served.scratch.0).read(&served.scratch.0.join("north/head"), "head");
+    assert_eq!(kept.unwrap().as_slice(), format!("49 {} 49\n", head.root).as_bytes());
     assert_eq!(Running::new(&served.scratch.0).await.view().tree().head(), head);
 }
