@@ -190,14 +190,8 @@ impl Group {
         }
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
-<<<<<<< HEAD
         tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
         let configured = Configured::open(&sealing, folder, Box::new(check));
-=======
-        let group = membership.name.clone();
-        let configured =
-            Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(check));
->>>>>>> protect
         let active = configured.active();
         let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));

@@ -171,7 +171,6 @@ fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(U
         .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
     // It is kept, and nothing of it is run.
     let group = membership.name.clone();
-<<<<<<< HEAD
     let keys = Arc::clone(&identity);
     let sealing = Sealing::open(own.clone(), group, root.clone(), keys, &folder, vault)?;
     let accounts = Accounts::open(Arc::clone(&sealing), &folder);
@@ -179,11 +178,6 @@ fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(U
     let own = own.clone();
     let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
     Ok((uplink, outbox, accounts))
-=======
-    let configured =
-        Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(|_| Ok(())));
-    Ok((Uplink { own: own.clone(), membership, credential, root, identity, queue, heartbeat, configured }, outbox))
->>>>>>> protect
 }
 
 fn failed(event: Event) -> Problem {

@@ -17,11 +17,7 @@ use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
 use wardline_proto::{GroupId, Name, PORT, Role};
 use wardline_secrets::certificate;
-<<<<<<< HEAD
-use wardline_secrets::protect::{ProtectError, Vault};
-=======
 use wardline_secrets::protect::{self, ProtectError, Vault};
->>>>>>> protect
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};

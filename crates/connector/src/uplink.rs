@@ -459,20 +459,6 @@ mod tests {
             Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
         let (queue, _outbox, _thread) = queue.unwrap();
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
-<<<<<<< HEAD
-=======
-        let group_name = membership.name.clone();
-        let folder = scratch.0.clone();
-        let configured = Configured::open(
-            own.clone(),
-            identity.id(),
-            group_name,
-            root.clone(),
-            &vault,
-            folder,
-            Box::new(|_| Ok(())),
-        );
->>>>>>> protect
         let credential = channel.into();
         let sealing = group.sealing(own.clone(), &identity, &scratch.0);
         let configured = Configured::open(&sealing, scratch.0.clone(), Box::new(|_| Ok(())));

@@ -30,10 +30,10 @@ use memory::Image;
 const SHORTEST: usize = 8;
 /// The most findings of one encoding in one place.
 const MOST: usize = 8;
-/// How many times what is compressed is undone: something compressed in something compressed.
+/// How many times what is compressed is undone: something compressed in something compressed. LZ4 blocks only once.
 const DEPTH: usize = 2;
 /// How much of a file is searched at once, and how much of it once more with what follows.
-const CHUNK: usize = 32 << 20;
+const CHUNK: usize = 8 << 20;
 const OVERLAP: usize = 1 << 20;
 
 /// Where a secret was found, and how it was written there.
@@ -228,6 +228,10 @@ impl Search {
             if let Some(changed) = changed {
                 self.patterns_in(place, 0, &changed, &format!("{how}{what}: "), findings);
             }
+        }
+        if depth == 0 {
+            let blocks = undone::blocks(data);
+            self.undo(&format!("blocks in {place}"), 0, &blocks, "lz4: ", 1, findings);
         }
         if depth < DEPTH {
             for (kind, at, content) in undone::streams(data) {

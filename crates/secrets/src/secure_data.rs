@@ -232,6 +232,4 @@ impl Header {
 }
 
 #[cfg(test)]
-mod corpus_tmp;
-#[cfg(test)]
 mod tests;

@@ -92,20 +92,7 @@ impl Host {
             true => Err("a bad pack".to_owned()),
             false => Ok(()),
         };
-<<<<<<< HEAD
         Configured::open(&self.sealing, self.scratch.0.clone(), Box::new(check))
-=======
-        let (own, folder) = (Identity { name: name("web1.test"), role: Role::Agent }, self.scratch.0.clone());
-        Configured::open(
-            own,
-            self.identity.id(),
-            name("north"),
-            self.group.trusted(),
-            &vault(&self.scratch.0),
-            folder,
-            Box::new(check),
-        )
->>>>>>> protect
     }
 
     fn message(&self, version: u64, pack: &str) -> message::Configuration {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::agreement::{ECDH_P256, ParsedPublicKey, PrivateKey, UnparsedPublicKey, agree};
 use wardline_harness::daemon::cpu;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer};
@@ -39,6 +40,7 @@ fn main() {
     let repeats = number("REPEATS", 3);
     let mut sealed: Vec<_> = (0..repeats.max(3)).map(|_| seals()).collect();
     figure("seal.rate", "seals/s", &mut sealed);
+    eprintln!("# the two key operations of a seal alone: {:.0}/s", key_operations());
     if std::env::var("ONLY").is_ok_and(|only| only == "seal") {
         return;
     }
@@ -85,6 +87,18 @@ fn seals() -> f64 {
     let opened = key.open(&last).and_then(|opened| opened.expect(&header)).expect("it can be opened");
     assert_eq!(opened.as_slice(), secret.as_bytes());
     rate
+}
+
+/// How often in a second one core does what no seal goes without: a new key, and agreeing with another's.
+fn key_operations() -> f64 {
+    let generate = || PrivateKey::generate(&ECDH_P256).expect("a key");
+    let theirs = generate().compute_public_key().expect("a public key");
+    let theirs = ParsedPublicKey::try_from(UnparsedPublicKey::new(&ECDH_P256, theirs.as_ref())).expect("a public key");
+    let began = Instant::now();
+    for _ in 0..SEALS {
+        agree(&generate(), theirs.clone(), (), |_| Ok(())).expect("they agree");
+    }
+    SEALS as f64 / began.elapsed().as_secs_f64()
 }
 
 /// How fast many agents join and come back, and what they cost a gateway while they are idle.

@@ -11,7 +11,7 @@ const MOST_OF_BLOCK: usize = 512 << 10;
 /// A block that holds less is none, or holds nothing that is looked for.
 const LEAST: usize = 8;
 
-/// Every stream that begins in the data: its kind, where, and what is in it.
+/// Every stream that says what it is and begins in the data: its kind, where, and what is in it.
 pub(super) fn streams(data: &[u8]) -> impl Iterator<Item = (&'static str, usize, Vec<u8>)> {
     let gzip = found(data, &[0x1f, 0x8b, 8]).map(|at| ("gzip", at, all(flate2::read::GzDecoder::new(&data[at..]))));
     // A window of 32 KiB, at each of the four levels (RFC 1950, section 2.2).
@@ -19,7 +19,7 @@ pub(super) fn streams(data: &[u8]) -> impl Iterator<Item = (&'static str, usize,
         found(data, &[0x78, level]).map(|at| ("zlib", at, all(flate2::read::ZlibDecoder::new(&data[at..]))))
     });
     let zstd = found(data, &[0x28, 0xb5, 0x2f, 0xfd]).map(|at| ("zstd", at, zstd(&data[at..])));
-    gzip.chain(zlib).chain(zstd).chain(blocks(data)).filter(|(_, _, content)| content.len() >= LEAST)
+    gzip.chain(zlib).chain(zstd).filter(|(_, _, content)| content.len() >= LEAST)
 }
 
 fn found<'a>(data: &'a [u8], magic: &[u8]) -> impl Iterator<Item = usize> + use<'a> {
@@ -42,10 +42,22 @@ fn all(mut stream: impl Read) -> Vec<u8> {
     content
 }
 
-/// LZ4 blocks have no mark. One is tried wherever the first sequence of one can be; nearly everything else is no block
-/// after it. One without any match needs no undoing.
-fn blocks(data: &[u8]) -> impl Iterator<Item = (&'static str, usize, Vec<u8>)> {
-    (0..data.len()).filter(|at| begins(data, *at)).map(|at| ("lz4", at, block(&data[at..])))
+/// LZ4 blocks have no mark. One is tried wherever the first sequence of one can be, and all of them are given together,
+/// a zero between two: nearly everything else is no block after a sequence or two. A block without any match needs no
+/// undoing.
+pub(super) fn blocks(data: &[u8]) -> Vec<u8> {
+    let (mut all, mut seen) = (Vec::new(), vec![false; data.len()]);
+    for at in 0..data.len() {
+        // What follows a sequence that was undone before is undone already.
+        if !seen[at] && begins(data, at) {
+            let content = block(data, at, &mut seen);
+            if content.len() >= LEAST {
+                all.extend_from_slice(&content);
+                all.push(0);
+            }
+        }
+    }
+    all
 }
 
 /// Whether literals stand here, and a match behind them that is of these.
@@ -69,9 +81,13 @@ fn begins(data: &[u8], at: usize) -> bool {
     offset != 0 && offset <= literals
 }
 
-fn block(mut data: &[u8]) -> Vec<u8> {
-    let mut content = Vec::new();
-    while content.len() < MOST_OF_BLOCK && sequence(&mut data, &mut content).is_some() {}
+fn block(data: &[u8], at: usize, seen: &mut [bool]) -> Vec<u8> {
+    let (mut content, mut rest) = (Vec::new(), &data[at..]);
+    while content.len() < MOST_OF_BLOCK && sequence(&mut rest, &mut content).is_some() {
+        if let Some(seen) = seen.get_mut(data.len() - rest.len()) {
+            *seen = true;
+        }
+    }
     content
 }
 
@@ -82,8 +98,13 @@ fn sequence(data: &mut &[u8], content: &mut Vec<u8>) -> Option<()> {
     content.extend_from_slice(data.split_off(..literals)?);
     let offset = usize::from(u16::from_le_bytes(data.split_off(..2)?.try_into().ok()?));
     let from = content.len().checked_sub(offset).filter(|_| offset != 0)?;
-    let copied = length(token & 15, data)? + 4;
-    (from..from + copied.min(MOST_OF_BLOCK)).for_each(|at| content.push(content[at]));
+    let mut left = (length(token & 15, data)? + 4).min(MOST_OF_BLOCK);
+    while left > 0 {
+        // A match may reach into what it makes.
+        let copied = left.min(content.len() - from);
+        content.extend_from_within(from..from + copied);
+        left -= copied;
+    }
     Some(())
 }
 

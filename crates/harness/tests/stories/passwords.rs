@@ -121,7 +121,7 @@ fn behind_a_hostile_gateway(estate: &mut Estate) -> Between {
         estate.meeting.wait(agent, &hash(PASSWORD));
     }
     wait::until("both accounts", LIMIT, || (accounts(estate.group.agent(0)).len() == 2).then_some(()));
-    (0..2).for_each(|agent| drop(estate.group.agent(agent).stop()));
+    (0..2).for_each(|agent| assert!(estate.group.agent(agent).stop().success()));
     estate.group.gateway(0).stop();
     let mut gateway = Between::new(&mut estate.group);
     estate.group.agent(0).start();
