@@ -1,5 +1,6 @@
 //! Stories: what a user would tell, through the real programs, one file each.
 
+mod accounts;
 mod alert_crosses_gateway;
 mod approval;
 mod at_rest;

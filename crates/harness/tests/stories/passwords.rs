@@ -37,7 +37,7 @@ fn read(document: &[u8]) -> Document {
 }
 
 /// The accounts that an agent was sent.
-fn accounts(agent: &Daemon) -> Vec<SecureData> {
+pub(crate) fn accounts(agent: &Daemon) -> Vec<SecureData> {
     read(&fs::read(kept(agent)).unwrap()).content.accounts
 }
 

@@ -26,6 +26,8 @@ use crate::joining::{JoinDesk, WithoutToken};
 use crate::operating::accounts::Policy;
 use crate::store::{Commit, Open, Opened, Store};
 
+mod accounts;
+
 const A: Epoch = Epoch([0xa; 16]);
 const NOW: u64 = 1_732_246_800_000;
 

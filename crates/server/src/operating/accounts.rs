@@ -53,7 +53,8 @@ pub fn create(order: &AccountOrder, taken: &Taken, policy: Policy, view: &View) 
         return refuse(Kind::Conflict, format!("there is an account {} already", order.name), &next);
     }
     if view.run_as().account(taken.id).is_some() || taken.replaces != 0 {
-        return refuse(Kind::Conflict, "an account with this id is there already", "run it again");
+        let next = "run it again: `wardline account create`";
+        return refuse(Kind::Conflict, "an account with this id is there already", next);
     }
     if view.run_as().accounts().count() >= ACCOUNTS {
         let next = "delete one: `wardline account list`, `wardline account delete NAME`";
@@ -82,7 +83,8 @@ pub fn update(name: &str, change: &AccountChange, taken: Option<&Taken>, policy:
     let user = change.user.as_deref().or(known.user.as_deref()).unwrap_or_default();
     if let Some(taken) = taken {
         if (taken.id, taken.replaces) != (known.id, known.version) || taken.version <= known.version {
-            return refuse(Kind::Conflict, format!("account {name} has changed in the meantime"), "run it again");
+            let next = format!("look at it, then run it again: `wardline account show {name}`");
+            return refuse(Kind::Conflict, format!("account {name} has changed in the meantime"), &next);
         }
         if taken.kind.as_str() != known.kind {
             let detail = format!("account {name} is of kind {}, and that cannot change", known.kind);
