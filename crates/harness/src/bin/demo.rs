@@ -367,8 +367,10 @@ impl Tour {
                 same(what, receipt[what].is_null(), false)?;
             }
             let explained = self.ask(&["profile", "explain", "web"])?;
-            let agents: Vec<_> = rows(&explained).map(|row| word(&row["agent"])).collect();
-            same("agents that the profile is about", agents.join(", "), "agent1.test")
+            let used = |row: &&Value| row["agent"] == "agent1.test" && row["state"] == "used";
+            let others = rows(&explained).filter(|row| row["state"] != "undistributed").count();
+            same("agents that use it", rows(&explained).filter(used).count(), 1)?;
+            same("agents that have it", others, 1)
         })
     }
 

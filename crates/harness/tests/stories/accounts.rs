@@ -98,7 +98,8 @@ fn a_receipt_says_sent_opened_used() {
     let has = |receipt: &Value, fields: &[&str]| fields.iter().all(|field| receipt[field].is_string());
     let first = wait::until("a receipt of its use", LIMIT, || {
         let found = receipts(&estate);
-        let used = found.first().is_some_and(|receipt| has(receipt, &["sent_at", "opened_at", "used_since", "used_at"]));
+        let used =
+            found.first().is_some_and(|receipt| has(receipt, &["sent_at", "opened_at", "used_since", "used_at"]));
         used.then(|| found[0].clone())
     });
     assert_eq!((&first["agent"], &first["workflow"]), (&"agent1.test".into(), &"web-agent1/login".into()));

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, params};
 use wardline_harness::estate::{Estate, hash, sealing_keys};
 use wardline_harness::group::Group;
+use wardline_harness::search::Search;
 use wardline_harness::{Daemon, program, scratch, wait};
 use wardline_proto::configuration::{Configuration as Document, Form, SecureData};
 use wardline_proto::message::{self, Context, SealingConfirmed, SealingKey, Signed, decode, encode};
@@ -18,7 +19,7 @@ use wardline_proto::{GroupId, Kind, Role};
 use wardline_secrets::authority::Validity;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::sealing::SealingKey as Pair;
-use wardline_secrets::signature::SigningKey;
+use wardline_secrets::signature::{SigningKey, random};
 use wardline_secrets::view::entry;
 
 use crate::configuration::{Between, issue, with};
@@ -372,4 +373,63 @@ fn a_deleted_certificate_is_made_again() {
     assert!(estate.group.agent(0).wait_event(40182).text.contains(&second[0]));
     estate.update(PASSWORD);
     estate.meeting.wait("agent1.test", &hash(PASSWORD));
+}
+
+#[test]
+fn a_gateway_that_keeps_every_byte_learns_no_password() {
+    // Made here: a text of this program stands in the program.
+    let password = format!("{:032x}", u128::from_be_bytes(random()));
+    let decoy = format!("decoy-{:032x}", u128::from_be_bytes(random()));
+    let mut estate = Estate::lay(Group::builder().agents(2).tapped(), 2);
+    estate.group.start();
+    let before = Search::of("the password", password.as_bytes());
+    // It is given while the gateway looks, and used again and again.
+    estate.account(&password, "agent1.test");
+    let script = r#"secret=$(cat "$CREDENTIALS_DIRECTORY/password")
+                    echo "$$" >"$1.new" && mv "$1.new" "$1"
+                    while [ ! -e "$1-go" ]; do sleep 0.02; done
+                    printf 'OK %s|%s\n' "$secret" "$(printf ann:%s "$secret" | base64 -w0)""#;
+    estate.check("agent1.test", "web", script);
+    wait::until("the plugin runs", LIMIT, || estate.meeting.said("agent1.test"));
+    // The control: whoever uses it has it, for as long as it is used. The agent takes it out of what the plugin says.
+    before.memory(estate.group.agent(0).pid()).finds_it();
+
+    let places: Vec<_> = [estate.group.folder().to_owned()].into();
+    let gateway = estate.group.gateway(0).pid();
+    before.memory(gateway).finds_nothing();
+    before.files(&places).finds_nothing();
+    for child in ["agent1.test", "agent2.test", "gw1.test"] {
+        before.tap(child, estate.group.tap(child)).finds_nothing();
+    }
+    // Others know it no better: neither the server, once it rests there, nor an agent that it is not for.
+    before.memory(estate.group.server().pid()).finds_nothing();
+    before.memory(estate.group.agent(1).pid()).finds_nothing();
+
+    // When the plugin has ended it is nowhere any more, whatever the plugin said.
+    estate.group.done(&["pack", "remove", "web-agent1"]);
+    fs::write(estate.meeting.path().join("agent1.test-go"), "").unwrap();
+    wait::until("the plugin has ended", LIMIT, || estate.helper.processes().is_empty().then_some(()));
+    wait::until("the agent has forgotten it", LIMIT, || {
+        before.memory(estate.group.agent(0).pid()).findings.is_empty().then_some(())
+    });
+    before.files(&places).finds_nothing();
+
+    // The control of the search: what really passes the gateway, and what lies there, it finds, however it is written.
+    let control = Search::of("the decoy", decoy.as_bytes());
+    let config = estate.group.gateway(0).config();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("# {decoy}\n{text}")).unwrap();
+    control.files(&places).finds_it();
+    estate.group.gateway(0).stop();
+    fs::write(&config, &text).unwrap();
+    let folder = estate.group.gateway(0).state().join(&decoy);
+    fs::create_dir(&folder).unwrap();
+    control.files(&places).finds_it();
+    fs::remove_dir(&folder).unwrap();
+    let runtime = estate.group.gateway(0).runtime().join(&decoy).display().to_string();
+    fs::write(&config, text.replacen("runtime_dir = ", &format!("runtime_dir = {runtime:?} # "), 1)).unwrap();
+    estate.group.gateway(0).spawn();
+    wait::until("the gateway has the decoy", LIMIT, || {
+        (!control.memory(estate.group.gateway(0).pid()).findings.is_empty()).then_some(())
+    });
 }
