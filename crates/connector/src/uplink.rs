@@ -238,6 +238,8 @@ impl Talk<'_> {
             Kind::Answer => self.answer(&decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Configuration => self.configuration(decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Ack => self.acknowledge(&decode(&message.body).ok_or_else(garbled)?).await,
+            // Before a server has answered on this way nothing was said to it.
+            Kind::SealingConfirmed if self.duty.is_none() => Ok(()),
             Kind::SealingConfirmed => {
                 let said = decode(&message.body).ok_or_else(garbled)?;
                 self.link.sealing.confirmed(&said).map_or_else(|reason| self.forged(reason), Ok)

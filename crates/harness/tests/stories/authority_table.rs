@@ -11,7 +11,8 @@ use wardline_harness::pki::Credential;
 use wardline_harness::{Daemon, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Batch, BatchHeader, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, RouteOpen, Signed, Way, encode,
+    Batch, BatchHeader, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, RouteOpen, SealingKey, Signed,
+    Way, encode,
 };
 use wardline_proto::{Kind, Role};
 use wardline_secrets::signature::{SigningKey, random};
@@ -114,6 +115,10 @@ fn said(key: &SigningKey, agent: &str, kind: Kind) -> Bytes {
         Kind::Hop => {
             let hop = Hop { reporter: agent.into(), peer: "srv1.test".into(), ..Hop::default() };
             encode(&key.signed(Context::Hop, encode(&hop)))
+        }
+        Kind::SealingKey => {
+            let own = SealingKey { name: agent.into(), role: "agent".into(), ..SealingKey::default() };
+            encode(&key.signed(Context::SealingCert, encode(&own)))
         }
         Kind::Batch => {
             let header = encode(&BatchHeader { agent: agent.into(), ..BatchHeader::default() });

@@ -435,7 +435,7 @@ alert_on = "warning"
 name = "login"
 program = ["/bin/sh", "-c", "echo it has run"]
 every = "250ms"
-run_as = "Web shop"
+run_as = "web-shop"
 extra_opts = { section = "check_http", options = { authorization = "{user}:{password}" } }
 [check.monitor]
 alert_on = "warning"
@@ -461,9 +461,9 @@ fn plugins_of_an_agent_run_as_users_of_their_own_or_not_at_all() {
     group.start();
     assert!(group.agent(0).wait_event(40150).text.contains(&format!("own user, {user}")));
     assert_eq!(state(&group, "am-i", "uid"), format!("uid {user}"));
-    state(&group, "login", "of the profile Web shop: plugins run under the agent's own user");
+    state(&group, "login", "of the profile web-shop: plugins run under the agent's own user");
     let said = group.agent(0).wait_event(40152).text;
-    assert!(said.contains("check who/login does not run: it needs a credential of the profile Web shop"), "{said}");
+    assert!(said.contains("check who/login does not run: it needs a credential of the profile web-shop"), "{said}");
     let (well, shown) = group.agent(0).doctor(None);
     assert!(well && shown.contains("! plugins run under the agent's own user"), "{shown}");
 
@@ -474,8 +474,8 @@ fn plugins_of_an_agent_run_as_users_of_their_own_or_not_at_all() {
     let socket = helper.socket().display().to_string();
     group.agent(0).configure(&format!("runas = \"{socket}\""));
     group.agent(0).start();
-    let said = group.agent(0).wait_event(40152).text;
-    assert!(said.contains("profile Web shop, and no account is bound to it for this host"), "{said}");
+    let said = group.agent(0).wait_event(1107).text;
+    assert!(said.contains("check who/login") && said.contains("profile web-shop"), "{said}");
     let number = |text: &str| text.strip_prefix("uid ").and_then(|number| number.parse().ok());
     wait::until("a user of its own", LIMIT, || {
         let text = group.sql::<String>("SELECT text FROM state WHERE monitor = 'who/am-i'").pop()?;
