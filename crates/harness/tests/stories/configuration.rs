@@ -429,10 +429,15 @@ fn a_configuration_for_another_is_refused() {
     assert_eq!([packs(&own), packs(&another)], [[true, false], [true; 2]]);
     gateway.refused(group.agent(0), "another's", 40082, &another);
     let duty = group.key("srv1.test", "duty");
+    // What the server never signs: of everything that says whose it is, one thing is another's.
     let document = String::from_utf8(another.document.to_vec()).unwrap();
-    let mixed =
-        with(&another, document, &duty, Context::Config, &Issue { agent: "agent1.test".into(), ..issue(&another) });
+    let (agent, identity) = ("agent1.test".to_owned(), issue(&own).identity);
+    let mixed = with(&another, document, &duty, Context::Config, &Issue { agent, identity, ..issue(&another) });
     gateway.refused(group.agent(0), "another's document", 40082, &mixed);
+    let document = String::from_utf8(own.document.to_vec()).unwrap();
+    let named = Issue { agent: "agent2.test".into(), ..issue(&own) };
+    let named = with(&own, document, &duty, Context::Config, &named);
+    gateway.refused(group.agent(0), "its own, signed for another", 40082, &named);
     // What the server signed for a host of this name that had another identity key.
     let former = Issue { identity: issue(&another).identity, ..issue(&own) };
     let document = String::from_utf8(own.document.to_vec()).unwrap();

@@ -130,12 +130,24 @@ fn a_gateway_speaks_only_for_its_agents() {
         let body = if kind == Kind::Batch { &batch } else { &position };
         other.say(kind, refused, body);
     }
-    // On the route of an agent that it may speak for, they are another's.
-    let second = group.key("agent2.test", "identity");
+    // On the route of an agent that it may speak for, they are another's. Neither the name alone makes them its own, nor
+    // the key.
+    let [first, second] = ["agent1.test", "agent2.test"].map(|agent| group.key(agent, "identity"));
     let said = decode::<Signed>(&position).and_then(|signed| decode::<Position>(&signed.payload)).unwrap();
-    let genuine = Position { agent: "agent2.test".into(), ..said };
-    let genuine = encode(&second.signed(Context::Position, encode(&genuine)));
-    for (kind, body) in [(Kind::Position, &position), (Kind::Batch, &batch), (Kind::Heartbeat, &position)] {
+    let signed = |by: &SigningKey, agent: &str| {
+        encode(&by.signed(Context::Position, encode(&Position { agent: agent.into(), ..said.clone() })))
+    };
+    let (genuine, by_name, by_key) =
+        (signed(&second, "agent2.test"), signed(&first, "agent2.test"), signed(&second, "agent1.test"));
+    for (kind, body) in [
+        (Kind::Position, &position),
+        (Kind::Position, &by_name),
+        (Kind::Position, &by_key),
+        (Kind::Batch, &batch),
+        (Kind::Heartbeat, &position),
+        (Kind::Heartbeat, &by_name),
+        (Kind::Heartbeat, &by_key),
+    ] {
         let mark = group.server().mark();
         let route = other.open("agent2.test", &[]);
         // The control: what that agent said itself is heard.

@@ -182,6 +182,11 @@ fn a_log_rolled_back_is_noticed_by_server_and_agent() {
     assert_eq!(kept(estate.agent()), before);
     assert!(estate.agent().events_since(mark).iter().all(|event| event.number != 21025));
     assert_eq!(estate.group.server().events().iter().filter(|event| event.number == 40103).count(), 1);
+    // A server that starts anew is told anew, and raises no other.
+    estate.group.server().restart();
+    estate.group.server().wait_event(40103);
+    estate.line();
+    assert_eq!(estate.alerts(), 1);
     assert_eq!(head.with_file_name("claimed").metadata().unwrap().mode() & 0o7777, 0o600);
 
     // On purpose: not beside a running server, and not without a word.
