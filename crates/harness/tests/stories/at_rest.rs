@@ -12,7 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use wardline_harness::group::{Group, sql};
 use wardline_harness::program::{fails, succeeds};
-use wardline_harness::{Daemon, Log, private, program, scratch, wait};
+use wardline_harness::{Daemon, private, program, scratch, wait};
 use wardline_secrets::protect::is_protected;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -211,24 +211,25 @@ fn the_roots_key_goes_offline_and_comes_back() {
     group.server().start();
     let (inside, outside) = (group.server().state().join("root.key"), group.folder().join("root.key"));
     let content = private::read(&inside);
-    let export = |group: &mut Group, to: &Path| {
+    let (config, folder) = (group.server().config(), group.folder().to_owned());
+    let export = |to: &Path| {
         let mut command = Command::new(program::find("wardline-server"));
-        command.arg("export-root").arg("--config").arg(group.server().config()).arg("--to").arg(to);
+        command.arg("export-root").arg("--config").arg(&config).arg("--to").arg(to);
         command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).output().unwrap()
     };
     // Nothing is overwritten, and what cannot be written costs nothing.
     scratch::write(&outside, "something else", 0o600);
-    fails(&export(&mut group, &outside), "40135");
-    fails(&export(&mut group, &group.folder().join("missing/root.key")), "40135");
+    fails(&export(&outside), "40135");
+    fails(&export(&folder.join("missing/root.key")), "40135");
     assert_eq!((private::read(&inside), fs::read(&outside).unwrap()), (content.clone(), b"something else".to_vec()));
     fs::remove_file(&outside).unwrap();
-    let exported = export(&mut group, &outside);
+    let exported = export(&outside);
     assert!(exported.status.success() && program::said(&exported).contains("40136"), "{}", program::said(&exported));
     // Any machine opens it, and this one has it not.
     assert_eq!((fs::read(&outside).unwrap(), inside.exists()), (content, false));
     let key = Command::new("openssl").args(["pkey", "-noout", "-in"]).arg(&outside).output().unwrap();
     succeeds(&key);
-    fails(&export(&mut group, &group.folder().join("again.key")), "root.key");
+    fails(&export(&folder.join("again.key")), "root.key");
     fails(&group.wardline(&["ca", "rotate"]), "40091");
     fs::copy(&outside, &inside).unwrap();
     succeeds(&group.wardline(&["ca", "rotate"]));
