@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use wardline_connector::accounts::Accounts;
 use wardline_connector::journal;
 use wardline_connector::outbox::Outbox;
 use wardline_packs::Pack;
@@ -11,7 +12,7 @@ use wardline_proto::configuration::{Configuration, Content};
 use wardline_proto::event::Event;
 
 use crate::clock::Measure;
-use crate::workflow::{self, Ended};
+use crate::workflow::{self, Ended, Plugins};
 
 /// The packs of a configuration, on a host whose own configuration file names these.
 ///
@@ -41,28 +42,46 @@ pub fn packs<'a>(own: impl IntoIterator<Item = &'a str>, content: &Content) -> R
 pub async fn run(
     own: Vec<Pack>,
     mut active: watch::Receiver<Option<Arc<Configuration>>>,
+    accounts: Arc<Accounts>,
+    plugins: Plugins,
     measure: Arc<Option<Measure>>,
     outbox: Outbox,
     stop: CancellationToken,
 ) -> Result<(), Ended> {
     let names: Vec<_> = own.iter().map(|pack| pack.name.clone()).collect();
-    let host = workflow::run(own, Arc::clone(&measure), outbox.clone(), stop.clone());
+    let host = workflow::run(own, plugins.clone(), Arc::clone(&measure), outbox.clone(), stop.clone());
     tokio::pin!(host);
     loop {
         let configuration = active.borrow_and_update().clone();
+        // Its workflows find the accounts that come with it.
+        if !taken(&accounts, configuration.as_deref(), &outbox).await {
+            return host.await;
+        }
         // It was checked when it was taken.
         let given = configuration.as_ref().and_then(|c| packs(names.iter().map(String::as_str), &c.content).ok());
         say(configuration.as_deref());
         let turn = stop.child_token();
-        let turning = workflow::run(given.unwrap_or_default(), Arc::clone(&measure), outbox.clone(), turn.clone());
+        let (given, measure, outbox) = (given.unwrap_or_default(), Arc::clone(&measure), outbox.clone());
+        let turning = workflow::run(given, plugins.clone(), measure, outbox.clone(), turn.clone());
         tokio::pin!(turning);
+        let replaced = async {
+            loop {
+                match next(&mut active, configuration.as_deref()).await {
+                    (_, true) => return,
+                    // The accounts that come with it are the workflows' from their next run on.
+                    (now, false) if taken(&accounts, now.as_deref(), &outbox).await => say(now.as_deref()),
+                    // The queue has ended, and the workflows with it.
+                    (_, false) => std::future::pending().await,
+                }
+            }
+        };
         tokio::select! {
             ended = &mut host => {
                 turn.cancel();
                 return turning.await.and(ended);
             }
             ended = &mut turning => return ended,
-            () = replaced(&mut active, configuration.as_deref()) => {}
+            () = replaced => {}
         }
         turn.cancel();
         tokio::select! {
@@ -83,22 +102,27 @@ fn say(configuration: Option<&Configuration>) {
     }
 }
 
-/// Returns when there is a configuration with other packs. For others the workflows need not be stopped.
-async fn replaced(active: &mut watch::Receiver<Option<Arc<Configuration>>>, before: Option<&Configuration>) {
-    let packs =
-        |configuration: Option<&Configuration>| configuration.map(|c| c.content.packs.clone()).unwrap_or_default();
-    let before = packs(before);
-    loop {
-        if active.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        let now = active.borrow_and_update().clone();
-        if packs(now.as_deref()) != before {
-            // It is looked at again by whoever waits.
-            return;
-        }
-        say(now.as_deref());
+/// Takes the accounts of a configuration; whether the program goes on.
+async fn taken(accounts: &Arc<Accounts>, configuration: Option<&Configuration>, outbox: &Outbox) -> bool {
+    match configuration {
+        Some(configuration) => accounts.take(&configuration.content, outbox).await.is_ok(),
+        None => true,
     }
+}
+
+/// Waits for the next configuration; whether it has other packs. For the same ones the workflows need not be stopped.
+async fn next(
+    active: &mut watch::Receiver<Option<Arc<Configuration>>>,
+    before: Option<&Configuration>,
+) -> (Option<Arc<Configuration>>, bool) {
+    let packs = |configuration: Option<&Configuration>| configuration.map(|c| c.content.packs.clone());
+    if active.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    // One with other packs is looked at again by whoever waits.
+    let now = active.borrow().clone();
+    let other = packs(now.as_deref()).unwrap_or_default() != packs(before).unwrap_or_default();
+    (now, other)
 }
 
 #[cfg(test)]
@@ -116,6 +140,8 @@ mod tests {
             role: Role::Agent,
             recovery: None,
             parents: vec![],
+            run_as: vec![],
+            accounts: vec![],
             packs: packs.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())).collect(),
         };
         let (a, b) = (("a", "[pack]\nname = \"a\"\n"), ("b", "[pack]\nname = \"b\"\n"));
@@ -139,19 +165,21 @@ mod tests {
                 role: Role::Agent,
                 recovery: None,
                 parents: parents.iter().map(|name| name.parse().unwrap()).collect(),
+                run_as: vec![],
+                accounts: vec![],
                 packs: vec![("a".into(), text.into())],
             };
             Some(Arc::new(Configuration { cookie: Digest([version; 32]), version: version.into(), content }))
         };
         let (sender, mut active) = watch::channel(configuration(1, &[], "a"));
         let before = active.borrow_and_update().clone();
-        let mut waiting = std::pin::pin!(replaced(&mut active, before.as_deref()));
-        let patience = std::time::Duration::from_millis(50);
-        for other in [configuration(2, &["gw1.test"], "a"), configuration(3, &[], "a")] {
-            sender.send_replace(other);
-            assert!(tokio::time::timeout(patience, &mut waiting).await.is_err());
+        for (to, other) in [
+            (configuration(2, &["gw1.test"], "a"), false),
+            (configuration(3, &[], "a"), false),
+            (configuration(4, &[], "b"), true),
+        ] {
+            sender.send_replace(to.clone());
+            assert_eq!(next(&mut active, before.as_deref()).await, (to, other));
         }
-        sender.send_replace(configuration(4, &[], "b"));
-        waiting.await;
     }
 }

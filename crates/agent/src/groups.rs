@@ -10,11 +10,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use wardline_connector::accounts::Accounts;
 use wardline_connector::config::StateFolder;
 use wardline_connector::configuration::Configured;
 use wardline_connector::home::{self, Found, Member};
 use wardline_connector::outbox::Outbox;
 use wardline_connector::queue::Queue;
+use wardline_connector::sealing::Sealing;
 use wardline_connector::uplink::Uplink;
 use wardline_connector::{journal, signals};
 use wardline_packs::Pack;
@@ -25,12 +27,15 @@ use wardline_secrets::protect::Vault;
 
 use crate::clock::Measure;
 use crate::configured;
+use crate::given::Given;
+use crate::plugin::Runner;
+use crate::workflow::Plugins;
 
 /// How long looks at the host that hang in the kernel are waited for at the end. They cannot be ended.
 const HANGING: Duration = Duration::from_secs(1);
 
 /// What is the same in every group of a host.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Host {
     /// Who the agent is.
     pub own: Identity,
@@ -42,6 +47,8 @@ pub struct Host {
     pub queue_budget: u64,
     /// Where alerts are measured.
     pub measure: Arc<Option<Measure>>,
+    /// How plugins are run.
+    pub runner: Runner,
 }
 
 /// A group that is ready to run.
@@ -49,6 +56,8 @@ struct Group {
     member: Member,
     queue: Queue,
     outbox: Outbox,
+    sealing: Arc<Sealing>,
+    accounts: Arc<Accounts>,
     host: Host,
 }
 
@@ -65,7 +74,7 @@ struct Place {
 ///
 /// # Errors
 /// The only group cannot be run, or none of several.
-pub fn run(found: Vec<Found>, state: &StateFolder, host: &Host, started: Event) -> Result<(), Event> {
+pub fn run(found: Vec<Found>, state: &StateFolder, host: &Host, started: Vec<Event>) -> Result<(), Event> {
     let (vault, state) = (state.vault(), state.path().to_owned());
     let unusable =
         |error: io::Error| Event::StateFolderInUse { path: state.display().to_string(), reason: error.to_string() };
@@ -105,9 +114,9 @@ fn runtime(place: &Place) -> io::Result<Runtime> {
 }
 
 /// Runs groups, each on its own threads, until the program is told to stop or none is left.
-async fn until_stopped(groups: Vec<(tokio::runtime::Handle, Place, Group)>, started: Event) -> Result<(), Event> {
+async fn until_stopped(groups: Vec<(tokio::runtime::Handle, Place, Group)>, started: Vec<Event>) -> Result<(), Event> {
     let stopped = signals::wait();
-    journal::emit(started);
+    started.into_iter().for_each(journal::emit);
     let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
     for (runtime, place, group) in groups {
         let stop = stop.child_token();
@@ -163,26 +172,31 @@ impl Group {
         let queue = Queue::open(vault, &file, name, group, key, host.queue_budget);
         let (queue, outbox, _thread) = queue
             .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
-        Ok(Self { member, queue, outbox, host })
+        let (name, group, by) = (host.own.clone(), member.membership.name.clone(), Arc::clone(&member.identity));
+        let sealing = Sealing::open(name, group, member.root.clone(), by, &member.folder, vault.clone())?;
+        let accounts = Accounts::open(Arc::clone(&sealing), &member.folder);
+        Ok(Self { member, queue, outbox, sealing, accounts, host })
     }
 
     /// Runs it until `stop`.
     async fn run(self, stop: CancellationToken) -> Result<(), Event> {
-        let Self { member, queue, outbox, host } = self;
-        let Member { membership, folder, credential, identity, root, vault, renewal } = member;
-        let Host { own, packs, heartbeat, measure, .. } = host;
+        let Self { member, queue, outbox, sealing, accounts, host } = self;
+        let Member { membership, folder, credential, identity, root, renewal, .. } = member;
+        let Host { own, packs, heartbeat, measure, runner, .. } = host;
+        let given = Given::new(Arc::clone(&accounts), outbox.clone());
+        let plugins = Plugins { runner, credentials: Arc::new(given) };
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
         }
         let names: Vec<_> = packs.iter().map(|pack| pack.name.clone()).collect();
         let check = move |content: &Content| configured::packs(names.iter().map(String::as_str), content).map(drop);
-        let group = membership.name.clone();
-        let configured =
-            Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(check));
+        tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
+        let configured = Configured::open(&sealing, folder, Box::new(check));
         let active = configured.active();
-        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
+        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         let mut uplink = tokio::spawn(uplink.run(stop.clone()));
-        let mut workflows = tokio::spawn(configured::run(packs, active, measure, outbox, stop.clone()));
+        let mut workflows =
+            tokio::spawn(configured::run(packs, active, accounts, plugins, measure, outbox, stop.clone()));
         // Neither ends before it is told to, unless something in this program is broken: then it must not look alive.
         let ended = tokio::select! {
             biased;

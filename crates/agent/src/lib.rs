@@ -10,8 +10,12 @@
 //!      |
 //!      |   every interval                             whenever the file has grown
 //!      |                                                       |
-//!   plugin   runs a program            builtin  reads procfs   |
-//!      |     bounded in time, output      |     and statvfs    |
+//!   credentials  an account, opened       |                    |
+//!      v                                  |                    |
+//!   plugin   runs a program, by itself    |                    |
+//!      |     or by wardline-runas      builtin  reads procfs   |
+//!      v                                  |     and statvfs    |
+//!   scrub    takes the secrets out        |                    |
 //!      v                                  v                    v
 //!   outcome  <-- perfdata   health, text, samples           log_file   complete lines, position
 //!      |                                                       |
@@ -33,10 +37,13 @@ pub mod builtin;
 pub mod check;
 pub mod clock;
 pub mod configured;
+pub mod credentials;
+pub mod given;
 pub mod groups;
 pub mod log_file;
 pub mod monitor;
 pub mod outcome;
 pub mod perfdata;
 pub mod plugin;
+pub mod scrub;
 pub mod workflow;

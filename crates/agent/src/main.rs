@@ -6,15 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde::de::Error as _;
+use tokio::runtime::Builder;
 use wardline_agent::clock::Measure;
 use wardline_agent::groups::{self, Host};
+use wardline_agent::plugin::Runner;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
-use wardline_connector::{doctor, enroll, home, journal};
+use wardline_connector::doctor::Found;
+use wardline_connector::{certs, doctor, enroll, home, journal};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
+use wardline_runas::ask;
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::trust::Pin;
 
@@ -46,6 +51,13 @@ enum Command {
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/agent.toml")]
+        config: PathBuf,
+    },
+    /// Lists this host's certificates, as they are on disk: of the channel, and those by which it receives secrets. The
+    /// key of the latter is the one that event 7006 names.
+    Certs {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/agent.toml")]
         config: PathBuf,
@@ -92,9 +104,11 @@ struct Config {
     name: Name,
     #[serde(default = "state_dir")]
     state_dir: PathBuf,
-    // Kept for the folders of secrets that plugins will be handed.
+    // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
     #[serde(default = "runtime_dir", rename = "runtime_dir")]
     _runtime_dir: PathBuf,
+    #[serde(default, deserialize_with = "socket")]
+    runas: Option<PathBuf>,
     #[serde(default)]
     packs: Vec<PathBuf>,
     #[serde(default = "heartbeat", deserialize_with = "interval")]
@@ -132,6 +146,11 @@ fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     if BUDGET.contains(&size) { Ok(size) } else { Err(D::Error::custom("from 64KiB to 64GiB is allowed")) }
 }
 
+fn socket<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.is_absolute() { Ok(Some(path)) } else { Err(D::Error::custom("the absolute path of a socket is allowed")) }
+}
+
 fn main() -> ExitCode {
     if let Err(event) = config::no_dumps() {
         journal::emit(event);
@@ -142,8 +161,14 @@ fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(arguments),
         Command::Doctor { config } => {
-            let read = read(&config).map(|(Config { name, state_dir, group, .. }, _)| (name, state_dir, group));
-            return doctor::main(PROGRAM, Role::Agent, read);
+            let read = read(&config).map(|(config, _)| config);
+            let own = read.as_ref().ok().map(|config| plugins(config.runas.as_deref()));
+            let read = read.map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+            return doctor::main(PROGRAM, Role::Agent, read, own);
+        }
+        Command::Certs { config } => {
+            let read = config::read(&config).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
+            return certs::main(Role::Agent, read);
         }
     };
     match result {
@@ -152,6 +177,22 @@ fn main() -> ExitCode {
             journal::emit(event);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// How plugins are run here, and whether they can be.
+fn plugins(runas: Option<&Path>) -> Found {
+    let Some(socket) = runas else {
+        return Found::Note("plugins run under the agent's own user, and checks with `run_as` do not run".into());
+    };
+    let runtime = Builder::new_current_thread().enable_io().build();
+    match runtime.and_then(|runtime| runtime.block_on(ask::connect(socket))) {
+        Ok(_) => Found::Well("plugins run by wardline-runas, as users of their own".into()),
+        Err(error) => Found::Wrong {
+            step: format!("wardline-runas, by {}", socket.display()),
+            cause: error.to_string(),
+            next: "start wardline-runas, whose policy names the agent's user: docs/operations/run-as.md".into(),
+        },
     }
 }
 
@@ -187,12 +228,16 @@ fn run(path: &Path) -> Result<(), Event> {
     // It stays locked for as long as this runs.
     let state = StateFolder::open(&config.state_dir)?;
     let found = home::find(PROGRAM, path, config.group, &state)?;
-    let started = Event::Started {
+    let mut started = vec![Event::Started {
         program: PROGRAM.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         name: config.name.to_string(),
-    };
+    }];
     let own = Identity { name: config.name, role: Role::Agent };
     let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
-    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure }, started)
+    if config.runas.is_none() {
+        started.push(Event::PluginsUnderAgent { user: geteuid().to_string() });
+    }
+    let runner = Runner::new(config.runas);
+    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure, runner }, started)
 }

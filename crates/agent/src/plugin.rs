@@ -1,179 +1,162 @@
-//! Runs a program with the interface of monitoring plugins, so that whatever it does, it is over at its time limit.
+//! Runs a program with the interface of monitoring plugins: what to run, and the two ways to run it. Whatever the program
+//! does, it is over at its time limit.
+//!
+//! With `wardline-runas` beside the agent a plugin runs as a user of its own and gets its credential as files that only
+//! this user can read. Without it a plugin runs under the agent's own user, and gets no credential.
 
-use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
-use std::pin::pin;
-use std::process::{ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::process::Command;
 use tokio::time::timeout;
+use wardline_connector::journal;
+use wardline_proto::event::Event;
+use wardline_proto::runas::{Credential, Ended, OUTPUT_LIMIT, Request, WAIT_LIMIT};
+use wardline_runas::ask;
+use wardline_runas::bounded::{self, Printed};
 
+use crate::credentials::File;
 use crate::outcome::{Exit, Outcome};
+use crate::scrub::Scrubber;
 
-/// The most bytes that a plugin may print, standard output and standard error together.
-const OUTPUT_LIMIT: usize = 10 * 1024 * 1024;
-/// The most bytes that are kept of standard error.
-const STDERR_LIMIT: usize = 4 * 1024;
-/// How long the output of a plugin that has ended may stay open.
-const OPEN_LIMIT: Duration = Duration::from_secs(1);
-/// How long a process may take to be gone after SIGKILL. One that hangs in the kernel is left to the runtime, which
-/// collects it whenever it ends.
-const REAP_LIMIT: Duration = Duration::from_secs(1);
+/// How much longer than the program itself the helper may take: it may have to wait for a free user, and ends what is
+/// left.
+const HELPER: Duration = Duration::from_millis(WAIT_LIMIT + 10_000);
 
-/// Why a plugin gave no result.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("the plugin {path} cannot be started: {reason}")]
-    Start { path: String, reason: io::Error },
-    #[error("the plugin cannot be observed: {0}")]
-    Observe(#[from] io::Error),
-    #[error("the plugin took longer than {0:?} and was killed")]
-    TimeLimit(Duration),
-    #[error("the plugin printed more than 10 MiB and was killed")]
-    TooMuch,
-    #[error("the plugin ended but left a process behind that kept its output open; that was killed")]
-    LeftOpen,
-    #[error("the plugin cannot be ended: it hangs in the kernel")]
-    Stuck,
+/// What to run.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The program's absolute path.
+    pub path: &'a Path,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// How long it may run.
+    pub limit: Duration,
+    /// The local user that it runs as; none: a user that nothing else has.
+    pub user: Option<String>,
+    /// What it finds in its folder of credentials.
+    pub files: Vec<File>,
+    /// Takes what it must not say out of what it says.
+    pub scrubber: Scrubber,
 }
 
-/// Runs a program once. It gets a process group of its own, an empty standard input, an environment of nothing but
-/// `PATH` and `LC_ALL`, and `/` as its folder. When it has ended, or at its limit, or when the future is dropped, the
-/// whole group is killed; a process that left the group by making a session of its own is not in it any more. What goes
-/// wrong is told by the outcome.
-pub async fn run(path: &Path, arguments: &[String], limit: Duration) -> Outcome {
-    let mut printed = Printed::default();
-    match execute(path, arguments, limit, &mut printed).await {
-        Ok(status) => {
-            let exit = match status.code() {
-                Some(code) => Exit::Code(code),
-                None => Exit::Signal(status.signal().unwrap_or_default()),
-            };
-            Outcome::of_plugin(exit, &printed.stdout, &printed.stderr)
+/// How plugins are run on this host.
+#[derive(Clone, Debug)]
+pub enum Runner {
+    /// Under the agent's own user.
+    Own,
+    /// By the helper.
+    Helper(Helper),
+}
+
+/// The socket of `wardline-runas`.
+#[derive(Clone, Debug)]
+pub struct Helper {
+    socket: PathBuf,
+    /// Whether it could not be asked, and that was said.
+    away: Arc<AtomicBool>,
+}
+
+impl Runner {
+    /// By the helper that listens at `socket`, if there is one.
+    pub fn new(socket: Option<PathBuf>) -> Self {
+        socket.map_or(Self::Own, |socket| Self::Helper(Helper { socket, away: Arc::default() }))
+    }
+
+    /// Whether a plugin can be handed a credential.
+    pub const fn keeps_apart(&self) -> bool {
+        matches!(self, Self::Helper(_))
+    }
+
+    /// Runs a program once. It gets an empty standard input, an environment of nothing but `PATH`, `LC_ALL` and, with
+    /// credentials, `CREDENTIALS_DIRECTORY`, and `/` as its folder. When it has ended, or at its limit, or when the future
+    /// is dropped, it is killed with its process group; under a user of its own, with everything of that user. What goes
+    /// wrong is told by the outcome.
+    pub async fn run(&self, job: &Job<'_>) -> Outcome {
+        let result = match self {
+            Self::Own => own(job).await,
+            Self::Helper(helper) => helper.run(job).await,
+        };
+        match result {
+            Ok((exit, printed)) => {
+                let (stdout, stderr) = (job.scrubber.scrub(printed.stdout), job.scrubber.scrub(printed.stderr));
+                Outcome::of_plugin(exit, &stdout, &stderr)
+            }
+            Err(reason) => Outcome::failed(reason),
         }
-        Err(failure) => Outcome::failed(failure.to_string()),
     }
 }
 
-async fn execute(
-    path: &Path,
-    arguments: &[String],
-    limit: Duration,
-    printed: &mut Printed,
-) -> Result<ExitStatus, Failure> {
-    let start = |reason| Failure::Start { path: path.display().to_string(), reason };
-    let child = Command::new(path)
-        .args(arguments)
+/// Runs a program under the agent's own user, in a process group of its own. A process that left the group by making a
+/// session of its own is not ended with it.
+async fn own(job: &Job<'_>) -> Result<(Exit, Printed), String> {
+    if job.user.is_some() || !job.files.is_empty() {
+        return Err("a plugin under the agent's own user gets no credential".into());
+    }
+    let mut command = Command::new(job.path);
+    command
+        .args(&job.arguments)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C.UTF-8")
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start)?;
-    let mut group = Group(child);
-    let pid = group.id().ok_or_else(|| start(io::Error::other("it has no process id")))?;
-    let (Some(stdout), Some(stderr)) = (group.0.stdout.take(), group.0.stderr.take()) else {
-        return Err(start(io::Error::other("it has no output")));
+        .process_group(0);
+    let mut printed = Printed::default();
+    let status = bounded::run(command, job.limit, OUTPUT_LIMIT, &mut printed).await;
+    let status = status.map_err(|failure| failure.to_string())?;
+    let exit = match status.code() {
+        Some(code) => Exit::Code(code),
+        None => Exit::Signal(status.signal().unwrap_or_default()),
     };
-    let watched = async {
-        let mut reading = pin!(printed.read(stdout, stderr));
-        tokio::select! {
-            read = &mut reading => {
-                read?;
-                ended(pid).await?;
+    Ok((exit, printed))
+}
+
+impl Helper {
+    async fn run(&self, job: &Job<'_>) -> Result<(Exit, Printed), String> {
+        let length = |file: &File| u32::try_from(file.content.len()).unwrap_or(u32::MAX);
+        let request = Request {
+            user: job.user.clone().unwrap_or_default(),
+            program: job.path.display().to_string(),
+            arguments: job.arguments.clone(),
+            time: u64::try_from(job.limit.as_millis()).unwrap_or(u64::MAX),
+            output: OUTPUT_LIMIT as u64,
+            credentials: job
+                .files
+                .iter()
+                .map(|file| Credential { name: file.name.clone(), length: length(file) })
+                .collect(),
+        };
+        let contents: Vec<&[u8]> = job.files.iter().map(|file| file.content.as_slice()).collect();
+        let asked = timeout(job.limit.saturating_add(HELPER), ask::ask(&self.socket, &request, &contents)).await;
+        let (answer, printed) = match asked {
+            Ok(Ok(answered)) => {
+                self.away.store(false, Ordering::Relaxed);
+                answered
             }
-            ended = ended(pid) => {
-                ended?;
-                timeout(OPEN_LIMIT, reading).await.map_err(|_| Failure::LeftOpen)??;
-            }
-        }
-        Ok(())
-    };
-    let result = timeout(limit, watched).await.unwrap_or(Err(Failure::TimeLimit(limit)));
-    group.kill();
-    let status = timeout(REAP_LIMIT, group.0.wait()).await;
-    result?;
-    Ok(status.map_err(|_| Failure::Stuck)??)
-}
-
-/// A child that leads a process group, which is killed with it.
-struct Group(Child);
-
-impl Group {
-    /// The group's id, as long as the child has not been collected: afterwards the number may be somebody else's.
-    fn id(&self) -> Option<Pid> {
-        self.0.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw)
-    }
-
-    fn kill(&self) {
-        if let Some(group) = self.id() {
-            // Fails only when nobody is left in it.
-            let _ = killpg(group, Signal::SIGKILL);
+            Ok(Err(error)) => return Err(self.unusable(&error.to_string())),
+            Err(_) => return Err(self.unusable("it does not answer")),
+        };
+        match answer.ended() {
+            Ended::Exit => Ok((Exit::Code(answer.number), printed)),
+            Ended::Signal => Ok((Exit::Signal(answer.number), printed)),
+            Ended::Failed | Ended::NotStarted => Err(answer.text),
+            Ended::Refused => Err(format!("wardline-runas refused to run the plugin: {}", answer.text)),
+            Ended::Unspecified => Err("wardline-runas gave an answer that says nothing".into()),
         }
     }
-}
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Returns when a child has ended, without collecting it: its group can still be killed by its number.
-async fn ended(pid: Pid) -> io::Result<()> {
-    let mut children = signal(SignalKind::child())?;
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-    while waitid(Id::Pid(pid), look)? == WaitStatus::StillAlive {
-        children.recv().await;
-    }
-    Ok(())
-}
-
-/// What a plugin has printed.
-#[derive(Default)]
-struct Printed {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Printed {
-    /// Reads both outputs to their ends.
-    async fn read(
-        &mut self,
-        mut stdout: impl AsyncRead + Unpin,
-        mut stderr: impl AsyncRead + Unpin,
-    ) -> Result<(), Failure> {
-        let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; 4 * 1024]);
-        let (mut out_open, mut err_open) = (true, true);
-        let mut total = 0_usize;
-        while out_open || err_open {
-            let (read, buffer, open, kept, limit) = tokio::select! {
-                read = stdout.read(&mut out), if out_open =>
-                    (read?, &out, &mut out_open, &mut self.stdout, OUTPUT_LIMIT),
-                read = stderr.read(&mut err), if err_open =>
-                    (read?, &err, &mut err_open, &mut self.stderr, STDERR_LIMIT),
-            };
-            *open = read > 0;
-            total = total.saturating_add(read);
-            if total > OUTPUT_LIMIT {
-                return Err(Failure::TooMuch);
-            }
-            let keep = read.min(limit.saturating_sub(kept.len()));
-            kept.extend_from_slice(buffer.get(..keep).unwrap_or_default());
+    /// Says that the helper cannot be asked, once until it can.
+    fn unusable(&self, reason: &str) -> String {
+        let path = self.socket.display().to_string();
+        if !self.away.swap(true, Ordering::Relaxed) {
+            journal::emit(Event::RunAsUnusable { path: path.clone(), reason: reason.to_owned() });
         }
-        Ok(())
+        format!("wardline-runas cannot be asked by {path}: {reason}")
     }
 }
 
@@ -189,6 +172,11 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
+    async fn run(path: &Path, arguments: &[String], limit: Duration) -> Outcome {
+        let (arguments, scrubber) = (arguments.to_vec(), Scrubber::default());
+        Runner::Own.run(&Job { path, arguments, limit, user: None, files: Vec::new(), scrubber }).await
+    }
+
     async fn shell(script: &str, limit: Duration) -> Outcome {
         run(Path::new("/bin/sh"), &["-c".into(), script.into()], limit).await
     }
@@ -202,7 +190,7 @@ mod tests {
     }
 
     /// A folder that is removed with its owner.
-    struct Folder(std::path::PathBuf);
+    struct Folder(PathBuf);
 
     impl Folder {
         fn new() -> Self {
@@ -287,6 +275,26 @@ mod tests {
             assert!(outcome.failed && outcome.text.contains(reason), "{outcome:?}");
             assert!(outcome.text.contains(&path.display().to_string()), "{outcome:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_credential_is_never_handed_to_a_plugin_under_the_agents_own_user() {
+        let file = File { name: "password".into(), content: zeroize::Zeroizing::new(b"secret".to_vec()) };
+        for (user, files) in [(Some("bin".into()), vec![]), (None, vec![file])] {
+            let (path, arguments) = (Path::new("/bin/echo"), vec!["OK".to_owned()]);
+            let job = Job { path, arguments, limit: LIMIT, user, files, scrubber: Scrubber::default() };
+            let outcome = Runner::Own.run(&job).await;
+            assert!(outcome.failed && outcome.text.contains("gets no credential"), "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_helper_that_it_is_to_ask_nothing_runs() {
+        let runner = Runner::new(Some("/nonexistent/runas.sock".into()));
+        let (path, arguments) = (Path::new("/bin/echo"), vec!["OK".to_owned()]);
+        let job = Job { path, arguments, limit: LIMIT, user: None, files: vec![], scrubber: Scrubber::default() };
+        let outcome = runner.run(&job).await;
+        assert!(outcome.failed && outcome.text.contains("/nonexistent/runas.sock: No such file"), "{outcome:?}");
     }
 
     #[tokio::test]

@@ -13,15 +13,19 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wardline_connector::journal;
 use wardline_connector::outbox::{Outbox, Stopped};
-use wardline_packs::{Check, Log, Pack, Probe};
+use wardline_packs::{Check, Log, Pack, Probe, RunAs};
+use wardline_proto::configuration::DEFAULT_PROFILE;
 use wardline_proto::event::Event;
+use wardline_proto::message::AccountId;
 
 use crate::builtin::Builtin;
 use crate::check::{self, Standing};
 use crate::clock::{self, Measure};
+use crate::credentials::{Credentials, Handed, Missing};
 use crate::log_file::{self, Follower};
 use crate::outcome::Outcome;
-use crate::plugin;
+use crate::plugin::{Job, Runner};
+use crate::scrub::Scrubber;
 
 /// The longest that a check waits for its first run.
 const FIRST_RUN_LIMIT: Duration = Duration::from_secs(1);
@@ -40,6 +44,15 @@ pub struct Ended {
     pub reason: String,
 }
 
+/// What workflows run plugins with.
+#[derive(Clone, Debug)]
+pub struct Plugins {
+    /// How.
+    pub runner: Runner,
+    /// Where their credentials come from.
+    pub credentials: Arc<dyn Credentials>,
+}
+
 /// Runs what packs, whose names differ, ask for, and puts what is found into the queue: until `stop`, or until the
 /// queue takes nothing any more. No workflow is left when it returns.
 ///
@@ -48,6 +61,7 @@ pub struct Ended {
 /// were stopped. The agent must not go on watching less than it was asked to.
 pub async fn run(
     packs: Vec<Pack>,
+    plugins: Plugins,
     measure: Arc<Option<Measure>>,
     outbox: Outbox,
     stop: CancellationToken,
@@ -56,7 +70,8 @@ pub async fn run(
     for pack in packs {
         for check in pack.checks {
             let source = format!("{}/{}", pack.name, check.name);
-            workflows.start(source.clone(), watch(source, check, Arc::clone(&measure), outbox.clone()));
+            workflows
+                .start(source.clone(), watch(source, check, plugins.clone(), Arc::clone(&measure), outbox.clone()));
         }
         for log in pack.logs {
             let source = format!("{}/{}", pack.name, log.name);
@@ -115,7 +130,13 @@ fn reason(error: JoinError) -> String {
 
 /// Looks again and again. A look that takes longer than the interval delays the next one; those that were missed
 /// meanwhile are left out.
-async fn watch(source: String, check: Check, measure: Arc<Option<Measure>>, outbox: Outbox) -> Stopped {
+async fn watch(
+    source: String,
+    check: Check,
+    plugins: Plugins,
+    measure: Arc<Option<Measure>>,
+    outbox: Outbox,
+) -> Stopped {
     let mut standing = Standing::new(source.clone(), check.monitor, outbox.remembered(&check::key(&source)));
     let mut builtin = match &check.probe {
         Probe::Builtin { subject, limits } => Some(Builtin::new(subject.clone(), *limits)),
@@ -125,13 +146,25 @@ async fn watch(source: String, check: Check, measure: Arc<Option<Measure>>, outb
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let outcome = look(&check, builtin.as_mut()).await;
+        let looked = look(&source, &check, &plugins, builtin.as_mut()).await;
+        let withheld = looked.as_ref().err().cloned();
+        let outcome = looked.unwrap_or_else(|Withheld { profile, missing }| {
+            Outcome::failed(format!("there is no credential of the profile {profile}: {missing}"))
+        });
         let decision = standing.decide(outcome, clock::now(), Uuid::now_v7());
         if let (Some(measure), Some(alert)) = (measure.as_ref(), decision.raised) {
             measure.note(alert);
         }
         if let Some(reason) = decision.failure {
-            journal::emit(Event::CheckFailed { workflow: source.clone(), reason });
+            let workflow = source.clone();
+            journal::emit(match withheld {
+                Some(Withheld { profile, missing }) => match missing {
+                    Missing::Unassigned => Event::ProfileUnassigned { workflow, profile },
+                    Missing::Undistributed => Event::AccountUndistributed { workflow, profile },
+                    Missing::Unusable(reason) => Event::CredentialWithheld { workflow, profile, reason },
+                },
+                None => Event::CheckFailed { workflow, reason },
+            });
         }
         if !decision.put.entries.is_empty()
             && let Err(stopped) = outbox.put(decision.put).await
@@ -141,11 +174,76 @@ async fn watch(source: String, check: Check, measure: Arc<Option<Measure>>, outb
     }
 }
 
-async fn look(check: &Check, builtin: Option<&mut Builtin>) -> Outcome {
+/// A check does not run, because it lacks the credential that it asks for.
+#[derive(Clone, Debug)]
+struct Withheld {
+    profile: String,
+    missing: Missing,
+}
+
+async fn look(
+    source: &str,
+    check: &Check,
+    plugins: &Plugins,
+    builtin: Option<&mut Builtin>,
+) -> Result<Outcome, Withheld> {
     match (&check.probe, builtin) {
-        (Probe::Program { path, arguments }, _) => plugin::run(path, arguments, check.timeout).await,
-        (_, Some(builtin)) => builtin.look(check.timeout).await,
-        (Probe::Builtin { .. }, None) => Outcome::failed("it was not set up"),
+        (Probe::Program { path, arguments, run_as }, _) => {
+            let profile = run_as.as_ref().map_or(DEFAULT_PROFILE, |run_as| run_as.profile.as_str());
+            let held = plugins.hold(run_as.as_ref(), profile);
+            let held = held.map_err(|missing| Withheld { profile: profile.to_owned(), missing })?;
+            let mut job = Job {
+                path,
+                arguments: arguments.clone(),
+                limit: check.timeout,
+                user: None,
+                files: Vec::new(),
+                scrubber: Scrubber::default(),
+            };
+            let used = held.map(|Held { account, version, user, handed: Handed { files, arguments, scrubber } }| {
+                job.arguments.extend(arguments);
+                (job.user, job.files, job.scrubber) = (user, files, scrubber);
+                (account, version)
+            });
+            let outcome = plugins.runner.run(&job).await;
+            if let Some((account, version)) = used {
+                plugins.credentials.used(account, version, source);
+            }
+            Ok(outcome)
+        }
+        (_, Some(builtin)) => Ok(builtin.look(check.timeout).await),
+        (Probe::Builtin { .. }, None) => Ok(Outcome::failed("it was not set up")),
+    }
+}
+
+/// A credential that a plugin is about to be handed.
+struct Held {
+    account: AccountId,
+    version: u64,
+    user: Option<String>,
+    handed: Handed,
+}
+
+impl Plugins {
+    /// The credential for one run: none where the check names no profile and none is bound to the default one.
+    fn hold(&self, run_as: Option<&RunAs>, profile: &str) -> Result<Option<Held>, Missing> {
+        match (self.runner.keeps_apart(), run_as) {
+            (true, _) => {}
+            (false, None) => return Ok(None),
+            (false, Some(_)) => {
+                let reason = "plugins run under the agent's own user: docs/operations/run-as.md";
+                return Err(Missing::Unusable(reason.into()));
+            }
+        }
+        match self.credentials.of(profile)? {
+            Some(credential) => {
+                let (account, version) = (credential.id, credential.version);
+                let user = credential.user.clone();
+                Ok(Some(Held { account, version, user, handed: credential.hand(run_as)? }))
+            }
+            None if run_as.is_none() => Ok(None),
+            None => Err(Missing::Unassigned),
+        }
     }
 }
 
@@ -211,6 +309,62 @@ mod tests {
         }
         assert!(first_run("base/cpu", Duration::from_millis(250)) <= Duration::from_millis(250));
         assert_eq!(first_run("base/cpu", Duration::from_secs(1)), first_run("base/cpu", Duration::from_secs(60)));
+    }
+
+    const SHOP: AccountId = AccountId([7; 16]);
+
+    /// One account, bound to one profile.
+    #[derive(Debug, Default)]
+    struct One(std::sync::Mutex<Vec<String>>);
+
+    impl Credentials for One {
+        fn of(&self, profile: &str) -> Result<Option<crate::credentials::Credential>, Missing> {
+            let fields = vec![("password".to_owned(), zeroize::Zeroizing::new(b"secret".to_vec()))];
+            let (account, user) = ("shop".to_owned(), Some("postgres".to_owned()));
+            match profile {
+                "web" => Ok(Some(crate::credentials::Credential { id: SHOP, account, version: 3, user, fields })),
+                "sealed" => Err(Missing::Unusable("it cannot be opened".into())),
+                _ => Ok(None),
+            }
+        }
+
+        fn used(&self, account: AccountId, version: u64, workflow: &str) {
+            assert_eq!(account, SHOP);
+            self.0.lock().unwrap().push(format!("{version} {workflow}"));
+        }
+    }
+
+    fn check(run_as: &str) -> Check {
+        let pack =
+            format!("[pack]\nname = \"p\"\n[[check]]\nname = \"c\"\nprogram = [\"/bin/echo\", \"OK\"]\n{run_as}");
+        Pack::parse("p", &pack).unwrap().checks.remove(0)
+    }
+
+    #[tokio::test]
+    async fn a_check_that_asks_for_a_credential_does_not_run_without_it() {
+        let store = Arc::new(One::default());
+        let own = Plugins { runner: Runner::Own, credentials: Arc::<One>::clone(&store) };
+        let away = Runner::new(Some("/nonexistent/runas.sock".into()));
+        let apart = Plugins { runner: away, credentials: Arc::<One>::clone(&store) };
+        for (plugins, profile, reason) in [
+            (&own, "web", "under the agent's own user"),
+            (&apart, "mail", "no account is assigned"),
+            (&apart, "sealed", "cannot be opened"),
+        ] {
+            let looked = look("p/c", &check(&format!("run_as = \"{profile}\"")), plugins, None).await;
+            let withheld = looked.unwrap_err();
+            assert_eq!(withheld.profile, profile);
+            assert!(withheld.missing.to_string().contains(reason), "{withheld:?}");
+        }
+        assert!(store.0.lock().unwrap().is_empty(), "nothing has run");
+        // One that asks for none runs, as before.
+        let outcome = look("p/c", &check(""), &own, None).await.unwrap();
+        assert_eq!((outcome.text.as_str(), outcome.failed), ("OK", false));
+        assert!(store.0.lock().unwrap().is_empty(), "no credential was in it");
+        // The helper is asked with the credential, and it is told that it was used.
+        let outcome = look("p/c", &check("run_as = \"web\""), &apart, None).await.unwrap();
+        assert!(outcome.text.contains("runas.sock"), "{outcome:?}");
+        assert_eq!(*store.0.lock().unwrap(), ["3 p/c"]);
     }
 
     #[tokio::test]

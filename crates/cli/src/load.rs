@@ -7,16 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wardline_connector::accounts::Accounts;
 use wardline_connector::config::{Parent, StateFolder};
 use wardline_connector::configuration::Configured;
 use wardline_connector::enroll::{Enrolment, enroll};
 use wardline_connector::home;
 use wardline_connector::outbox::Outbox;
 use wardline_connector::queue::Queue;
+use wardline_connector::sealing::Sealing;
 use wardline_connector::signals;
 use wardline_connector::uplink::Uplink;
+use wardline_proto::configuration::Configuration;
 use wardline_proto::event::Event;
 use wardline_proto::join::Why;
 use wardline_proto::{Name, Role};
@@ -82,9 +86,12 @@ pub(crate) async fn run(load: Load) -> Result<(), Problem> {
     let heartbeat = Duration::from_secs(load.heartbeat);
     // The folders stay locked for as long as this runs.
     for Joined { state, own } in &joined {
-        let (uplink, outbox) = uplink(state, own, heartbeat).map_err(failed)?;
+        let (uplink, outbox, accounts) = uplink(state, own, heartbeat).map_err(failed)?;
+        let taking = take(accounts, uplink.configured.active(), outbox.clone());
         outboxes.push(outbox);
         running.spawn(uplink.run(stop.clone()));
+        // It ends with the runtime.
+        tokio::spawn(taking);
     }
     say(&format!("running: {count}"))?;
     signals::wait().await;
@@ -142,7 +149,20 @@ async fn next(joining: &mut JoinSet<Result<Joined, String>>) -> Result<Joined, P
     }
 }
 
-fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(Uplink, Outbox), Event> {
+/// Takes the accounts of each configuration, as an agent does.
+async fn take(accounts: Arc<Accounts>, mut active: watch::Receiver<Option<Arc<Configuration>>>, outbox: Outbox) {
+    active.mark_changed();
+    while active.changed().await.is_ok() {
+        let now = active.borrow_and_update().clone();
+        if let Some(configuration) = now
+            && accounts.take(&configuration.content, &outbox).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(Uplink, Outbox, Arc<Accounts>), Event> {
     let home::Member { membership, folder, credential, identity, root, vault, .. } =
         home::open("wardline load", state.path(), None, state, own)?;
     let file = folder.join("queue.db");
@@ -151,9 +171,13 @@ fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(U
         .map_err(|error| Event::DatabaseUnusable { path: file.display().to_string(), reason: error.to_string() })?;
     // It is kept, and nothing of it is run.
     let group = membership.name.clone();
-    let configured =
-        Configured::open(own.clone(), identity.id(), group, root.clone(), &vault, folder, Box::new(|_| Ok(())));
-    Ok((Uplink { own: own.clone(), membership, credential, root, identity, queue, heartbeat, configured }, outbox))
+    let keys = Arc::clone(&identity);
+    let sealing = Sealing::open(own.clone(), group, root.clone(), keys, &folder, vault)?;
+    let accounts = Accounts::open(Arc::clone(&sealing), &folder);
+    let configured = Configured::open(&sealing, folder, Box::new(|_| Ok(())));
+    let own = own.clone();
+    let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
+    Ok((uplink, outbox, accounts))
 }
 
 fn failed(event: Event) -> Problem {

@@ -2,7 +2,7 @@
 //! to the pin.
 
 use serde::Serialize;
-use wardline_proto::message::{Signed, decode};
+use wardline_proto::message::{SealingKey, Signed, decode};
 use wardline_proto::trust::{Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name};
 use wardline_sdk::{Client, DataAccess as _, Group, Kind, LogEntry, LogFilter, Problem, Time, hex, page};
@@ -11,7 +11,7 @@ use wardline_secrets::head::{open_head, read_head};
 use wardline_secrets::merkle::Head;
 use wardline_secrets::signature::KeyId;
 use wardline_secrets::trust::{Pin, Root};
-use wardline_secrets::view::View;
+use wardline_secrets::view::{View, key_of};
 
 /// An entry, in words.
 #[derive(Serialize)]
@@ -89,6 +89,27 @@ fn about(fact: &Fact) -> (&'static str, String) {
         Fact::Removed(removed) => ("removed", format!("{}, key {}", removed.name, hex::encode(&removed.identity))),
         Fact::Pack(pack) => ("pack", format!("{} for {}, text {}", pack.name, pack.agents, hex::encode(&pack.text))),
         Fact::PackRemoved(removed) => ("pack removed", removed.name.clone()),
+        Fact::Sealing(sealing) => {
+            let key = decode::<SealingKey>(&sealing.said.payload).and_then(|said| key_of(&said.certificate));
+            ("sealing key", format!("{}, key {}", sealing.name, key.map_or_else(|| "?".into(), |key| key.to_string())))
+        }
+        Fact::Account(account) => {
+            let (id, user) = (hex::encode(&account.id), &account.user);
+            let user = if user.is_empty() { String::new() } else { format!(", as local user {user}") };
+            ("account", format!("{} {}, {} version {}{user}", account.name, id, account.kind, account.version))
+        }
+        Fact::AccountDeleted(deleted) => ("account deleted", hex::encode(&deleted.id)),
+        Fact::Distribution(distribution) => {
+            let to = if distribution.everywhere { "every agent".into() } else { distribution.agents.join(" ") };
+            ("distribution", format!("{} to {to}", hex::encode(&distribution.account)))
+        }
+        Fact::Profile(profile) => ("profile", profile.name.clone()),
+        Fact::ProfileDeleted(deleted) => ("profile deleted", deleted.name.clone()),
+        Fact::Binding(binding) => {
+            let on = if binding.agent.is_empty() { "every agent" } else { binding.agent.as_str() };
+            let account = if binding.account.is_empty() { "nothing".into() } else { hex::encode(&binding.account) };
+            ("binding", format!("{} on {on} is {account}", binding.profile))
+        }
         Fact::Restored(restored) => (
             "restored",
             format!("what is given up had {} entries, root {}", restored.size, hex::encode(&restored.root)),

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error. A file of a noun has what can be done with it.
 
+mod account;
 mod agent;
 mod alert;
 mod ca;
@@ -14,6 +15,8 @@ mod log;
 mod member;
 mod output;
 mod pack;
+mod profile;
+mod secret;
 mod status;
 mod token;
 mod topology;
@@ -65,6 +68,12 @@ enum Noun {
     /// What agents run by the server's word.
     #[command(subcommand)]
     Pack(pack::Verb),
+    /// What hosts log on with (Run As accounts).
+    #[command(subcommand)]
+    Account(account::Verb),
+    /// The names by which checks ask for an account (Run As profiles).
+    #[command(subcommand)]
+    Profile(profile::Verb),
     /// What is missing.
     #[command(subcommand)]
     Gap(gap::Verb),
@@ -114,6 +123,8 @@ async fn run(arguments: Arguments) -> Result<(), Problem> {
         Noun::Ca(verb) => ca::run(verb, &client, &output).await,
         Noun::Keys(verb) => keys::run(verb, &client, &output).await,
         Noun::Pack(verb) => pack::run(verb, &client, &output).await,
+        Noun::Account(verb) => account::run(verb, &client, &output).await,
+        Noun::Profile(verb) => profile::run(verb, &client, &output).await,
         Noun::Gap(verb) => gap::run(verb, &client, &output).await,
         Noun::Topology => topology::run(&client, &output).await,
         Noun::Status => status::run(&client, &output).await,

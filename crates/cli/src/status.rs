@@ -16,6 +16,8 @@ const COLUMNS: &[Column<Status>] = &[
     Column::new("GAPS", |status| Cell::text(status.gaps)),
     Column::new("SET ASIDE", |status| Cell::text(status.set_aside)),
     Column::new("RECOVERY KEY", |status| Cell::text(if status.recovery { "yes" } else { "no" })),
+    Column::new("ACCOUNTS", |status| Cell::text(status.accounts)),
+    Column::new("AGENTS WITHOUT SEALING KEY", |status| Cell::text(status.agents_without_sealing_key)),
     Column::new("PROTECTED BY", |status| Cell::text(&status.protector)),
     Column::new("SCHEMA", |status| Cell::text(status.schema)),
     Column::new("DATABASE BYTES", |status| Cell::text(status.database_bytes)),
@@ -27,6 +29,15 @@ pub(crate) async fn run(client: &Client, output: &Output) -> Result<(), Problem>
     output.one(&status, COLUMNS, |status| status.name.to_string())?;
     if !status.recovery {
         crate::note("warning: the group has no recovery key; make one: `wardline keys escrow`");
+    }
+    for account in &status.accounts_everywhere {
+        crate::note(&format!(
+            "warning: every agent has Run As account {account}; name those that need it: `wardline account update \
+             {account} --to AGENT,AGENT`"
+        ));
+    }
+    if status.less_secure_distribution {
+        crate::note("warning: accounts may go to every agent, by `less_secure_distribution` in server.toml");
     }
     if status.root_key_needed {
         crate::note(

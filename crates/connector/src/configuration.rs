@@ -21,19 +21,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
-use wardline_proto::configuration::{Configuration, Content, LIMIT};
+use wardline_proto::configuration::{Configuration, Content, Form, LIMIT};
 use wardline_proto::event::Event;
-use wardline_proto::message::{self, ConfigurationAsk, Context, Digest, Included, Issue, Signed, decode, encode};
+use wardline_proto::message::{
+    self, ConfigurationAsk, Context, Digest, Included, Issue, SealingKey, Signed, decode, encode,
+};
 use wardline_proto::trust::Fact;
 use wardline_proto::{GroupId, Name};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::head::{Reach, Restored, follows, open_head, open_included};
 use wardline_secrets::private;
-use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::{KeyId, VerifyingKey, sha256};
 use wardline_secrets::trust::Root;
+use wardline_secrets::view::key_of;
 
 use crate::head::{Known, breached};
+use crate::sealing::Sealing;
 use crate::{journal, now_ms};
 
 /// The document.
@@ -110,6 +113,7 @@ pub struct Configured {
     root: Root,
     folder: PathBuf,
     check: Check,
+    sealing: Arc<Sealing>,
     newest: Mutex<Newest>,
     /// Held while one is taken: what a session that has ended left under way must not come behind what follows it.
     log: Mutex<Log>,
@@ -123,21 +127,15 @@ impl std::fmt::Debug for Configured {
 }
 
 impl Configured {
-    /// Loads what is kept in a group's folder, for who has this name and identity key. What cannot be believed is not
-    /// used, and said.
-    pub fn open(
-        own: Identity,
-        key: KeyId,
-        group: Name,
-        root: Root,
-        vault: &Vault,
-        folder: PathBuf,
-        check: Check,
-    ) -> Arc<Self> {
-        let known = Known::load(vault, &folder);
+    /// Loads what is kept in a group's folder, for the health service whose sealing keys these are. What cannot be believed
+    /// is not used, and said.
+    pub fn open(sealing: &Arc<Sealing>, folder: PathBuf, check: Check) -> Arc<Self> {
+        let known = Known::load(sealing.vault(), &folder);
         let (active, newest, seen) = (watch::Sender::new(None), Mutex::default(), known.version);
         let log = Mutex::new(Log { known, turn: 0 });
-        let configured = Self { own, key, group, root, folder, check, newest, log, active };
+        let (own, key, group) = (sealing.own().clone(), sealing.identity(), sealing.group_name().clone());
+        let (root, sealing) = (sealing.root().clone(), Arc::clone(sealing));
+        let configured = Self { own, key, group, root, folder, check, sealing, newest, log, active };
         configured.load();
         if configured.newest().version < seen {
             // A newer one has come: it could not be used, or was lost.
@@ -316,6 +314,14 @@ impl Configured {
                 Some(Fact::Issued(issued)) if !own(&issued.name) => {
                     return Err(forged("a certificate in the trust log that is another host's"));
                 }
+                Some(Fact::Sealing(sealing)) => {
+                    let said = decode::<SealingKey>(&sealing.said.payload).filter(|_| own(&sealing.name));
+                    let key = said.as_ref().and_then(|said| key_of(&said.certificate));
+                    let (Some(said), Some(key)) = (said, key) else {
+                        return Err(forged("a sealing key in the trust log that is another host's, or none"));
+                    };
+                    self.sealing.entered(key, said.serial);
+                }
                 Some(Fact::Restored(fact)) => {
                     restored = Restored::read(entry.number, &fact).map(|restored| (restored, entry.act));
                 }
@@ -371,7 +377,7 @@ impl Configured {
             return Err(Refused::Another(format!("{} {} of group {}", content.role, content.name, content.group)));
         }
         let fits = read.version == issue.version && read.cookie.0 == *issue.cookie;
-        if !fits || read.cookie != sha256(&[content.to_xml().as_bytes()]) {
+        if !fits || read.cookie != sha256(&[content.to_xml(Form::Unsealed).as_bytes()]) {
             return Err(forged("cookie or version are not those of the document".into()));
         }
         Ok(read)

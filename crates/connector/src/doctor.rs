@@ -47,9 +47,20 @@ const DAY: u64 = 24 * 3600;
 
 /// What a step found: that all is well, or what is wrong and what to do next.
 #[derive(Debug)]
-enum Found {
+pub enum Found {
+    /// All is well.
     Well(String),
-    Wrong { step: String, cause: String, next: String },
+    /// It works, and somebody should know.
+    Note(String),
+    /// Something is wrong.
+    Wrong {
+        /// What was looked at.
+        step: String,
+        /// What is wrong with it.
+        cause: String,
+        /// What to do.
+        next: String,
+    },
 }
 
 /// What was found, in order.
@@ -72,22 +83,24 @@ impl Walk {
             // Where nothing can be shown, the exit code says it.
             let _ = match found {
                 Found::Well(step) => writeln!(out, "\u{2713} {step}"),
+                Found::Note(step) => writeln!(out, "! {step}"),
                 Found::Wrong { step, cause, next } => writeln!(out, "\u{2717} {step}: {cause}\n  next: {next}"),
             };
         }
-        self.0.iter().all(|found| matches!(found, Found::Well(_)))
+        !self.0.iter().any(|found| matches!(found, Found::Wrong { .. }))
     }
 }
 
 /// What a configuration file says that matters here: the name, the state folder and the groups.
 pub type Configured = (Name, PathBuf, Vec<Membership>);
 
-/// The command as a program runs it.
-pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>) -> ExitCode {
+/// The command as a program runs it; `own` is what it has found out by itself, if its configuration can be read.
+pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>, own: Option<Found>) -> ExitCode {
     let mut walk = Walk::default();
     match read {
         Ok((name, state, configured)) => {
             walk.well("the configuration file can be read");
+            walk.0.extend(own);
             let doctor = Doctor { program, own: Identity { name, role } };
             doctor.groups(&state, configured, &mut walk);
         }

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use wardline_proto::event::Event;
 use wardline_proto::join::Why;
 use wardline_proto::{GroupId, Name, Role};
@@ -24,6 +23,7 @@ use crate::config::{IDENTITY, Membership, Parent, StateFolder};
 use crate::home;
 use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
 use crate::own_pki::{Offered, OwnPair};
+use crate::quiet::Quiet;
 
 /// The most bytes of a token's text that are read.
 const TOKEN_LIMIT: u64 = 4096;
@@ -364,31 +364,6 @@ fn read_token(from: &Path) -> Result<Zeroizing<String>, String> {
         _ => stdin.lock().take(TOKEN_LIMIT).read_to_string(&mut text),
     };
     read.map(|_| text).map_err(|error| error.to_string())
-}
-
-/// A terminal that shows nothing of what is typed, for as long as this lives.
-struct Quiet<'a> {
-    terminal: &'a io::Stdin,
-    before: Option<Termios>,
-}
-
-impl<'a> Quiet<'a> {
-    fn new(terminal: &'a io::Stdin) -> Self {
-        let before = tcgetattr(terminal).ok();
-        if let Some(mut quiet) = before.clone() {
-            quiet.local_flags.remove(LocalFlags::ECHO);
-            let _ = tcsetattr(terminal, SetArg::TCSAFLUSH, &quiet);
-        }
-        Self { terminal, before }
-    }
-}
-
-impl Drop for Quiet<'_> {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = tcsetattr(self.terminal, SetArg::TCSAFLUSH, before);
-        }
-    }
 }
 
 mod approval;

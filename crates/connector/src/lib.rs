@@ -14,7 +14,9 @@
 //!   company's PKI has issued
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
+//! - `sealing`: a host's own keys for what is sealed to it; `accounts`: the Run As accounts that came sealed
 //! - `head`: how far the trust log was that a host was shown last
+//! - `certs`: the command that lists a host's certificates
 //! - `doctor`: the command that walks all of it and names what is wrong
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
 //! - `link`: messages on a session, checked against the who-may-send table
@@ -24,8 +26,10 @@
 //! - `parents`: which of several parents is talked to
 //! - `uplink`: an agent's way to its parent, kept up
 //! - `relay`: a gateway between who is below and its parent
-//! - `signals`, `journal`: when a daemon stops, and where its events go
+//! - `signals`, `journal`: when a daemon stops, and where its events go; `quiet`: a terminal for secrets
 
+pub mod accounts;
+pub mod certs;
 pub mod config;
 pub mod configuration;
 pub mod credential;
@@ -42,8 +46,10 @@ pub mod outbox;
 pub mod own_pki;
 pub mod parents;
 pub mod queue;
+pub mod quiet;
 pub mod relay;
 pub mod renewal;
+pub mod sealing;
 pub mod signals;
 pub mod stream;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::authority::{
     ISSUING_LIFETIME, IssuingAuthority, ROOT_LIFETIME, RootAuthority, Validity, certificates_pem,
 };
+use wardline_secrets::certificate::Identity;
 use wardline_secrets::head::{Reach, signed_head};
 use wardline_secrets::merkle;
 use wardline_secrets::private;
@@ -30,6 +31,7 @@ use crate::config::{Mechanism, Membership, Parent};
 use crate::credential::Credential;
 use crate::handshake::Session;
 use crate::join::{self, Asked, Desk, Knock, Knocking, Question};
+use crate::sealing::Sealing;
 use crate::{listener, now_ms};
 
 pub(crate) struct Scratch(pub(crate) PathBuf);
@@ -130,6 +132,11 @@ impl Group {
         let scratch = Scratch::new();
         self.write(&scratch.0, host, role, self.hour());
         Channel::load(&vault(&scratch.0), &scratch.0, self.trusted(), &name(host), role).unwrap()
+    }
+
+    /// The sealing keys of a health service that keeps them there.
+    pub(crate) fn sealing(&self, own: Identity, identity: &Arc<SigningKey>, folder: &Path) -> Arc<Sealing> {
+        Sealing::open(own, name("north"), self.trusted(), Arc::clone(identity), folder, vault(folder)).unwrap()
     }
 
     pub(crate) fn membership(&self, parents: Vec<Parent>) -> Membership {

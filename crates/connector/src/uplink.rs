@@ -25,6 +25,7 @@ use crate::journal;
 use crate::link::{self, AbortOnDrop, Outgoing};
 use crate::parents::{PAUSE, connect, first, jitter};
 use crate::queue::Queue;
+use crate::sealing::Sealing;
 use crate::stream::{Answered, Verdict};
 
 /// How long an agent whose streams are held waits before it asks again.
@@ -54,6 +55,8 @@ pub struct Uplink {
     pub heartbeat: Duration,
     /// What the server wants this host to do.
     pub configured: Arc<Configured>,
+    /// What secrets for this host are sealed to.
+    pub sealing: Arc<Sealing>,
 }
 
 /// The signed facts of a session, as its dialling or listening end reports them.
@@ -139,7 +142,7 @@ impl Uplink {
         let mut talk = Talk { link: self, parent, own, facts, outgoing, state: State::Closed, sent: 0, duty: None };
         let mut heartbeat = tokio::time::interval(talk.link.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut queue = talk.link.queue.clone();
+        let (mut queue, mut unsaid) = (talk.link.queue.clone(), talk.link.sealing.unsaid());
         loop {
             let due = talk.state.due();
             let step = tokio::select! {
@@ -152,6 +155,7 @@ impl Uplink {
                     Err(error) => Err(End::Gone(error.to_string())),
                 },
                 () = queue.changed() => talk.deliver().await,
+                Ok(()) = unsaid.changed() => talk.publish().await,
                 _ = heartbeat.tick() => talk.live().await,
                 () = until(due) => talk.overdue().await,
             };
@@ -234,6 +238,10 @@ impl Talk<'_> {
             Kind::Answer => self.answer(&decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Configuration => self.configuration(decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Ack => self.acknowledge(&decode(&message.body).ok_or_else(garbled)?).await,
+            Kind::SealingConfirmed => {
+                let said = decode(&message.body).ok_or_else(garbled)?;
+                self.link.sealing.confirmed(&said).map_or_else(|reason| self.forged(reason), Ok)
+            }
             Kind::Refusal => {
                 let refusal: Refusal = decode(&message.body).ok_or_else(garbled)?;
                 match refusal.reason() {
@@ -295,9 +303,19 @@ impl Talk<'_> {
                     let (ask, turn) = self.link.configured.ask(cookie).await;
                     self.duty = Some(Duty { key, chain, cookie, version, turn });
                     self.send(Message::own(Kind::ConfigurationAsk, ask)).await?;
+                    self.publish().await?;
                 }
                 self.deliver().await
             }
+        }
+    }
+
+    /// Says which key secrets for this host are to be sealed to, once there is somebody to hear it and until it is heard.
+    async fn publish(&self) -> Result<(), End> {
+        let said = self.duty.as_ref().and_then(|_| self.link.sealing.said());
+        match said {
+            Some(said) => self.send(Message::own(Kind::SealingKey, said)).await,
+            None => Ok(()),
         }
     }
 
@@ -441,19 +459,10 @@ mod tests {
             Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), budget);
         let (queue, _outbox, _thread) = queue.unwrap();
         let (root, heartbeat) = (group.trusted(), Duration::from_secs(60));
-        let group_name = membership.name.clone();
-        let folder = scratch.0.clone();
-        let configured = Configured::open(
-            own.clone(),
-            identity.id(),
-            group_name,
-            root.clone(),
-            &vault,
-            folder,
-            Box::new(|_| Ok(())),
-        );
         let credential = channel.into();
-        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured };
+        let sealing = group.sealing(own.clone(), &identity, &scratch.0);
+        let configured = Configured::open(&sealing, scratch.0.clone(), Box::new(|_| Ok(())));
+        let uplink = Uplink { own, membership, credential, root, identity, queue, heartbeat, configured, sealing };
         tokio::spawn(uplink.run(stop.clone()));
 
         let session = at_second.recv().await.unwrap();

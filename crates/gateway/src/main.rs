@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::join::{self, Knocking};
 use wardline_connector::relay::Relay;
-use wardline_connector::{doctor, enroll, home, journal, listener, signals};
+use wardline_connector::sealing::Sealing;
+use wardline_connector::{certs, doctor, enroll, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::certificate::Identity;
@@ -39,6 +40,13 @@ enum Command {
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/gateway.toml")]
+        config: PathBuf,
+    },
+    /// Lists this host's certificates, as they are on disk: of the channel, and those by which it receives secrets. The
+    /// key of the latter is the one that event 7006 names.
+    Certs {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/gateway.toml")]
         config: PathBuf,
@@ -120,7 +128,12 @@ fn main() -> ExitCode {
         Command::Doctor { config } => {
             let read = config::read(&config)
                 .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
-            return doctor::main(PROGRAM, Role::Gateway, read);
+            return doctor::main(PROGRAM, Role::Gateway, read, None);
+        }
+        Command::Certs { config } => {
+            let read = config::read(&config)
+                .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
+            return certs::main(Role::Gateway, read);
         }
     };
     match result {
@@ -143,8 +156,9 @@ fn run(path: &Path) -> Result<(), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let state = StateFolder::open(&config.state_dir)?;
     let own = Identity { name: config.name.clone(), role: Role::Gateway };
-    let home::Member { membership, credential, identity, renewal, .. } =
+    let home::Member { membership, folder, credential, identity, root, vault, renewal } =
         home::open(PROGRAM, path, config.group, &state, &own)?;
+    let sealing = Sealing::open(own.clone(), membership.name.clone(), root, Arc::clone(&identity), &folder, vault)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;
     runtime.block_on(async {
@@ -163,7 +177,8 @@ fn run(path: &Path) -> Result<(), Event> {
             tokio::spawn(renewal.run(stop.clone()));
         }
         let parents: Arc<[Parent]> = membership.parents.clone().into();
-        let relay = Relay::new(own, membership, credential.clone(), identity);
+        tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
+        let relay = Relay::new(own, membership, credential.clone(), identity, sealing);
         let above = tokio::spawn(Arc::clone(&relay).run(stop.clone()));
         let below = stop.clone();
         let serve = move |session| Arc::clone(&relay).serve(session, below.clone());

@@ -2,6 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -29,6 +31,8 @@ pub struct Daemon {
     child: Option<Child>,
     /// Where in the log the present process began.
     begin: usize,
+    /// Whose process it is, where that is somebody else than who runs the test.
+    user: Option<u32>,
 }
 
 /// A line of a log: `TIME SEVERITY NUMBER TEXT`.
@@ -45,7 +49,7 @@ pub struct Event {
 }
 
 impl Event {
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(4, ' ');
         let mut word = || words.next().map(str::to_owned);
         let (time, severity, number, text) = (word()?, word()?, word()?, word()?);
@@ -64,6 +68,24 @@ impl Daemon {
             runtime: runtime.into(),
             child: None,
             begin: 0,
+            user: None,
+        }
+    }
+
+    /// From now on it runs as this user and with the group of this number, whose its files become. Only root can test so.
+    ///
+    /// # Panics
+    /// They cannot be given away.
+    pub fn run_as(&mut self, user: u32) {
+        for folder in [&self.folder, &self.state, &self.runtime] {
+            give(folder, user);
+        }
+        self.user = Some(user);
+    }
+
+    fn become_user(&self, command: &mut Command) {
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
         }
     }
 
@@ -154,6 +176,7 @@ impl Daemon {
             None => Command::new(program),
         };
         command.env_remove("LD_PRELOAD").arg("doctor").arg("--config").arg(self.config()).stdin(Stdio::null());
+        self.become_user(&mut command);
         let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         (output.status.success(), shown.into_owned())
@@ -166,6 +189,16 @@ impl Daemon {
     pub fn configure(&self, text: &str) {
         let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
         std::fs::write(self.config(), format!("{old}\n{text}")).expect("a configuration can be written");
+    }
+
+    /// Sets a key of its configuration, in front of every table.
+    ///
+    /// # Panics
+    /// It has no configuration.
+    pub fn set(&self, key: &str, value: impl Into<toml::Value>) {
+        let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
+        let line = toml::to_string(&toml::Table::from_iter([(key.to_owned(), value.into())])).expect("a line");
+        std::fs::write(self.config(), line + &old).expect("a configuration can be written");
     }
 
     /// Begins its log anew, while it does not run.
@@ -205,6 +238,7 @@ impl Daemon {
         // What the test was started with must not matter.
         command.env_clear().env("PATH", "/usr/bin:/bin").env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(out).stderr(log);
+        self.become_user(&mut command);
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.name)));
     }
 
@@ -318,6 +352,15 @@ impl Daemon {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+/// Gives a folder and everything in it to a user.
+fn give(path: &Path, user: u32) {
+    chown(path, Some(user), Some(user)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let inside = path.read_dir().into_iter().flatten().map(|entry| entry.expect("a folder can be read").path());
+    for entry in inside {
+        if entry.is_dir() { give(&entry, user) } else { chown(&entry, Some(user), Some(user)).expect("it is a file") }
     }
 }
 

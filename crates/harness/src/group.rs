@@ -11,6 +11,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -152,6 +154,16 @@ impl Group {
     /// A folder for what a story needs besides.
     pub fn folder(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// Lets every user of this host pass through the group's folders to what he may read.
+    ///
+    /// # Panics
+    /// They are not the test's.
+    pub fn open(&self) {
+        for folder in [self.scratch.path(), self.runtime.path(), &self.packs] {
+            set_permissions(folder, Permissions::from_mode(0o755)).expect("a folder of the test");
+        }
     }
 
     /// Writes a pack, over what is there. Agents have it when the builder named it.

@@ -9,7 +9,10 @@
 //!
 //!  log       a log of short lines that agents follow
 //!  hostile   peers that do what they like, behind real TLS
+//!  helper    wardline-runas, as root
+//!  estate    a group with a Run As account, and a plugin that logs on with it
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
+//!  search    for secrets: in memory, files, on the wire, however they are written
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
 //!  random    numbers from a seed                          port  a port that stays ours
@@ -17,7 +20,9 @@
 
 pub mod asking;
 pub mod daemon;
+pub mod estate;
 pub mod group;
+pub mod helper;
 pub mod hostile;
 pub mod ids;
 pub mod log;
@@ -28,12 +33,16 @@ pub mod private;
 pub mod program;
 pub mod random;
 pub mod scratch;
+pub mod search;
 pub mod tap;
 pub mod wait;
 
 pub use daemon::Daemon;
+pub use estate::Estate;
 pub use group::Group;
+pub use helper::Helper;
 pub use log::Log;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;
+pub use search::Search;
 pub use tap::Tap;

@@ -1,6 +1,7 @@
 //! A group's keys and certificates: good ones, and every kind of bad one.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -316,6 +317,19 @@ impl Credential {
         write(&folder.join(name).with_extension("pem"), &self.chain, 0o644);
         write(&folder.join(name).with_extension("key"), &self.key, 0o600);
     }
+}
+
+/// What a service of this name serves TLS with that is none of the group's: a certificate that it has signed itself.
+///
+/// # Panics
+/// It cannot be made.
+pub fn self_signed_server(name: &str) -> Arc<rustls::ServerConfig> {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate can be made");
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("the provider has what the versions need").with_no_client_auth();
+    Arc::new(config.with_single_cert(vec![made.cert.der().clone()], key.into()).expect("they belong together"))
 }
 
 fn key() -> KeyPair {

@@ -12,6 +12,8 @@
 //! program = ["/usr/lib/nagios/plugins/check_http", "-H", "127.0.0.1"]
 //! every = "60s"                   # 250ms to 24h; 60s when left out
 //! timeout = "10s"                 # 250ms to 1h; 30s when left out
+//! run_as = "web"                  # the profile whose credential the program gets; optional
+//! extra_opts = { section = "check_http", options = { authorization = "{user}:{password}" } }   # optional
 //! [check.monitor]                 # without it only performance is collected
 //! alert_on = "critical"           # warning | critical | never; critical when left out
 //! severity = "match"              # match | information | warning | critical; match when left out
@@ -34,6 +36,7 @@
 
 mod parse;
 pub mod quantity;
+mod run_as;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +45,7 @@ use serde::Deserialize;
 use wardline_proto::health::{Priority, Severity};
 
 pub use parse::PackError;
+pub use run_as::{ExtraOpts, FOLDER, Field, RunAs, Template};
 
 /// What an agent checks and follows.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,8 +82,11 @@ pub enum Probe {
     Program {
         /// The absolute path of the program.
         path: PathBuf,
-        /// Its arguments, each as it is: no shell reads them. Without NUL.
+        /// Its arguments, each as it is: no shell reads them. Without NUL. With `run_as`, [`FOLDER`] in them stands for
+        /// the folder that the credential is in.
         arguments: Vec<String>,
+        /// The credential that it asks for.
+        run_as: Option<RunAs>,
     },
     /// By itself.
     Builtin {
@@ -165,7 +172,22 @@ pub struct Log {
     pub severity: Severity,
 }
 
+impl Check {
+    /// The Run As profile that it names.
+    pub fn profile(&self) -> Option<&str> {
+        match &self.probe {
+            Probe::Program { run_as, .. } => run_as.as_ref().map(|run_as| run_as.profile.as_str()),
+            Probe::Builtin { .. } => None,
+        }
+    }
+}
+
 impl Pack {
+    /// The Run As profiles that its checks name.
+    pub fn profiles(&self) -> impl Iterator<Item = &str> {
+        self.checks.iter().filter_map(Check::profile)
+    }
+
     /// Reads a pack. `file` is what errors call it.
     ///
     /// # Errors

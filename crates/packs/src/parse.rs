@@ -14,7 +14,8 @@ use toml::Spanned;
 use wardline_proto::health::{Priority, Severity};
 
 use crate::quantity;
-use crate::{AlertOn, AlertSeverity, Check, Limits, Log, Monitor, Pack, Probe, Subject};
+use crate::run_as::{FOLDER, Field, Profile};
+use crate::{AlertOn, AlertSeverity, Check, ExtraOpts, Limits, Log, Monitor, Pack, Probe, RunAs, Subject};
 
 /// What is wrong with a pack, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +95,16 @@ fn read(text: &str) -> Result<(Pack, Range<usize>), Wrong> {
     let mut checks = Vec::with_capacity(file.check.len());
     for raw in file.check {
         let span = raw.span();
-        let raw = raw.into_inner();
+        let mut raw = raw.into_inner();
+        let (run_as, extra_opts) = (raw.run_as.take(), raw.extra_opts.take());
+        if let (Some(extra_opts), None) = (&extra_opts, &run_as) {
+            return Err(Wrong::at(&extra_opts.span(), "`extra_opts` needs `run_as`: it hands over a credential"));
+        }
+        if let (Some(run_as), None) = (&run_as, &raw.program) {
+            return Err(Wrong::at(&run_as.span(), "`run_as` is only for a `program`; a builtin needs no credential"));
+        }
+        let run_as = run_as
+            .map(|profile| RunAs { profile: profile.into_inner().0, extra_opts: extra_opts.map(Spanned::into_inner) });
         checks.push(Check {
             name: unique(raw.name)?,
             every: raw.every.0,
@@ -104,7 +114,14 @@ fn read(text: &str) -> Result<(Pack, Range<usize>), Wrong> {
                 severity: raw.severity,
                 priority: raw.priority,
             }),
-            probe: probe(&span, raw.program, raw.builtin, raw.path, raw.warning, raw.critical)?,
+            probe: match (raw.program, raw.builtin) {
+                (Some(program), None) => self::program(program, run_as, raw.path, raw.warning, raw.critical)?,
+                (None, Some(builtin)) => self::builtin(builtin.into_inner(), raw.path, raw.warning, raw.critical)?,
+                (None, None) => return Err(Wrong::at(&span, "a check needs `program` or `builtin`")),
+                (Some(_), Some(builtin)) => {
+                    return Err(Wrong::at(&builtin.span(), "a check has either `program` or `builtin`, not both"));
+                }
+            },
         });
     }
     let mut logs = Vec::with_capacity(file.log.len());
@@ -116,31 +133,43 @@ fn read(text: &str) -> Result<(Pack, Range<usize>), Wrong> {
     Ok((Pack { name, description: file.pack.description, checks, logs }, name_at))
 }
 
-/// What a check looks at; refuses keys that belong to another kind of check.
-fn probe(
-    check: &Range<usize>,
-    program: Option<Spanned<Arguments>>,
-    builtin: Option<Spanned<RawSubject>>,
+/// A program with its arguments; refuses keys that belong to a builtin, and what would not be filled in.
+fn program(
+    program: Spanned<Arguments>,
+    run_as: Option<RunAs>,
     path: Option<Spanned<AbsolutePath>>,
     warning: Option<Spanned<f64>>,
     critical: Option<Spanned<f64>>,
 ) -> Result<Probe, Wrong> {
-    let builtin = match (program, builtin) {
-        (None, None) => return Err(Wrong::at(check, "a check needs `program` or `builtin`")),
-        (Some(_), Some(builtin)) => {
-            return Err(Wrong::at(&builtin.span(), "a check has either `program` or `builtin`, not both"));
-        }
-        (Some(program), None) => {
-            let foreign = path.map(|path| ("path", path.span()));
-            let foreign = foreign.or_else(|| warning.map(|limit| ("warning", limit.span())));
-            if let Some((key, span)) = foreign.or_else(|| critical.map(|limit| ("critical", limit.span()))) {
-                return Err(Wrong::at(&span, format!("`{key}` is only for a `builtin`; a program has arguments")));
-            }
-            let Arguments { path, arguments } = program.into_inner();
-            return Ok(Probe::Program { path, arguments });
-        }
-        (None, Some(builtin)) => builtin.into_inner(),
-    };
+    let foreign = path.map(|path| ("path", path.span()));
+    let foreign = foreign.or_else(|| warning.map(|limit| ("warning", limit.span())));
+    if let Some((key, span)) = foreign.or_else(|| critical.map(|limit| ("critical", limit.span()))) {
+        return Err(Wrong::at(&span, format!("`{key}` is only for a `builtin`; a program has arguments")));
+    }
+    let span = program.span();
+    let Arguments { path, arguments } = program.into_inner();
+    if run_as.is_none() && arguments.iter().any(|argument| argument.contains(FOLDER)) {
+        return Err(Wrong::at(&span, format!("`{FOLDER}` needs `run_as`: without it there is no credential")));
+    }
+    if run_as.is_some()
+        && let Some(field) = arguments.iter().find_map(|argument| Field::in_text(argument))
+    {
+        let why = format!(
+            "`{{{field}}}` is not put into arguments, which everybody on the host can read: use `extra_opts`, or the \
+             files in `{FOLDER}`"
+        );
+        return Err(Wrong::at(&span, why));
+    }
+    Ok(Probe::Program { path, arguments, run_as })
+}
+
+/// What the agent looks at by itself.
+fn builtin(
+    builtin: RawSubject,
+    path: Option<Spanned<AbsolutePath>>,
+    warning: Option<Spanned<f64>>,
+    critical: Option<Spanned<f64>>,
+) -> Result<Probe, Wrong> {
     let subject = match (builtin, path) {
         (RawSubject::Disk, path) => {
             Subject::Disk { path: path.map_or_else(|| PathBuf::from("/"), |path| path.into_inner().0) }
@@ -189,6 +218,8 @@ struct Head {
 struct RawCheck {
     name: Spanned<Word>,
     program: Option<Spanned<Arguments>>,
+    run_as: Option<Spanned<Profile>>,
+    extra_opts: Option<Spanned<ExtraOpts>>,
     builtin: Option<Spanned<RawSubject>>,
     path: Option<Spanned<AbsolutePath>>,
     warning: Option<Spanned<f64>>,
@@ -375,6 +406,7 @@ severity = "warning"
             probe: Probe::Program {
                 path: "/usr/lib/nagios/plugins/check_http".into(),
                 arguments: vec!["-H".into(), "127.0.0.1".into()],
+                run_as: None,
             },
             every: Duration::from_millis(250),
             timeout: Duration::from_secs(10),
@@ -452,6 +484,65 @@ severity = "warning"
             assert!(error.starts_with(place) && error.contains(reason), "{to}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    const RUN_AS: &str = r#"
+[pack]
+name = "web"
+[[check]]
+name = "login"
+program = ["/usr/lib/nagios/plugins/check_http", "-k", "{credentials}/data"]
+run_as = "web-shop"
+extra_opts = { section = "check_http", options = { authorization = "{user}:{password}", C = "x" } }
+"#;
+
+    #[test]
+    fn a_check_names_a_profile_and_how_its_credential_reaches_the_program() {
+        let pack = Pack::parse("p", RUN_AS).unwrap();
+        let Probe::Program { run_as: Some(RunAs { profile, extra_opts: Some(extra) }), .. } = &pack.checks[0].probe
+        else {
+            panic!("{pack:?}");
+        };
+        assert_eq!((profile.as_str(), extra.section.as_str()), ("web-shop", "check_http"));
+        let pieces = |name: &str| extra.options[name].pieces().collect::<Vec<_>>();
+        assert_eq!(pieces("authorization"), [Err(Field::User), Ok(":"), Err(Field::Password)]);
+        assert_eq!(pieces("C"), [Ok("x")]);
+    }
+
+    #[test]
+    fn every_mistake_about_a_credential_is_named_with_its_place() {
+        let cases = [
+            ("run_as = \"web-shop\"", "run_as = \"\"", "p:7:10: ", "no name of a profile"),
+            ("run_as = \"web-shop\"", "run_as = \"../x\"", "p:7:10: ", "no name of a profile"),
+            ("run_as = \"web-shop\"", "run_as = \"Web shop\"", "p:7:10: ", "no name of a profile"),
+            ("run_as = \"web-shop\"", "", "p:8:14: ", "needs `run_as`"),
+            ("run_as = \"web-shop\"", "runas = \"x\"", "p:7:1: ", "`run_as`"),
+            ("{password}\"", "{pasword}\"", "p:8:", "{password}"),
+            ("{password}\"", "{password\"", "p:8:", "{password}"),
+            ("{password}\"", "{password}\\n\"", "p:8:", "no line break"),
+            ("{password}\"", "{password} \"", "p:8:", "no space at either end"),
+            ("section = \"check_http\"", "section = \"a]b\"", "p:8:", "no section"),
+            ("section = \"check_http\"", "section = \"a@b\"", "p:8:", "no section"),
+            ("section = \"check_http\"", "sektion = \"a\"", "p:8:16: ", "`section`"),
+            ("authorization =", "\"a=b\" =", "p:8:", "no name of an option"),
+            ("authorization =", "\"a b\" =", "p:8:", "no name of an option"),
+            ("{credentials}/data", "{password}", "p:6:11: ", "everybody on the host can read"),
+        ];
+        for (from, to, place, reason) in cases {
+            assert!(RUN_AS.contains(from), "{from}");
+            let error = Pack::parse("p", &RUN_AS.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.starts_with(place) && error.contains(reason), "{to}: {error}");
+        }
+        let check = |text: &str| {
+            let text = format!("[pack]\nname = \"a\"\n[[check]]\nname = \"b\"\n{text}");
+            Pack::parse("p", &text).unwrap_err().to_string()
+        };
+        let error = check("program = [\"/x\", \"{credentials}\"]");
+        assert!(error.starts_with("p:5:11: ") && error.contains("needs `run_as`"), "{error}");
+        let error = check("builtin = \"cpu\"\nrun_as = \"x\"");
+        assert!(error.starts_with("p:6:10: ") && error.contains("only for a `program`"), "{error}");
+        let error = check("program = [\"/x\"]\nrun_as = \"x\"\nextra_opts = { section = \"x\", options = {} }");
+        assert!(error.contains("at least one option"), "{error}");
     }
 
     #[test]

@@ -50,11 +50,15 @@ pub enum Kind {
     ConfigurationAsk = 12,
     /// An agent's configuration, signed by the server. [`crate::message::Configuration`]
     Configuration = 13,
+    /// A health service's sealing key, signed. [`crate::message::Signed`]
+    SealingKey = 14,
+    /// The server's signed word which sealing key the trust log has. [`crate::message::Signed`]
+    SealingConfirmed = 15,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Bound,
         Self::Refusal,
         Self::RouteOpen,
@@ -68,6 +72,8 @@ impl Kind {
         Self::Hop,
         Self::ConfigurationAsk,
         Self::Configuration,
+        Self::SealingKey,
+        Self::SealingConfirmed,
     ];
 
     /// The kind that a number on the wire stands for.
@@ -78,7 +84,7 @@ impl Kind {
     /// The most bytes a message of this kind may have, checked before anything is allocated for it.
     pub const fn limit(self) -> usize {
         match self {
-            Self::Bound | Self::Hop => 4 * 1024,
+            Self::Bound | Self::Hop | Self::SealingKey | Self::SealingConfirmed => 4 * 1024,
             Self::Refusal | Self::Way => 512,
             // Five names.
             Self::RouteOpen => 1536,
@@ -116,8 +122,10 @@ impl Kind {
             Self::Position | Self::Batch | Self::Heartbeat | Self::ConfigurationAsk => {
                 matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, Relayed))
             }
+            // Everybody below has a sealing key of its own; a gateway behind a gateway says it like its hop facts.
+            Self::SealingKey => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
             // What a server answers: to the agent itself, or passed on by gateways; between two of them, on a route.
-            Self::Answer | Self::Ack | Self::Configuration => {
+            Self::Answer | Self::Ack | Self::Configuration | Self::SealingConfirmed => {
                 matches!((sender, direction, behalf), (Gateway | Server, Down, _))
             }
             // Facts of a hop: everybody who dials reports, a gateway also for its agents' sessions.

@@ -3,11 +3,13 @@
 //! ```text
 //!  Message
 //!   └ State
-//!      ├ Cookie     hash of everything else, hex: unchanged work is not sent
+//!      ├ Cookie     hash of everything else but what is encrypted, hex: unchanged work is not sent
 //!      ├ Version    only rises
 //!      ├ Recipient  the one it is for: group, name, role
 //!      ├ Recovery   the public half of the group's recovery key, base64 (not there while there is none)
 //!      ├ Parent     the gateways that may speak for it, in order
+//!      ├ RunAs      which Run As account a profile stands for here, or why none
+//!      ├ SecureData a Run As account's secret, encrypted to the recipient's sealing key, base64
 //!      └ Pack       a pack's text, by its name
 //! ```
 //!
@@ -23,7 +25,7 @@ use quick_xml::escape::{escape, partial_escape, resolve_xml_entity};
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
-use crate::message::Digest;
+use crate::message::{AccountId, Digest};
 use crate::{Name, Role};
 
 /// The most bytes of a document.
@@ -32,10 +34,13 @@ pub const LIMIT: usize = 16 * 1024 * 1024;
 /// What stands around the content: this many bytes at most.
 pub const ENVELOPE: usize = 1024;
 
+/// The Run As profile of workflows that name none.
+pub const DEFAULT_PROFILE: &str = "default-action-account";
+
 /// A configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
-    /// SHA-256 of [`Content::to_xml`].
+    /// SHA-256 of [`Content::to_xml`] with [`Form::Unsealed`].
     pub cookie: Digest,
     /// Rises with every configuration that the recipient is given.
     pub version: u64,
@@ -56,8 +61,74 @@ pub struct Content {
     pub recovery: Option<String>,
     /// The gateways that may speak for it, in order.
     pub parents: Vec<Name>,
+    /// What each Run As profile that its packs use stands for, by name.
+    pub run_as: Vec<RunAs>,
+    /// The Run As accounts that it is to have, by id.
+    pub accounts: Vec<SecureData>,
     /// Names and texts of the packs that it is to run, by name.
     pub packs: Vec<(String, Arc<str>)>,
+}
+
+/// What a Run As profile stands for on the recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// Its name.
+    pub profile: String,
+    /// The account, or why there is none.
+    pub account: Result<AccountId, Missing>,
+}
+
+/// Why a profile gives no account on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// No account is bound to the profile for this host.
+    Unassigned,
+    /// The account that is bound is not distributed to this host.
+    Undistributed,
+    /// Nothing can be encrypted to this host yet: the trust log has no sealing key of it that is good.
+    Keyless,
+}
+
+impl Missing {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Unassigned, Self::Undistributed, Self::Keyless];
+
+    /// In one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unassigned => "unassigned",
+            Self::Undistributed => "undistributed",
+            Self::Keyless => "keyless",
+        }
+    }
+}
+
+/// A Run As account as it comes down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecureData {
+    /// Its id.
+    pub account: AccountId,
+    /// Its name.
+    pub name: String,
+    /// Its kind, in one word.
+    pub kind: String,
+    /// The local user that programs run as which use it; nothing: whoever runs programs there by default.
+    pub user: Option<String>,
+    /// Which version of its secret.
+    pub version: u64,
+    /// The id of the sealing key that it is encrypted to.
+    pub key: [u8; 16],
+    /// What is encrypted, base64.
+    pub sealed: Arc<str>,
+}
+
+/// With or without what is encrypted: that is another each time, whatever it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it comes down.
+    Sealed,
+    /// What the cookie is the hash of.
+    Unsealed,
 }
 
 /// Why text is no configuration.
@@ -79,12 +150,12 @@ pub enum ConfigurationError {
 
 impl Content {
     /// The document's elements without cookie and version: what the cookie is the hash of.
-    pub fn to_xml(&self) -> String {
-        self.head_to_xml() + &packs_to_xml(&self.packs)
+    pub fn to_xml(&self, form: Form) -> String {
+        self.head_to_xml(form) + &packs_to_xml(&self.packs)
     }
 
     /// What [`Self::to_xml`] has in front of the packs.
-    pub fn head_to_xml(&self) -> String {
+    pub fn head_to_xml(&self, form: Form) -> String {
         let mut xml = format!(
             "    <Recipient Group=\"{}\" Name=\"{}\" Role=\"{}\"/>\n",
             self.group.as_str(),
@@ -96,6 +167,30 @@ impl Content {
         }
         for parent in &self.parents {
             let _ = writeln!(xml, "    <Parent Name=\"{parent}\"/>");
+        }
+        for RunAs { profile, account } in &self.run_as {
+            let (account, missing) = match account {
+                Ok(account) => (account.to_string(), ""),
+                Err(missing) => (String::new(), missing.as_str()),
+            };
+            let _ = writeln!(
+                xml,
+                "    <RunAs Profile=\"{}\" Account=\"{account}\" Missing=\"{missing}\"/>",
+                escape(profile.as_str())
+            );
+        }
+        for data in &self.accounts {
+            let _ = writeln!(
+                xml,
+                "    <SecureData Account=\"{}\" Name=\"{}\" Kind=\"{}\" User=\"{}\" Version=\"{}\" Key=\"{}\">{}</SecureData>",
+                data.account,
+                escape(data.name.as_str()),
+                escape(data.kind.as_str()),
+                escape(data.user.as_deref().unwrap_or_default()),
+                data.version,
+                AccountId(data.key),
+                if form == Form::Sealed { partial_escape(&*data.sealed) } else { Cow::Borrowed("") }
+            );
         }
         xml
     }
@@ -127,7 +222,7 @@ pub fn can_carry(text: &str) -> bool {
 impl Configuration {
     /// The document.
     pub fn to_xml(&self) -> String {
-        document(&self.cookie, self.version, &[&self.content.to_xml()])
+        document(&self.cookie, self.version, &[&self.content.to_xml(Form::Sealed)])
     }
 
     /// Reads a document.
@@ -152,6 +247,8 @@ struct Parts {
     recipient: Option<(Name, Name, Role)>,
     recovery: Option<String>,
     parents: Vec<Name>,
+    run_as: Vec<RunAs>,
+    accounts: Vec<SecureData>,
     packs: Vec<(String, Arc<str>)>,
 }
 
@@ -217,11 +314,14 @@ impl<'a> Parser<'a> {
         }
         let missing = ConfigurationError::Missing;
         let (group, name, role) = parts.recipient.ok_or(missing("Recipient"))?;
-        let Parts { recovery, parents, packs, .. } = parts;
+        let Parts { recovery, parents, run_as, accounts, packs, .. } = parts;
+        if let Some(RunAs { profile, .. }) = run_as.iter().find(|run_as| is_dangling(run_as, &accounts)) {
+            return self.wrong(format!("profile {profile:?} stands for an account that is not there"));
+        }
         Ok(Configuration {
             cookie: parts.cookie.ok_or(missing("Cookie"))?,
             version: parts.version.ok_or(missing("Version"))?,
-            content: Content { group, name, role, recovery, parents, packs },
+            content: Content { group, name, role, recovery, parents, run_as, accounts, packs },
         })
     }
 
@@ -242,7 +342,7 @@ impl<'a> Parser<'a> {
             "Version" => parts.version.is_some(),
             "Recipient" => parts.recipient.is_some(),
             "Recovery" => parts.recovery.is_some(),
-            "Parent" | "Pack" => false,
+            "Parent" | "RunAs" | "SecureData" | "Pack" => false,
             other => return self.wrong(format!("unknown element `{}`", other.escape_debug())),
         };
         if twice {
@@ -266,12 +366,40 @@ impl<'a> Parser<'a> {
                 parts.parents.push(parent);
                 self.text(empty)?.is_empty().then_some(()).ok_or_else(|| wrong("text in `Parent`".into()))
             }
+            "RunAs" => {
+                let [profile, account, missing] = self.attributes(start, ["Profile", "Account", "Missing"])?;
+                let profile = self.word(&profile, "profile")?;
+                let account = match (account.as_str(), missing.as_str()) {
+                    (account, "") => Ok(self.id(account)?),
+                    ("", word) => {
+                        let known = Missing::ALL.into_iter().find(|missing| missing.as_str() == word);
+                        Err(known.ok_or_else(|| wrong(format!("{:?} is no reason", short(word))))?)
+                    }
+                    _ => return Err(wrong("an account and a reason why there is none".into())),
+                };
+                if parts.run_as.last().is_some_and(|before| before.profile >= profile) {
+                    return Err(wrong(format!("profile {profile:?} a second time, or not in the order of names")));
+                }
+                parts.run_as.push(RunAs { profile, account });
+                self.text(empty)?.is_empty().then_some(()).ok_or_else(|| wrong("text in `RunAs`".into()))
+            }
+            "SecureData" => {
+                let [account, name, kind, user, version, key] =
+                    self.attributes(start, ["Account", "Name", "Kind", "User", "Version", "Key"])?;
+                let (account, AccountId(key)) = (self.id(&account)?, self.id(&key)?);
+                let (name, kind) = (self.word(&name, "account")?, self.word(&kind, "kind")?);
+                if parts.accounts.last().is_some_and(|before| before.account >= account) {
+                    return Err(wrong(format!("account {account} a second time, or not in the order of ids")));
+                }
+                let version = number(&version).ok_or_else(|| wrong(format!("{:?} is no version", short(&version))))?;
+                let user = Some(user).filter(|user| !user.is_empty());
+                let sealed = self.text(empty)?.into();
+                parts.accounts.push(SecureData { account, name, kind, user, version, key, sealed });
+                Ok(())
+            }
             "Pack" => {
                 let [pack] = self.attributes(start, ["Name"])?;
-                let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-                if pack.is_empty() || pack.len() > 64 || !pack.bytes().all(allowed) {
-                    return Err(wrong(format!("{:?} is no name of a pack", short(&pack))));
-                }
+                let pack = self.word(&pack, "pack")?;
                 if parts.packs.last().is_some_and(|(before, _)| *before >= pack) {
                     return Err(wrong(format!("pack {pack:?} a second time, or not in the order of names")));
                 }
@@ -286,11 +414,7 @@ impl<'a> Parser<'a> {
                 let none = || wrong(format!("{:?} is no {}", short(&text), leaf.to_lowercase()));
                 match leaf.as_str() {
                     "Cookie" => parts.cookie = Some(digest(&text).ok_or_else(none)?),
-                    // One way to write a number, as everybody who prints it does.
-                    "Version" => {
-                        let number = text.parse().ok().filter(|number: &u64| number.to_string() == text);
-                        parts.version = Some(number.ok_or_else(none)?);
-                    }
+                    "Version" => parts.version = Some(number(&text).ok_or_else(none)?),
                     _ => parts.recovery = Some(text),
                 }
                 Ok(())
@@ -300,6 +424,22 @@ impl<'a> Parser<'a> {
 
     fn name(&self, text: &str) -> Parsed<Name> {
         text.parse().or_else(|error| self.wrong(format!("{error}")))
+    }
+
+    /// The name of a pack, profile, account or kind.
+    fn word(&self, text: &str, what: &str) -> Parsed<String> {
+        if is_word(text) {
+            Ok(text.to_owned())
+        } else {
+            self.wrong(format!("{:?} is no name of a {what}", short(text)))
+        }
+    }
+
+    fn id(&self, text: &str) -> Parsed<AccountId> {
+        match bytes(text) {
+            Some(id) => Ok(AccountId(id)),
+            None => self.wrong(format!("{:?} is no id", short(text))),
+        }
     }
 
     /// The values of exactly these attributes.
@@ -365,14 +505,36 @@ fn short(text: &str) -> Cow<'_, str> {
 
 /// A hash in hexadecimal, lower case.
 fn digest(text: &str) -> Option<Digest> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+    bytes(text).map(Digest)
+}
+
+/// So many bytes in hexadecimal, lower case.
+fn bytes<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
+    let mut bytes = [0; LENGTH];
+    if text.len() != 2 * LENGTH || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
-    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
-    Some(Digest(hash))
+    Some(bytes)
+}
+
+/// A number, in the one way that everybody who prints it writes it.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}
+
+/// Whether a profile stands for an account that does not come with it.
+fn is_dangling(run_as: &RunAs, accounts: &[SecureData]) -> bool {
+    run_as.account.is_ok_and(|account| accounts.iter().all(|data| data.account != account))
+}
+
+/// Whether a text can be the name of a pack, a Run As profile or a Run As account: 1 to 64 lower-case letters, digits and
+/// hyphens.
+pub fn is_word(text: &str) -> bool {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 #[cfg(test)]
@@ -394,6 +556,19 @@ mod tests {
                 role: Role::Agent,
                 recovery: Some("MFkw+/==".into()),
                 parents: vec![name("gw2.test"), name("gw1.test")],
+                run_as: vec![
+                    RunAs { profile: "db".into(), account: Ok(AccountId([1; 16])) },
+                    RunAs { profile: "web".into(), account: Err(Missing::Undistributed) },
+                ],
+                accounts: vec![SecureData {
+                    account: AccountId([1; 16]),
+                    name: "db-login".into(),
+                    kind: "basic".into(),
+                    user: Some("o'brien".into()),
+                    version: 3,
+                    key: [0xcd; 16],
+                    sealed: "MIIB+/==".into(),
+                }],
                 packs: vec![("base".into(), text.into()), ("empty".into(), "".into())],
             },
         }
@@ -404,10 +579,16 @@ mod tests {
         let before = configuration();
         let xml = before.to_xml();
         assert_eq!(Configuration::parse(xml.as_bytes()), Ok(before.clone()));
-        let parts = [before.content.head_to_xml(), packs_to_xml(&before.content.packs)];
+        let parts = [before.content.head_to_xml(Form::Sealed), packs_to_xml(&before.content.packs)];
         assert_eq!(document(&before.cookie, 7, &[&parts[0], &parts[1]]), xml);
         assert!(xml.len() < parts[0].len() + parts[1].len() + ENVELOPE);
-        let bare = Content { recovery: None, parents: vec![], packs: vec![], ..before.content.clone() };
+        let unsealed = before.content.to_xml(Form::Unsealed);
+        assert_eq!(
+            unsealed.replacen("></SecureData>", ">MIIB+/==</SecureData>", 1),
+            before.content.to_xml(Form::Sealed)
+        );
+        let nothing = Content { run_as: vec![], accounts: vec![], ..before.content.clone() };
+        let bare = Content { recovery: None, parents: vec![], packs: vec![], ..nothing };
         let bare = Configuration { content: bare, version: u64::MAX, ..before };
         assert_eq!(Configuration::parse(bare.to_xml().as_bytes()), Ok(bare));
         assert!(can_carry("a\t\r\n\u{e4}\u{1f600}") && !can_carry("\0") && !can_carry("\u{ffff}"));
@@ -434,6 +615,12 @@ mod tests {
             ("<Pack Name=\"empty\">", "<Pack Name=\"base\">", "a second time"),
             ("<Pack Name=\"empty\">", "<Pack Name=\"em&#10;pty\">", "is no name of a pack"),
             ("<Recovery>", "<Recovery>a</Recovery><Recovery>", "`Recovery` a second time"),
+            ("Profile=\"web\"", "Profile=\"db\"", "a second time"),
+            ("Profile=\"web\"", "Profile=\"W\"", "is no name of a profile"),
+            ("undistributed", "lost", "is no reason"),
+            ("<SecureData Account=\"01", "<SecureData Account=\"02", "stands for an account that is not there"),
+            ("<SecureData Account=\"01", "<SecureData Account=\"1", "is no id"),
+            ("Version=\"3\"", "Version=\"03\"", "is no version"),
             ("<Parent Name=\"gw1.test\"/>", "<Parent/>", "no attribute `Name`"),
             ("<Parent Name=\"gw1.test\"/>", "<Parent Name=\"*\"/>", "is no host name"),
             ("<Parent Name=\"gw1.test\"/>", "<Parent Name=\"gw1.test\">a</Parent>", "text in `Parent`"),

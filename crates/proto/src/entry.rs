@@ -15,7 +15,7 @@ pub struct Entry {
     #[prost(uint64, tag = "1")]
     pub at: u64,
     /// What it is.
-    #[prost(oneof = "What", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "What", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub what: Option<What>,
 }
 
@@ -40,6 +40,9 @@ pub enum What {
     /// Entries that were dropped, in their place.
     #[prost(message, tag = "7")]
     Gap(Gap),
+    /// What became of a Run As account that came down.
+    #[prost(message, tag = "8")]
+    Receipt(Receipt),
 }
 
 /// Something happened: a line of a log, an event of a program.
@@ -132,6 +135,39 @@ pub struct Sample {
     pub unit: String,
 }
 
+/// What became of a Run As account that came down.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Receipt {
+    /// The account's id.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub account: Bytes,
+    /// Which version of its secret.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// What.
+    #[prost(enumeration = "Became", tag = "3")]
+    pub became: i32,
+    /// The workflow that used it, `pack/check`; empty otherwise.
+    #[prost(string, tag = "4")]
+    pub workflow: String,
+}
+
+/// What a health service has done with a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Became {
+    /// Nothing was said.
+    Unspecified = 0,
+    /// It was opened and is kept.
+    Opened = 1,
+    /// A workflow has used it.
+    Used = 2,
+    /// It was wiped: it is not to be here any more, or a newer version has come.
+    Removed = 3,
+    /// It could not be opened.
+    Unopened = 4,
+}
+
 /// Why entries were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
@@ -185,7 +221,7 @@ pub enum Class {
     Performance = 0,
     /// Events.
     Event = 1,
-    /// State changes.
+    /// State changes and receipts.
     State = 2,
     /// Alerts and closings.
     Alert = 3,
@@ -206,7 +242,7 @@ impl Entry {
         match self.what {
             Some(What::Performance(_)) | None => Class::Performance,
             Some(What::Event(_)) => Class::Event,
-            Some(What::State(_)) => Class::State,
+            Some(What::State(_) | What::Receipt(_)) => Class::State,
             Some(What::Alert(_) | What::Close(_)) => Class::Alert,
             Some(What::Gap(_)) => Class::Gap,
         }

@@ -63,6 +63,18 @@ macro_rules! catalogue {
 }
 
 catalogue! {
+    1107 Warning ProfileUnassigned { workflow, profile }
+        "check {workflow} does not run: no account is assigned to the Run As profile {profile} for this host"
+        meaning "The check is unknown. It does not run without the credential that it asks for."
+        cause "Nobody has said which account the profile stands for on this host, or the profile does not exist."
+        cure "At the server: `wardline profile explain PROFILE`, then `wardline profile set PROFILE --account ACCOUNT`."
+
+    1108 Warning AccountUndistributed { workflow, profile }
+        "check {workflow} does not run: the account of the Run As profile {profile} is not distributed to this host"
+        meaning "The check is unknown. It does not run without the credential that it asks for."
+        cause "An account is assigned to the profile, but this host is not among those that may have it."
+        cure "At the server: `wardline profile explain PROFILE` shows why; `wardline account update ACCOUNT --to HOSTS` distributes it."
+
     1210 Information ConfigurationActive { group, cookie }
         "new configuration is active: group {group}, cookie {cookie}"
         meaning "The workflows run by this configuration from now on, beside those of the configuration file on this host."
@@ -74,6 +86,30 @@ catalogue! {
         meaning "More was found than could be delivered and kept. What was dropped is counted in its place in the stream."
         cause "The parent or the database was away or slow for longer than the queue's budget lasts."
         cure "See why delivery stalled (the events before this one); raise `queue_budget` if outages of this length must be covered."
+
+    7006 Information SealingKeyPublished { group, key }
+        "the public key {key}, used to send this health service secrets, was published to group {group}; delivery is not confirmed by this"
+        meaning "Secrets for this health service will be encrypted to this key, once the server has entered it."
+        cause "The program was started, or has made a new key in time."
+        cure "Nothing to do; event 40006 says that it was delivered."
+
+    7011 Warning SecretRefused { account, reason }
+        "the secret for the Run As account {account} was refused: {reason}"
+        meaning "Nothing was kept or changed. Blank passwords are not supported."
+        cause "The field was left blank, or has in it what no plugin can read."
+        cure "Give it again: `wardline account create` or `wardline account update`."
+
+    7022 Critical SecureDataUnusable { group, account, reason }
+        "group {group}: the Run As account {account} came and cannot be used: {reason}"
+        meaning "What came encrypted for this host was not opened. An earlier version of the account, if there is one, stays in use."
+        cause "It was encrypted to a key that this host does not have any more, or somebody has changed or exchanged it."
+        cure "This host publishes its key again by itself, and gets the account anew. If it repeats: `wardline profile explain` at the server."
+
+    7023 Information SecureDataProcessed { group, accounts }
+        "group {group}: Run As accounts in use on this host: {accounts}"
+        meaning "These accounts were opened and rest in this host's protected store."
+        cause "The program was started, or the server sent other accounts."
+        cure "Nothing to do."
 
     20000 Warning UnknownHealthService { peer, address, reason }
         "{peer} at {address} is not part of this management group and was refused: {reason}"
@@ -223,6 +259,12 @@ catalogue! {
         "the stream of group {group} and the server's watermark agree at {upto}; delivering"
         meaning "Both ends compared positions by signed messages; delivery goes on from there."
         cause "The connection was made or made again."
+        cure "Nothing to do."
+
+    40006 Information SealingKeyConfirmed { group, key }
+        "the server of group {group} has entered the public key {key}: secrets for this health service are encrypted to it"
+        meaning "A server has signed that the trust log has this key."
+        cause "The key was published (event 7006)."
         cure "Nothing to do."
 
     40010 Critical ForgedAcknowledgement { parent, reason }
@@ -614,6 +656,95 @@ catalogue! {
         meaning "The server goes on; only a new issuing CA or duty certificate needs the key, every three years or so (40091)."
         cause "`wardline-server export-root`."
         cure "Take the file to where no network leads, and see that two people can find it."
+    40150 Warning PluginsUnderAgent { user }
+        "plugins run under this agent's own user, {user}: there is no `runas` in the configuration"
+        meaning "A plugin can read the agent's keys and queue. Checks with `run_as` get no credential."
+        cause "wardline-runas is not set up on this host, or the configuration does not name its socket."
+        cure "Set it up: docs/operations/run-as.md."
+
+    40151 Critical RunAsUnusable { path, reason }
+        "wardline-runas cannot be asked by {path}: {reason}; no plugin runs until it can"
+        meaning "Plugins are never run under the agent's own user instead. Their checks are unknown."
+        cause "wardline-runas does not run, its policy names another user, or somebody else than root listens there."
+        cure "See what wardline-runas says: docs/operations/run-as.md. `wardline-agent doctor` looks at it, too."
+
+    40152 Warning CredentialWithheld { workflow, profile, reason }
+        "check {workflow} does not run: it needs a credential of the profile {profile}, and {reason}"
+        meaning "The check is unknown. It does not run without the credential that it asks for."
+        cause "It cannot be used here, nothing can be encrypted to this host yet, or plugins run under the agent's own user."
+        cure "The reason says which. `wardline profile explain` shows what this host is to get."
+
+    40153 Critical PolicyRefused { file, reason }
+        "the policy {file} is refused: {reason}"
+        meaning "wardline-runas does not start: nobody but root may say which users it becomes."
+        cause "The file belongs to somebody else, others may write it or a folder above it, or something in it is wrong."
+        cure "Correct what the reason names. A policy is root's, mode 0644 or less: docs/operations/run-as.md."
+
+    40154 Critical RunAsNotStarted { reason }
+        "wardline-runas does not start: {reason}"
+        meaning "Plugins do not run on a host whose agent asks it."
+        cause "It does not run as root, its runtime folder is on a disk, its socket cannot be made, or processes of before cannot be ended."
+        cure "Correct what the reason names: docs/operations/run-as.md."
+
+    40155 Warning RunAsRefused { user, reason }
+        "a request by user {user} was refused: {reason}"
+        meaning "Nothing was run. Each reason is said once."
+        cause "A pack names a program or user that the policy does not allow, or somebody else than the agent asks."
+        cure "Allow it in the policy file if it is right, and start wardline-runas again; otherwise find out who asks for that."
+
+    40156 Warning RunAsLeftovers { path, count }
+        "{count} folders of secrets were left in {path} by an earlier process, and are removed"
+        meaning "The process before was killed in the middle of runs. What ran then has been ended, too."
+        cause "It was killed by SIGKILL or for lack of memory."
+        cure "Nothing to do, if it does not come again."
+
+    40157 Critical UserNotFreed { user, reason }
+        "something that runs under user {user} cannot be ended: {reason}; this number is not given out again"
+        meaning "One run less can be at the same time, until wardline-runas is started again."
+        cause "A process of a plugin hangs in the kernel, on a file system whose server is away for example."
+        cure "Find the process with `ps -u`; see what it waits for."
+
+    40160 Critical GroupKeyMissing { path, accounts }
+        "the group key {path} is not there, and the secrets of Run As accounts in the database rest under it: {accounts}"
+        meaning "The server does not start: with a new key it could never again open what it has."
+        cause "The file was removed, or the server was moved without it."
+        cure "Restore it from a backup, with `machine.key` and `protect/` of the same state folder."
+
+    40161 Critical GroupKeyUnusable { path, reason }
+        "the group key {path} cannot be used: {reason}"
+        meaning "The server does not start: the secrets of Run As accounts rest under this key."
+        cause "The file is damaged, comes from another machine, or what protects it here was exchanged."
+        cure "Restore it from a backup, with `machine.key` and `protect/` of the same state folder."
+
+    40162 Warning LessSecureDistribution { group, accounts }
+        "in group {group} Run As accounts may be distributed to every agent; those that are: {accounts}"
+        meaning "Whoever takes over any host of the group has these credentials, also on a host that joins later."
+        cause "`less_secure_distribution = true` in server.toml, or accounts were distributed like that while it was."
+        cure "Name the agents: `wardline account update ACCOUNT --to AGENT,AGENT`; then leave `less_secure_distribution` out."
+
+    40180 Critical SealingKeyRefused { agent, address, reason }
+        "a sealing key in the name of {agent} that came from {address} was refused: {reason}"
+        meaning "Somebody wants secrets of this health service to be encrypted to a key that it has not vouched for, or that is unfit. Nothing is."
+        cause "A gateway replaced or replayed the key, or the clock of the health service is wrong."
+        cure "Compare `wardline-agent certs` on the host with `wardline keys log show`; look at the clock; if both fit, treat the gateway as taken over."
+
+    40181 Critical SealingKeyForeign { group, key }
+        "the trust log of group {group} has the sealing key {key} under this host's name, which this host has not made"
+        meaning "Secrets for this host were to be encrypted to a key of somebody else. This host publishes its own again."
+        cause "Somebody holds this host's identity key, a copy of the host for example."
+        cure "Look who else runs with this host's keys. Remove and join it anew if it was copied: `wardline agent remove`."
+
+    40182 Warning SealingKeyLost { path, reason }
+        "the sealing key {path} cannot be used: {reason}; a new one is made"
+        meaning "Secrets that were encrypted to it must be sent again. The server does that by itself when it has the new key."
+        cause "The file was damaged or comes from another machine."
+        cure "Nothing to do, if event 40006 follows."
+
+    40183 Critical AccountUnusable { account, reason }
+        "the Run As account {account} goes to nobody: {reason}"
+        meaning "What the database holds of the account is not what the trust log speaks of, or does not open. Hosts keep what they have."
+        cause "Somebody has changed or put back a row of the database, or the group key is another one."
+        cure "Give the secret again: `wardline account update ACCOUNT`. See who can write the database."
 }
 
 /// The catalogue's entry of a number.

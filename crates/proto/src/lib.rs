@@ -7,9 +7,11 @@
 //!  message   what a frame carries: positions, batches, acknowledgements, hop facts
 //!  join      how hosts are let into the group
 //!  trust     what the trust log holds
+//!  secure_data  what a sealed secret says of itself
 //!  entry     what a batch carries: events, alerts, state, performance, gaps
 //!  health    words both ends share about health and alerts
 //!  configuration  what a health service is to do, as XML
+//!  runas     what the agent asks the helper that runs programs as other users
 //!  event     the catalogue of everything a program tells its operator
 //! ```
 
@@ -22,6 +24,8 @@ pub mod health;
 pub mod join;
 pub mod message;
 pub mod name;
+pub mod runas;
+pub mod secure_data;
 pub mod trust;
 
 pub use authority::{Direction, Kind};

@@ -15,6 +15,10 @@ pub struct Epoch(pub [u8; 16]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Digest(pub [u8; 32]);
 
+/// A Run As account's id: a UUIDv7.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(pub [u8; 16]);
+
 macro_rules! fixed_bytes {
     ($name:ident, $length:literal) => {
         impl std::fmt::Display for $name {
@@ -41,6 +45,7 @@ macro_rules! fixed_bytes {
 }
 fixed_bytes!(Epoch, 16);
 fixed_bytes!(Digest, 32);
+fixed_bytes!(AccountId, 16);
 
 /// How far a stream has come: everything up to `number` of `epoch`, the last batch of which has this hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub enum Context {
     Log,
     /// A health service's configuration.
     Config,
+    /// A health service's sealing key, and a server's word that it has entered it.
+    SealingCert,
 }
 
 impl Context {
@@ -90,6 +97,7 @@ impl Context {
             Self::Join => "wardline/join/1",
             Self::Log => "wardline/log/1",
             Self::Config => "wardline/config/1",
+            Self::SealingCert => "wardline/sealing-cert/1",
         }
     }
 }
@@ -485,6 +493,45 @@ pub struct Issue {
     /// The id of the recipient's identity key, 16 bytes: another host may have its name later.
     #[prost(bytes = "bytes", tag = "5")]
     pub identity: Bytes,
+}
+
+/// The key to which secrets for a health service are to be encrypted (payload of a [`Signed`], [`Context::SealingCert`],
+/// by the identity key of that health service).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SealingKey {
+    /// The health service.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its role.
+    #[prost(string, tag = "2")]
+    pub role: String,
+    /// Rises with every sealing key of this health service: an earlier word of its own is no news.
+    #[prost(uint64, tag = "3")]
+    pub serial: u64,
+    /// The self-signed certificate, DER.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub certificate: Bytes,
+}
+
+/// Which sealing key of a health service the trust log has (payload of a [`Signed`], [`Context::SealingCert`], by the duty
+/// key of a server).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SealingConfirmed {
+    /// The health service.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The id of its sealing key, 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
+    /// Its serial.
+    #[prost(uint64, tag = "3")]
+    pub serial: u64,
+    /// The id of the identity key that has signed it, 16 bytes: another may have the name later.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub identity: Bytes,
+    /// The duty certificate of the server's key and what leads to the root, DER.
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub chain: Vec<Bytes>,
 }
 
 impl Point {

@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use crate::message::Signed;
+
 /// What a duty key signs in the log's context. Entries and heads are told apart by their field.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
@@ -40,7 +42,7 @@ pub struct Entry {
     #[prost(string, tag = "4")]
     pub act: String,
     /// What is so from now on.
-    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30, 31")]
+    #[prost(oneof = "Fact", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30, 31, 40, 41, 42, 43, 44, 45, 46")]
     pub fact: Option<Fact>,
 }
 
@@ -103,6 +105,27 @@ pub enum Fact {
     /// They are not to any more.
     #[prost(message, tag = "31")]
     PackRemoved(PackRemoved),
+    /// A health service has a sealing key: secrets for it are encrypted to that, and to no other.
+    #[prost(message, tag = "40")]
+    Sealing(Sealing),
+    /// There is a Run As account, or a new version of it. A later entry of the same id replaces an earlier one.
+    #[prost(message, tag = "41")]
+    Account(Account),
+    /// There is not any more.
+    #[prost(message, tag = "42")]
+    AccountDeleted(AccountDeleted),
+    /// Who may have a Run As account. A later entry of the same account replaces an earlier one.
+    #[prost(message, tag = "43")]
+    Distribution(Distribution),
+    /// There is a Run As profile.
+    #[prost(message, tag = "44")]
+    Profile(Profile),
+    /// There is not any more.
+    #[prost(message, tag = "45")]
+    ProfileDeleted(ProfileDeleted),
+    /// Which account a profile stands for. A later entry of the same profile and agent replaces an earlier one.
+    #[prost(message, tag = "46")]
+    Binding(Binding),
 }
 
 /// The group begins.
@@ -270,4 +293,92 @@ pub struct PackRemoved {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
+}
+
+/// A sealing key, as its health service has signed it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sealing {
+    /// Of whom.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// What it has said: a [`crate::message::SealingKey`], by its identity key.
+    #[prost(message, required, tag = "2")]
+    pub said: Signed,
+}
+
+/// A Run As account, without its secret: of that the log has only the hash of what is in the database.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Account {
+    /// Its id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    /// Its name; no two accounts have the same.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Its kind, in one word.
+    #[prost(string, tag = "3")]
+    pub kind: String,
+    /// Which version of the secret: how many entries the log had when it was given, and after a restore as many more as it
+    /// takes to rise.
+    #[prost(uint64, tag = "4")]
+    pub version: u64,
+    /// SHA-256 of the encrypted secret as it is in the database, 32 bytes.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub secret: Bytes,
+    /// The local user that programs run as which use it; empty: whoever runs programs on the host by default.
+    #[prost(string, tag = "6")]
+    pub user: String,
+}
+
+/// A Run As account that is not there any more. Profiles that stood for it stand for nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AccountDeleted {
+    /// Its id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+}
+
+/// Who may have a Run As account. Who is removed from the group is removed from here, and whoever has its name later is
+/// another.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Distribution {
+    /// The account's id, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub account: Bytes,
+    /// Every agent ("less secure").
+    #[prost(bool, tag = "2")]
+    pub everywhere: bool,
+    /// These agents, members of the group ("more secure").
+    #[prost(string, repeated, tag = "3")]
+    pub agents: Vec<String>,
+}
+
+/// A Run As profile: the name by which workflows ask for an account.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Profile {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// A Run As profile that is not there any more.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProfileDeleted {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// Which account a profile stands for. The one for an agent goes before the one for all.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Binding {
+    /// The profile's name.
+    #[prost(string, tag = "1")]
+    pub profile: String,
+    /// For which agent, a member of the group; empty: for every agent that has none of its own.
+    #[prost(string, tag = "2")]
+    pub agent: String,
+    /// The account's id, 16 bytes; empty: none any more.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub account: Bytes,
 }

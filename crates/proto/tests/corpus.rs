@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use wardline_proto::configuration::Configuration;
 use wardline_proto::entry::entries;
 use wardline_proto::frame::{Assembler, Frame};
+use wardline_proto::runas::{Request, is_file_name};
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
@@ -36,6 +37,18 @@ fn bodies_of_the_corpus_are_read_or_refused() {
             let _ = entries(body, u32::from_be_bytes([0, length[0], length[1], length[2]]));
         }
     }
+}
+
+#[test]
+fn requests_of_the_corpus_are_read_or_refused() {
+    let mut read = 0;
+    for bytes in corpus("runas") {
+        if let Ok(request) = Request::parse(&bytes) {
+            assert!(request.credentials.iter().all(|file| is_file_name(&file.name)));
+            read += 1;
+        }
+    }
+    assert!(read > 0, "none is whole");
 }
 
 #[test]

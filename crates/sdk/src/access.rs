@@ -5,9 +5,11 @@ use std::future::Future;
 use wardline_proto::{Name, Role};
 
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group, Issuer,
+    Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
+    AlertFilter, Approval, Approved, Assignment, BindingOrder, ExplainFilter, Explained, Gap, GapFilter, Group, Issuer,
     LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter,
-    Problem, RecoveryOrder, RotationOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status, Token, TokenFilter,
+    TokenOrder, Topology, Use,
 };
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
@@ -101,6 +103,53 @@ pub trait DataAccess: Send + Sync {
 
     /// Nobody runs a pack any more; gives how it was.
     fn remove_pack(&self, name: &str) -> impl Future<Output = Result<Pack, Problem>> + Send;
+
+    /// What secrets for the server are to be sealed to.
+    fn sealing(&self) -> impl Future<Output = Result<SealingTarget, Problem>> + Send;
+
+    /// Lists Run As accounts by name.
+    fn accounts(&self, filter: AccountFilter) -> impl Future<Output = Result<Page<Account>, Problem>> + Send;
+
+    /// The account of this name, with what became of it on agents.
+    fn account(&self, name: &str) -> impl Future<Output = Result<AccountDetail, Problem>> + Send;
+
+    /// There is a new account.
+    fn create_account(&self, order: AccountOrder) -> impl Future<Output = Result<Account, Problem>> + Send;
+
+    /// Something is another at an account from now on; gives how it is then.
+    fn update_account(
+        &self,
+        name: &str,
+        change: AccountChange,
+    ) -> impl Future<Output = Result<Account, Problem>> + Send;
+
+    /// There is no such account any more; gives how it was. A conflict while profiles stand for it.
+    fn delete_account(&self, name: &str) -> impl Future<Output = Result<Account, Problem>> + Send;
+
+    /// Where an account is used.
+    fn account_uses(&self, name: &str) -> impl Future<Output = Result<Page<Use>, Problem>> + Send;
+
+    /// Lists Run As profiles by name.
+    fn profiles(&self, filter: AccountFilter) -> impl Future<Output = Result<Page<Profile>, Problem>> + Send;
+
+    /// The profile of this name.
+    fn profile(&self, name: &str) -> impl Future<Output = Result<Profile, Problem>> + Send;
+
+    /// There is a new profile.
+    fn create_profile(&self, order: ProfileOrder) -> impl Future<Output = Result<Profile, Problem>> + Send;
+
+    /// There is no such profile any more; gives how it was.
+    fn delete_profile(&self, name: &str) -> impl Future<Output = Result<Profile, Problem>> + Send;
+
+    /// A profile stands for an account from now on, or for none; gives how it is then.
+    fn bind_profile(&self, name: &str, order: BindingOrder) -> impl Future<Output = Result<Profile, Problem>> + Send;
+
+    /// What a profile gives each agent, by name, and why.
+    fn explain_profile(
+        &self,
+        name: &str,
+        filter: ExplainFilter,
+    ) -> impl Future<Output = Result<Page<Explained>, Problem>> + Send;
 }
 
 /// Where each question is asked.
@@ -153,4 +202,26 @@ pub mod path {
     pub const PACK: &str = "/api/v1/packs/{name}";
     /// `POST`: have nobody run a pack any more.
     pub const PACK_REMOVE: &str = "/api/v1/packs/{name}/remove";
+    /// `GET`: what secrets are to be sealed to.
+    pub const SEALING: &str = "/api/v1/sealing";
+    /// `GET`: list of accounts. `POST`: make one.
+    pub const ACCOUNTS: &str = "/api/v1/accounts";
+    /// `GET`: one account.
+    pub const ACCOUNT: &str = "/api/v1/accounts/{name}";
+    /// `POST`: change an account.
+    pub const ACCOUNT_UPDATE: &str = "/api/v1/accounts/{name}/update";
+    /// `POST`: delete an account.
+    pub const ACCOUNT_DELETE: &str = "/api/v1/accounts/{name}/delete";
+    /// `GET`: where an account is used.
+    pub const ACCOUNT_USES: &str = "/api/v1/accounts/{name}/uses";
+    /// `GET`: list of profiles. `POST`: make one.
+    pub const PROFILES: &str = "/api/v1/profiles";
+    /// `GET`: one profile.
+    pub const PROFILE: &str = "/api/v1/profiles/{name}";
+    /// `POST`: delete a profile.
+    pub const PROFILE_DELETE: &str = "/api/v1/profiles/{name}/delete";
+    /// `POST`: have a profile stand for an account, or for none.
+    pub const PROFILE_BIND: &str = "/api/v1/profiles/{name}/bind";
+    /// `GET`: what a profile gives each agent.
+    pub const PROFILE_EXPLAIN: &str = "/api/v1/profiles/{name}/explain";
 }

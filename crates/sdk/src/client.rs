@@ -10,9 +10,11 @@ use wardline_proto::{Name, Role};
 
 use crate::access::{DataAccess, path};
 use crate::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, Gap, GapFilter, Group, Issuer,
+    Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
+    AlertFilter, Approval, Approved, Assignment, BindingOrder, ExplainFilter, Explained, Gap, GapFilter, Group, Issuer,
     Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
-    PendingFilter, Problem, RecoveryOrder, RotationOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status, Token,
+    TokenFilter, TokenOrder, Topology, Use,
 };
 
 /// How long an answer may take.
@@ -211,7 +213,7 @@ impl DataAccess for Client {
     }
 
     async fn pack(&self, name: &str) -> Result<PackDetail, Problem> {
-        self.ask(Method::GET, &pack(path::PACK, name)?, &()).await
+        self.ask(Method::GET, &word(path::PACK, "pack", name)?, &()).await
     }
 
     async fn apply_pack(&self, order: PackOrder) -> Result<Pack, Problem> {
@@ -219,17 +221,70 @@ impl DataAccess for Client {
     }
 
     async fn remove_pack(&self, name: &str) -> Result<Pack, Problem> {
-        self.tell(&pack(path::PACK_REMOVE, name)?, &()).await
+        self.tell(&word(path::PACK_REMOVE, "pack", name)?, &()).await
+    }
+
+    async fn sealing(&self) -> Result<SealingTarget, Problem> {
+        self.ask(Method::GET, path::SEALING, &()).await
+    }
+
+    async fn accounts(&self, filter: AccountFilter) -> Result<Page<Account>, Problem> {
+        self.ask(Method::GET, path::ACCOUNTS, &filter).await
+    }
+
+    async fn account(&self, name: &str) -> Result<AccountDetail, Problem> {
+        self.ask(Method::GET, &word(path::ACCOUNT, "account", name)?, &()).await
+    }
+
+    async fn create_account(&self, order: AccountOrder) -> Result<Account, Problem> {
+        self.tell(path::ACCOUNTS, &order).await
+    }
+
+    async fn update_account(&self, name: &str, change: AccountChange) -> Result<Account, Problem> {
+        self.tell(&word(path::ACCOUNT_UPDATE, "account", name)?, &change).await
+    }
+
+    async fn delete_account(&self, name: &str) -> Result<Account, Problem> {
+        self.tell(&word(path::ACCOUNT_DELETE, "account", name)?, &()).await
+    }
+
+    async fn account_uses(&self, name: &str) -> Result<Page<Use>, Problem> {
+        self.ask(Method::GET, &word(path::ACCOUNT_USES, "account", name)?, &()).await
+    }
+
+    async fn profiles(&self, filter: AccountFilter) -> Result<Page<Profile>, Problem> {
+        self.ask(Method::GET, path::PROFILES, &filter).await
+    }
+
+    async fn profile(&self, name: &str) -> Result<Profile, Problem> {
+        self.ask(Method::GET, &word(path::PROFILE, "profile", name)?, &()).await
+    }
+
+    async fn create_profile(&self, order: ProfileOrder) -> Result<Profile, Problem> {
+        self.tell(path::PROFILES, &order).await
+    }
+
+    async fn delete_profile(&self, name: &str) -> Result<Profile, Problem> {
+        self.tell(&word(path::PROFILE_DELETE, "profile", name)?, &()).await
+    }
+
+    async fn bind_profile(&self, name: &str, order: BindingOrder) -> Result<Profile, Problem> {
+        self.tell(&word(path::PROFILE_BIND, "profile", name)?, &order).await
+    }
+
+    async fn explain_profile(&self, name: &str, filter: ExplainFilter) -> Result<Page<Explained>, Problem> {
+        self.ask(Method::GET, &word(path::PROFILE_EXPLAIN, "profile", name)?, &filter).await
     }
 }
 
-fn pack(path: &str, name: &str) -> Result<String, Problem> {
+/// The path of a thing of this name.
+fn word(path: &str, what: &str, name: &str) -> Result<String, Problem> {
     // Anything else might become another path.
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
         let name: String = name.chars().take(70).collect();
-        let next = "`wardline pack list -o name` shows the names";
-        return Err(Problem::new(Kind::Invalid, format!("{name:?} is no name of a pack"), next));
+        let next = format!("`wardline {what} list -o name` shows the names");
+        return Err(Problem::new(Kind::Invalid, format!("{name:?} is no name of a {what}"), next));
     }
     Ok(path.replace("{name}", name))
 }

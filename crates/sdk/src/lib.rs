@@ -3,6 +3,7 @@
 //! ```text
 //!  alert, agent, gap, topology, status   what is asked for
 //!  trust                                 members, join tokens, the trust log
+//!  account                               Run As accounts and profiles
 //!  pack                                  what agents run by the server's word
 //!  page                                  how long lists are read
 //!  problem                               how a question is refused
@@ -13,6 +14,7 @@
 //! ```
 
 pub mod access;
+pub mod account;
 pub mod agent;
 pub mod alert;
 pub mod client;
@@ -27,6 +29,10 @@ pub mod topology;
 pub mod trust;
 
 pub use access::DataAccess;
+pub use account::{
+    Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, BindingOrder, Bound, Delivery, ExplainFilter,
+    Explained, Profile, ProfileOrder, Reach, Receipt, Recipients, SealedSecret, SealingTarget, Use,
+};
 pub use agent::{Agent, AgentFilter, Session};
 pub use alert::{Alert, AlertChange, AlertDetail, AlertFilter, Change};
 pub use client::Client;

@@ -37,6 +37,18 @@ pub struct Status {
     /// Whether the issuing CA or the duty certificate is due to be made anew and waits for the root's key.
     #[serde(default)]
     pub root_key_needed: bool,
+    /// How many Run As accounts there are.
+    #[serde(default)]
+    pub accounts: u64,
+    /// Those that go to every agent.
+    #[serde(default)]
+    pub accounts_everywhere: Vec<String>,
+    /// Whether the server's configuration lets accounts go to every agent.
+    #[serde(default)]
+    pub less_secure_distribution: bool,
+    /// How many agents have no sealing key yet: nothing secret can be sent to them.
+    #[serde(default)]
+    pub agents_without_sealing_key: u64,
     /// What the keys are protected by that rest on the server's disk.
     #[serde(default)]
     pub protector: String,

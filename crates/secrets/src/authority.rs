@@ -82,7 +82,7 @@ impl Validity {
         Self { from, to: from.saturating_add(seconds) }
     }
 
-    fn write(self, params: &mut CertificateParams) -> Result<(), AuthorityError> {
+    pub(crate) fn write(self, params: &mut CertificateParams) -> Result<(), AuthorityError> {
         if self.from >= self.to || self.to > LAST {
             return Err(AuthorityError::Validity(self.from, self.to));
         }
@@ -167,7 +167,7 @@ impl<const BELOW: u8> Authority<BELOW> {
         self.ends
     }
 
-    fn sign(
+    pub(crate) fn sign(
         &self,
         mut params: CertificateParams,
         key: &impl PublicKeyData,

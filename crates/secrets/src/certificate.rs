@@ -105,10 +105,16 @@ impl Parsed {
         }
     }
 
-    /// Who it is for, as a channel certificate.
-    pub(crate) fn identity(&self) -> Result<Identity, Fault> {
+    /// Who it is for, whatever it is good for.
+    pub(crate) fn bearer(&self) -> Result<Identity, Fault> {
         let (name, uri) = self.names()?;
         let role = Role::from_uri(&uri).ok_or(Fault::Role(uri))?;
+        Ok(Identity { name, role })
+    }
+
+    /// Who it is for, as a channel certificate.
+    pub(crate) fn identity(&self) -> Result<Identity, Fault> {
+        let identity = self.bearer()?;
         let usage = self.certificate.tbs_certificate().get_extension::<ExtendedKeyUsage>();
         let Some((_, ExtendedKeyUsage(usage))) = usage.map_err(|_| Fault::Encoding)? else {
             return Err(Fault::Usage("missing".into()));
@@ -118,7 +124,7 @@ impl Parsed {
             let oids: Vec<_> = usage.iter().map(ToString::to_string).collect();
             return Err(Fault::Usage(oids.join(", ")));
         }
-        Ok(Identity { name, role })
+        Ok(identity)
     }
 
     /// The server whose duty key it certifies.

@@ -15,12 +15,18 @@
 //!  token        join tokens, and the code that two people compare
 //!  view         the trust log, replayed: who is in the group, and by which gateways
 //!  head         heads of that log: signed, compared, given up
+//!  account      the secret of a Run As account, and its kinds
+//!  group_key    what secrets rest under in the server's database
+//!  sealing      sealing keys: what a health service receives secrets with
+//!  secure_data  a secret sealed to one health service, as CMS
 //!  merkle       the tree over a log's entries: its head, proofs of inclusion and consistency, their verification
 //! ```
 
+pub mod account;
 pub mod authority;
 mod base32;
 pub mod certificate;
+pub mod group_key;
 pub mod head;
 pub mod merkle;
 mod pair;
@@ -28,6 +34,8 @@ pub mod private;
 pub mod protect;
 pub mod recovery;
 pub mod request;
+pub mod sealing;
+pub mod secure_data;
 pub mod signature;
 pub mod tls;
 pub mod token;

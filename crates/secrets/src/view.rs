@@ -5,21 +5,27 @@
 //!  entries (Signed) --apply, one by one--> View: members, tokens, duty keys, issuers, and the Merkle tree over all
 //! ```
 
+mod run_as;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use wardline_proto::message::{Context, Digest, Signed, decode, encode};
+use wardline_proto::message::{Context, Digest, SealingKey, Signed, decode, encode};
 use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name, Role};
 
 use crate::certificate::Parsed;
 use crate::head::{Reach, Restored};
 use crate::merkle::{self, Tree};
+use crate::sealing::{SealingCertificate, SealingFault};
 use crate::signature::{KeyId, SigningKey, VerifyingKey};
 use crate::trust::{Pin, Root};
+
+use self::run_as::Affected;
+pub use self::run_as::{Account, Profile, RECIPIENTS, RunAs};
 
 /// The most gateways that may speak for one member.
 pub const PARENTS: usize = 8;
@@ -27,6 +33,8 @@ pub const PARENTS: usize = 8;
 pub const WAY: usize = 4;
 /// How long an ended certificate is remembered, seconds: a session that it opened may stand longer than it.
 const REMEMBERED: u64 = 24 * 3600;
+/// Milliseconds.
+const DAY: u64 = 24 * 3600 * 1000;
 /// The most certificates of one member that are remembered.
 const CERTIFICATES: usize = 64;
 
@@ -54,6 +62,29 @@ pub struct Member {
     pub entry: u64,
     /// The number of the entry of its newest channel certificate that was not revoked.
     pub issued: Option<u64>,
+    /// What secrets for it are encrypted to.
+    pub sealing: Option<Arc<Sealing>>,
+}
+
+/// The sealing key of a health service.
+#[derive(Clone, Debug)]
+pub struct Sealing {
+    /// What is sealed to: read, and valid when the entry was made.
+    pub certificate: SealingCertificate,
+    /// Rises with every key of this health service.
+    pub serial: u64,
+    /// When it was entered, milliseconds since 1970.
+    pub at: u64,
+    /// How many were entered in a row, each within a day of the one before.
+    pub row: u32,
+    /// The number of the entry that says so.
+    pub entry: u64,
+}
+
+impl PartialEq for Sealing {
+    fn eq(&self, other: &Self) -> bool {
+        (self.certificate.der(), self.serial, self.entry) == (other.certificate.der(), other.serial, other.entry)
+    }
 }
 
 /// A channel certificate.
@@ -167,6 +198,7 @@ pub struct View {
     /// The identity keys of those who were removed: they never come back, by whatever name.
     removed: HashSet<KeyId>,
     packs: BTreeMap<String, Arc<Pack>>,
+    run_as: RunAs,
     versions: Versions,
     restored: Option<Restored>,
 }
@@ -192,6 +224,7 @@ impl View {
             members: HashMap::new(),
             removed: HashSet::new(),
             packs: BTreeMap::new(),
+            run_as: RunAs::default(),
             versions: Versions::default(),
             restored: None,
         }
@@ -289,6 +322,25 @@ impl View {
                 let key = known.ok_or(wrong("a member that is not there"))?.key();
                 self.removed.insert(key);
                 self.members.remove(&name);
+                self.run_as.remove(&name);
+            }
+            Fact::Sealing(sealing) => self.sealing(&sealing, at)?,
+            fact @ (Fact::Account(_)
+            | Fact::AccountDeleted(_)
+            | Fact::Distribution(_)
+            | Fact::Profile(_)
+            | Fact::ProfileDeleted(_)
+            | Fact::Binding(_)) => {
+                let members = &self.members;
+                let is_agent = |name: &Name| members.get(name).is_some_and(|member| member.role == Role::Agent);
+                let affected = self.run_as.take(fact, at, is_agent)?;
+                let version = self.next();
+                match affected {
+                    Affected::All => self.versions.all = version,
+                    Affected::These(names) => {
+                        self.versions.members.extend(names.into_iter().map(|name| (name, version)));
+                    }
+                }
             }
             Fact::Pack(pack) => {
                 if pack.name.is_empty() || pack.agents.is_empty() {
@@ -400,9 +452,29 @@ impl View {
             revoked: 0,
             entry,
             issued: None,
+            sealing: None,
         };
         self.versions.members.insert(name.clone(), version);
         self.members.insert(name, Arc::new(member));
+        Ok(())
+    }
+
+    /// A member's sealing key: by its own word, signed with the identity key that it has now.
+    fn sealing(&mut self, sealing: &trust::Sealing, at: u64) -> Result<(), Unsound> {
+        let wrong = Unsound::Fact;
+        let name: Name = sealing.name.parse().map_err(|_| wrong("a member's name"))?;
+        let member = self.members.get(&name).ok_or(wrong("a member that is not there"))?;
+        let key = read_sealing(member, self.group(), &sealing.said, at);
+        let key = key.map_err(|_| wrong("a sealing key that is none, or that its health service has not signed"))?;
+        if member.sealing.as_ref().is_some_and(|known| known.serial >= key.serial) {
+            return Err(wrong("a sealing key that is not newer than the one before"));
+        }
+        let (entry, version) = (self.tree.size(), self.next());
+        let member = self.members.get_mut(&name).ok_or(wrong("a member that is not there"))?;
+        let before = member.sealing.as_ref().filter(|known| at.saturating_sub(known.at) < DAY);
+        let row = before.map_or(1, |known| known.row.saturating_add(1));
+        Arc::make_mut(member).sealing = Some(Arc::new(Sealing { entry, row, ..key }));
+        self.versions.members.insert(name, version);
         Ok(())
     }
 
@@ -497,6 +569,11 @@ impl View {
         self.packs.values().filter(|pack| fits(&pack.agents, agent))
     }
 
+    /// Run As accounts and profiles.
+    pub const fn run_as(&self) -> &RunAs {
+        &self.run_as
+    }
+
     /// The version of a member's configuration: how many entries the log had with the last of those that decide what it
     /// says, and what was added when it was restored. Whoever replays the log finds the same, and it only rises.
     pub fn version(&self, member: &Name) -> u64 {
@@ -562,6 +639,34 @@ impl Member {
     pub fn key(&self) -> KeyId {
         self.identity.id()
     }
+}
+
+/// Why what somebody says of a sealing key is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSealing {
+    /// The member's identity key has not signed it.
+    #[error("its identity key has not signed it")]
+    Signature,
+    /// It is about somebody else, or about nothing.
+    #[error("it is about {0}")]
+    Other(String),
+    /// Its certificate misses a need.
+    #[error("its certificate: {0}")]
+    Certificate(#[from] SealingFault),
+}
+
+/// What a member has said of its sealing key, at a moment (milliseconds since 1970).
+///
+/// # Errors
+/// Its identity key has not signed that, or it is about another, or nothing that can be sealed to.
+pub fn read_sealing(member: &Member, group: GroupId, said: &Signed, at: u64) -> Result<Sealing, NotSealing> {
+    let payload = member.identity.open(Context::SealingCert, group, said).map_err(|_| NotSealing::Signature)?;
+    let said: SealingKey = decode(payload).ok_or_else(|| NotSealing::Other("nothing that can be decoded".into()))?;
+    if said.name != member.name.as_str() || said.role != member.role.as_str() {
+        return Err(NotSealing::Other(said.name));
+    }
+    let certificate = SealingCertificate::read(&said.certificate, &member.name, member.role, at / 1000)?;
+    Ok(Sealing { certificate, serial: said.serial, at, row: 0, entry: 0 })
 }
 
 /// The pin of a root with this certificate in DER; `None` when it is no certificate.

@@ -2,26 +2,31 @@
 //! memory, so that who has its configuration already costs one comparison of hashes.
 //!
 //! ```text
-//!   View, texts --content--> Content --hash--> cookie --differs from the agent's--> document, signed
+//!   View, texts --content--> Content --hash--> cookie --differs from the agent's--> accounts sealed, document signed
 //!                                                 \----is the agent's-------------> nothing
 //!   View --------------------------------------------------------------------------> signed head of the log, once for all;
 //!                                                 proofs that it continues what the agent knows, and has the agent's keys
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use wardline_connector::{journal, now_ms};
 use wardline_proto::Name;
-use wardline_proto::configuration::{Content, LIMIT, document, packs_to_xml};
+use wardline_proto::configuration::{
+    Content, DEFAULT_PROFILE, Form, LIMIT, Missing, RunAs, SecureData, document, packs_to_xml,
+};
 use wardline_proto::event::Event;
-use wardline_proto::message::{Configuration, Context, Digest, Included, Issue, Signed, encode};
+use wardline_proto::message::{AccountId, Configuration, Context, Digest, Included, Issue, Signed, encode};
 use wardline_secrets::head::{Reach, open_head, read_head, signed_head};
+use wardline_secrets::secure_data::{Header, Purpose, seal};
 use wardline_secrets::signature::sha256;
-use wardline_secrets::view::{Pack, View};
+use wardline_secrets::view::{Member, Pack, View};
 
+use crate::accounts::Accounts;
 use crate::store::Store;
 
 /// How long a signed head serves everybody.
@@ -30,24 +35,73 @@ const HEAD: Duration = Duration::from_secs(10);
 const SETS: usize = 16;
 
 /// Good texts of packs by their hashes.
-type Texts = HashMap<Digest, Arc<str>>;
+type Texts = HashMap<Digest, Text>;
 
-/// What an agent is to do.
+/// The text of a pack, and the Run As profiles that it names.
+#[derive(Clone, Debug)]
+pub struct Text {
+    text: Arc<str>,
+    profiles: Arc<BTreeSet<String>>,
+}
+
+impl Text {
+    /// Reads a pack's text. One that this program cannot read names nothing: agents say what is wrong with it.
+    fn read(name: &str, text: String) -> Self {
+        let pack = wardline_packs::Pack::parse(name, &text).ok();
+        let profiles = pack.iter().flat_map(|pack| pack.profiles()).map(str::to_owned).collect();
+        Self { text: text.into(), profiles: Arc::new(profiles) }
+    }
+}
+
+/// What Run As profiles stand for on an agent, and the accounts that it is to have for that, not encrypted yet: by what
+/// operators have said, and by which packs it is to run.
+pub fn run_as(view: &View, agent: &Member, profiles: &BTreeSet<String>) -> (Vec<RunAs>, Vec<SecureData>) {
+    let (mut stands, mut accounts) = (Vec::new(), BTreeMap::new());
+    for profile in profiles {
+        let account = match (view.run_as().resolve(profile, &agent.name), &agent.sealing) {
+            // Who names no profile has none unless somebody says otherwise.
+            (Err(Missing::Unassigned), _) if profile == DEFAULT_PROFILE => continue,
+            (Err(missing), _) => Err(missing),
+            (Ok(_), None) => Err(Missing::Keyless),
+            (Ok(account), Some(sealing)) => {
+                accounts.entry(account.id).or_insert_with(|| SecureData {
+                    account: account.id,
+                    name: account.name.clone(),
+                    kind: account.kind.clone(),
+                    user: account.user.clone(),
+                    version: account.version,
+                    key: sealing.certificate.id().0,
+                    sealed: Arc::default(),
+                });
+                Ok(account.id)
+            }
+        };
+        stands.push(RunAs { profile: profile.clone(), account });
+    }
+    (stands, accounts.into_values().collect())
+}
+
+/// What an agent is to do, with nothing in it encrypted yet.
 ///
 /// # Errors
 /// The text of this pack is not there.
 pub fn content(view: &View, agent: &Name, texts: &Texts) -> Result<Option<Content>, Arc<Pack>> {
     let (Some(group), Some(member)) = (view.name(), view.member_named(agent)) else { return Ok(None) };
     let text = |pack: &Arc<Pack>| match texts.get(&pack.text) {
-        Some(text) => Ok((pack.name.clone(), Arc::clone(text))),
+        Some(text) => Ok((pack.name.clone(), Arc::clone(&text.text))),
         None => Err(Arc::clone(pack)),
     };
+    let named = view.packs_of(agent).filter_map(|pack| texts.get(&pack.text)).flat_map(|text| text.profiles.iter());
+    let profiles = named.map(String::as_str).chain([DEFAULT_PROFILE]).map(str::to_owned).collect();
+    let (run_as, accounts) = run_as(view, member, &profiles);
     Ok(Some(Content {
         group: group.clone(),
         name: member.name.clone(),
         role: member.role,
         recovery: view.recovery().map(|key| key.to_base64()),
         parents: member.parents.clone(),
+        run_as,
+        accounts,
         packs: view.packs_of(agent).map(text).collect::<Result<_, _>>()?,
     }))
 }
@@ -64,12 +118,17 @@ pub struct Due {
 /// A set of packs, by names and hashes of texts.
 type Set = Vec<(String, Digest)>;
 
+/// What was sealed, as base64, by account, its version and the sealing key.
+type Sealed = HashMap<(AccountId, u64, [u8; 16]), Arc<str>>;
+
 #[derive(Default)]
 struct State {
     texts: Texts,
     sets: HashMap<Set, Arc<str>>,
     due: HashMap<Name, Due>,
     head: Option<(u64, Instant, Signed)>,
+    /// What was sealed for each agent: nothing is sealed twice.
+    sealed: HashMap<Name, Sealed>,
     /// What the operator was told of.
     told: HashSet<(String, Digest)>,
     /// The head of another log that an agent has shown last.
@@ -79,13 +138,14 @@ struct State {
 /// The configurations of all agents.
 pub struct Configurations {
     store: Store,
+    accounts: Accounts,
     state: Mutex<State>,
 }
 
 impl Configurations {
     /// With nothing computed yet.
-    pub fn new(store: Store) -> Self {
-        Self { store, state: Mutex::default() }
+    pub fn new(store: Store, accounts: Accounts) -> Self {
+        Self { store, accounts, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -99,7 +159,8 @@ impl Configurations {
         if let Some(due) = self.state().due.get(agent).filter(|due| due.version == version) {
             return Some(*due);
         }
-        let (head, packs) = self.parts(view, agent).await?;
+        let (content, packs) = self.parts(view, agent).await?;
+        let head = content.head_to_xml(Form::Unsealed);
         let due = Due { version, cookie: sha256(&[head.as_bytes(), packs.as_bytes()]) };
         let mut state = self.state();
         if state.due.len() > 2 * view.members().count() {
@@ -109,10 +170,15 @@ impl Configurations {
         Some(due)
     }
 
-    /// An agent's configuration, signed.
-    pub async fn issue(&self, view: &View, agent: &Name, due: Due) -> Option<Configuration> {
-        let identity = Bytes::copy_from_slice(&view.member_named(agent)?.key().0);
-        let (head, packs) = self.parts(view, agent).await?;
+    /// An agent's configuration, signed. Nothing when an account that it is to have is not to be had: then it keeps what
+    /// it has.
+    pub async fn issue(&self, view: &View, agent: &Name, due: Due) -> Option<(Configuration, Vec<(AccountId, u64)>)> {
+        let member = view.member_named(agent)?;
+        let identity = Bytes::copy_from_slice(&member.key().0);
+        let (mut content, packs) = self.parts(view, agent).await?;
+        self.seal(view, member, &mut content).await?;
+        let accounts = content.accounts.iter().map(|data| (data.account, data.version)).collect();
+        let head = content.head_to_xml(Form::Sealed);
         let document = document(&due.cookie, due.version, &[&head, &packs]);
         if document.len() > LIMIT {
             self.tell(&format!("of {agent}"), due.cookie, format!("its configuration has more than {LIMIT} bytes"));
@@ -126,7 +192,55 @@ impl Configurations {
             identity,
         };
         let signed = self.store.keeper().duty.signed(Context::Config, encode(&issue));
-        Some(Configuration { signed: Some(signed), document: document.into(), ..Configuration::default() })
+        let issued = Configuration { signed: Some(signed), document: document.into(), ..Configuration::default() };
+        Some((issued, accounts))
+    }
+
+    /// Encrypts the accounts in an agent's configuration to its sealing key, those that were not yet.
+    async fn seal(&self, view: &View, agent: &Member, content: &mut Content) -> Option<()> {
+        let mut now = HashMap::with_capacity(content.accounts.len());
+        for data in &mut content.accounts {
+            let which = (data.account, data.version, data.key);
+            let known = self.state().sealed.get(&agent.name).and_then(|sealed| sealed.get(&which).cloned());
+            data.sealed = match known {
+                Some(sealed) => sealed,
+                None => self.sealed(view, agent, data.account).await?,
+            };
+            now.insert(which, Arc::clone(&data.sealed));
+        }
+        let mut state = self.state();
+        match now.is_empty() {
+            true => drop(state.sealed.remove(&agent.name)),
+            false => drop(state.sealed.insert(agent.name.clone(), now)),
+        }
+        Some(())
+    }
+
+    /// An account's secret, encrypted to an agent's sealing key: the one that the view has, by the agent's own word.
+    async fn sealed(&self, view: &View, agent: &Member, id: AccountId) -> Option<Arc<str>> {
+        let (account, sealing) = (view.run_as().account(id)?, agent.sealing.as_ref()?);
+        let sealed = match self.accounts.secret(account).await {
+            Ok(secret) => {
+                let header = Header {
+                    group: view.group(),
+                    recipient: agent.name.clone(),
+                    account: id.0,
+                    version: account.version,
+                    purpose: Purpose::RunAs,
+                };
+                seal(&sealing.certificate, &header, secret.as_bytes()).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match sealed {
+            Ok(der) => Some(Base64::encode_string(&der).into()),
+            Err(reason) => {
+                if self.state().told.insert((format!("account {}", account.name), account.secret)) {
+                    journal::emit(Event::AccountUnusable { account: account.name.clone(), reason });
+                }
+                None
+            }
+        }
     }
 
     /// Adds the head of the log, and the proofs that it follows what the agent knows and has the agent's own keys. A
@@ -143,7 +257,10 @@ impl Configurations {
         let consistency = known.and_then(|known| tree.consistency(known.head.size, size)).unwrap_or_default();
         // What the agent has seen of its own keys comes again only with a configuration.
         let seen = known.filter(|known| message.signed.is_none() && view.has(known)).map_or(0, |known| known.head.size);
-        let own = view.member_named(agent).into_iter().flat_map(|member| [Some(member.entry), member.issued]).flatten();
+        let own = view.member_named(agent).into_iter().flat_map(|member| {
+            [Some(member.entry), member.issued, member.sealing.as_ref().map(|sealing| sealing.entry)]
+        });
+        let own = own.flatten();
         let given_up = known.filter(|known| !view.has(known)).and_then(|known| view.gave_up(known));
         let own = own.filter(|number| *number >= seen);
         let numbers: Vec<_> = own.chain(given_up.map(|restored| restored.number)).collect();
@@ -203,14 +320,14 @@ impl Configurations {
         }
     }
 
-    /// A configuration's content as XML, in front of the packs and of the packs.
-    async fn parts(&self, view: &View, agent: &Name) -> Option<(String, Arc<str>)> {
+    /// A configuration's content, with nothing encrypted yet, and its packs as XML.
+    async fn parts(&self, view: &View, agent: &Name) -> Option<(Content, Arc<str>)> {
         let (mut texts, mut missing) = (Texts::new(), Vec::new());
         {
             let state = self.state();
             for pack in view.packs_of(agent) {
                 match state.texts.get(&pack.text) {
-                    Some(text) => drop(texts.insert(pack.text, Arc::clone(text))),
+                    Some(text) => drop(texts.insert(pack.text, text.clone())),
                     None => missing.push(Arc::clone(pack)),
                 }
             }
@@ -234,19 +351,19 @@ impl Configurations {
                 packs
             }
         };
-        Some((content.head_to_xml(), packs))
+        Some((content, packs))
     }
 
     /// The text of a pack, when it is the one that the log speaks of.
-    async fn text(&self, pack: &Pack) -> Option<Arc<str>> {
+    async fn text(&self, pack: &Pack) -> Option<Text> {
         let text = self.store.pack_text(pack.name.clone()).await.ok()?;
         let reason = match text {
             Some(text) if sha256(&[text.as_bytes()]) == pack.text => {
-                let text: Arc<str> = text.into();
+                let text = Text::read(&pack.name, text);
                 let view = Arc::clone(&self.store.view().borrow());
                 let mut state = self.state();
                 state.texts.retain(|hash, _| view.packs().any(|pack| pack.text == *hash));
-                state.texts.insert(pack.text, Arc::clone(&text));
+                state.texts.insert(pack.text, text.clone());
                 return Some(text);
             }
             Some(_) => "its text is not the one that the trust log speaks of",

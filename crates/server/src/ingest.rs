@@ -21,7 +21,7 @@ use wardline_connector::link::{self, Broken, Incoming, Outgoing};
 use wardline_connector::uplink::hop;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
-use wardline_proto::message::{Context, Digest, Hop, Reason, Refusal, RouteOpen, Signed, Way, decode};
+use wardline_proto::message::{Context, Digest, Hop, Reason, Refusal, RouteOpen, SealingKey, Signed, Way, decode};
 use wardline_proto::{GroupId, Kind, Name, Role};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
@@ -30,6 +30,7 @@ use wardline_secrets::view::{Member, View, WAY};
 use crate::configuration::Configurations;
 use crate::founding::Authorities;
 use crate::live::Registry;
+use crate::sealing;
 use crate::store::Store;
 use conversation::Talk;
 
@@ -45,7 +46,7 @@ pub struct Ingest {
     /// Who this server is.
     pub own: Identity,
     /// Signs what this health service measures.
-    pub identity: SigningKey,
+    pub identity: Arc<SigningKey>,
     /// Signs what this server promises.
     pub duty: Arc<SigningKey>,
     /// The certificate of that key.
@@ -308,6 +309,10 @@ impl Routes<'_> {
                 self.routes.remove(&message.route);
                 Ok(())
             }
+            Kind::SealingKey if message.route == 0 && self.member.role == Role::Gateway => {
+                self.published(&message).await;
+                Ok(())
+            }
             // A gateway's own facts; an agent's go to its conversation.
             Kind::Hop if message.route == 0 && self.member.role == Role::Gateway => {
                 self.measured(&message).await;
@@ -399,6 +404,24 @@ impl Routes<'_> {
         self.routes.insert(route, opened);
     }
 
+    /// A gateway of this session, or one behind it, has a sealing key. What is wrong about it costs nobody the session:
+    /// a gateway passes on unread what those behind it say.
+    async fn published(&mut self, message: &Message) {
+        let Some(said) = decode::<Signed>(&message.body) else { return };
+        let about = decode::<SealingKey>(&said.payload).and_then(|said| said.name.parse::<Name>().ok());
+        let Some(name) = about else { return };
+        let view = Arc::clone(&self.ingest.store.view().borrow());
+        if name != self.member.name && !is_behind(&view, &name, &self.member.name, WAY) {
+            return;
+        }
+        match self.ingest.published(Role::Gateway, &name, said).await {
+            Ok(word) => {
+                let _ = self.outgoing.send(Message::own(Kind::SealingConfirmed, word)).await;
+            }
+            Err(refused) => self.ingest.refused(&name, &self.address, &refused),
+        }
+    }
+
     /// What a gateway of this session has measured. Whoever it let in with a channel certificate that was not issued to
     /// them is cut off, with everybody behind them.
     async fn measured(&mut self, message: &Message) {
@@ -442,6 +465,19 @@ async fn ended(route: Option<&Route>) {
 }
 
 impl Ingest {
+    /// Enters what a member has said of its sealing key; the word that goes back to it.
+    async fn published(&self, role: Role, name: &Name, said: Signed) -> Result<Signed, sealing::Refused> {
+        let duty = self.authorities.borrow().duty.clone();
+        sealing::enter(&self.store, duty, format!("{role} {name}"), name, said).await
+    }
+
+    fn refused(&self, name: &Name, address: &str, refused: &sealing::Refused) {
+        if *refused != sealing::Refused::Stopped {
+            let (agent, address, reason) = (name.to_string(), address.to_owned(), refused.to_string());
+            journal::emit(Event::SealingKeyRefused { agent, address, reason });
+        }
+    }
+
     /// The group.
     fn group(&self) -> GroupId {
         self.store.keeper().root.group()

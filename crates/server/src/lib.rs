@@ -6,12 +6,15 @@
 //!   hosts that join --> joining --> store: trust log <-- operating <-- api
 //! ```
 //!
+//! - `accounts`: the secrets of Run As accounts
 //! - `configuration`: what each agent is to do
 //! - `founding`: what is in the group's folder, made at the first start
 //! - `joining`: who may join or come home, and with what
 //! - `operating`: what operators decide about trust
+//! - `sealing`: what secrets for each health service are encrypted to
 //! - `restore`: that a database was restored on purpose
 
+pub mod accounts;
 pub mod api;
 pub mod configuration;
 pub mod founding;
@@ -20,4 +23,5 @@ pub mod joining;
 pub mod live;
 pub mod operating;
 pub mod restore;
+pub mod sealing;
 pub mod store;

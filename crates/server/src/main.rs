@@ -14,17 +14,21 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, StateFolder};
 use wardline_connector::credential::credential;
+use wardline_connector::sealing::Sealing;
 use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT};
 use wardline_secrets::protect::Vault;
+use wardline_server::accounts::{self, Accounts, OwnKeys};
 use wardline_server::api::{Live, Service, Socket};
 use wardline_server::configuration::Configurations;
 use wardline_server::founding::{self, Following, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
 use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
+use wardline_server::operating::accounts::Policy;
 use wardline_server::restore;
+use wardline_server::sealing;
 use wardline_server::store::Store;
 
 #[derive(Parser)]
@@ -87,6 +91,8 @@ struct Config {
     channel_lifetime: Duration,
     #[serde(default)]
     join_without_token: WithoutToken,
+    #[serde(default)]
+    less_secure_distribution: bool,
     group: founding::Settings,
 }
 
@@ -171,6 +177,20 @@ fn run(path: &Path) -> Result<(), Event> {
     let database = database.unwrap_or_else(|| folder.join("wardline.db"));
     let Foundation { keeper, authorities, identity, channel, presence } = foundation;
     let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
+    let key = accounts::group_key(state.vault(), &folder, &store.view().borrow())?;
+    let root = store.keeper().root.clone();
+    let identity = Arc::new(identity);
+    let signs = Arc::clone(&identity);
+    let sealing = Sealing::open(
+        channel.identity.clone(),
+        config.group.name.clone(),
+        root,
+        signs,
+        &folder,
+        state.vault().clone(),
+    )?;
+    let accounts = Accounts::new(key, store.clone(), Arc::clone(&sealing) as Arc<dyn OwnKeys>);
+    let policy = Policy { less_secure: config.less_secure_distribution };
     let registry = Registry::new(config.name.clone(), store.view());
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -190,6 +210,7 @@ fn run(path: &Path) -> Result<(), Event> {
             name: config.name.to_string(),
         });
         founding::announce(&store, presence.clone()).await?;
+        policy.tell(&store.view().borrow());
         let stop = CancellationToken::new();
         let own = channel.identity.clone();
         let (publisher, credential) = credential(Some(channel));
@@ -209,12 +230,14 @@ fn run(path: &Path) -> Result<(), Event> {
         let following = renewal.own_pki().map(|pki| Following { pki, renewal: Arc::clone(&renewal) });
         let following = following.map(|following| tokio::spawn(following.run(stop.clone())));
         let renewing = tokio::spawn(Arc::clone(&renewal).run(stop.clone()));
-        let configurations = Arc::new(Configurations::new(store.clone()));
+        let making = tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
+        let entering = tokio::spawn(sealing::run(store.clone(), sealing, authorities.clone(), stop.clone()));
+        let configurations = Arc::new(Configurations::new(store.clone(), accounts.clone()));
         let (issues, known, without_token) =
             (authorities.clone(), Arc::clone(&configurations), config.join_without_token);
         let desk = JoinDesk::new(store.clone(), issues, lifetime, without_token, known);
         let live = Arc::clone(&registry) as Arc<dyn Live>;
-        let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal);
+        let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
@@ -230,7 +253,7 @@ fn run(path: &Path) -> Result<(), Event> {
                 let _ = following.await;
             }
         };
-        let all = async { tokio::join!(api, listening, comparing, renewing, following) };
+        let all = async { tokio::join!(api, listening, comparing, renewing, following, making, entering) };
         let _ = tokio::time::timeout(signals::STOPPING, all).await;
         // What waits is written; what cannot be was acknowledged to nobody.
         let _ = tokio::time::timeout(signals::STOPPING, writer.ended()).await;

@@ -1,6 +1,8 @@
 //! What operators decide about trust: rules over what the trust log says, without effects of their own.
 
+pub mod accounts;
 pub mod packs;
+pub mod profiles;
 
 use bytes::Bytes;
 use wardline_proto::trust::{self, Fact};

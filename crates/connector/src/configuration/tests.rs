@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use wardline_proto::Role;
-use wardline_proto::configuration::Configuration;
+use wardline_proto::configuration::{Configuration, Form};
 use wardline_proto::trust;
 use wardline_secrets::authority::Validity;
 use wardline_secrets::head::signed_head;
@@ -20,7 +20,8 @@ struct Host {
     scratch: Scratch,
     key: SigningKey,
     duty: Duty,
-    identity: SigningKey,
+    identity: Arc<SigningKey>,
+    sealing: Arc<Sealing>,
     log: Mutex<Vec<Bytes>>,
 }
 
@@ -28,12 +29,14 @@ impl Host {
     fn new() -> Self {
         let (group, scratch) = (Group::new(), Scratch::new());
         let key = SigningKey::generate(group.id).unwrap().0;
-        let identity = SigningKey::generate(group.id).unwrap().0;
+        let identity = group.identity();
+        let own = Identity { name: name("web1.test"), role: Role::Agent };
+        let sealing = group.sealing(own, &identity, &scratch.0);
         let public = key.public().unwrap();
         let certificate = group.root.duty(&name("srv.test"), &public, group.hour()).unwrap();
         let chain = vec![Bytes::copy_from_slice(&certificate)];
         let duty = Duty { key: public, chain, cookie: None, version: 0, turn: 0 };
-        let host = Self { group, scratch, key, duty, identity, log: Mutex::default() };
+        let host = Self { group, scratch, key, duty, identity, sealing, log: Mutex::default() };
         host.add(host.member("web1.test", &host.identity));
         host
     }
@@ -89,16 +92,7 @@ impl Host {
             true => Err("a bad pack".to_owned()),
             false => Ok(()),
         };
-        let (own, folder) = (Identity { name: name("web1.test"), role: Role::Agent }, self.scratch.0.clone());
-        Configured::open(
-            own,
-            self.identity.id(),
-            name("north"),
-            self.group.trusted(),
-            &vault(&self.scratch.0),
-            folder,
-            Box::new(check),
-        )
+        Configured::open(&self.sealing, self.scratch.0.clone(), Box::new(check))
     }
 
     fn message(&self, version: u64, pack: &str) -> message::Configuration {
@@ -108,9 +102,11 @@ impl Host {
             role: Role::Agent,
             recovery: None,
             parents: vec![],
+            run_as: vec![],
+            accounts: vec![],
             packs: vec![(pack.into(), "text".into())],
         };
-        let cookie = sha256(&[content.to_xml().as_bytes()]);
+        let cookie = sha256(&[content.to_xml(Form::Unsealed).as_bytes()]);
         let document = Bytes::from(Configuration { cookie, version, content }.to_xml());
         let (agent, hash) = ("web1.test".to_owned(), sha256(&[&document]).to_wire());
         let identity = Bytes::copy_from_slice(&self.identity.id().0);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_proto::Kind;
 use wardline_proto::event::Event;
 use wardline_proto::frame::{Frame, Message};
-use wardline_proto::message::{Reason, Refusal, Signed, Way, decode};
+use wardline_proto::message::{Reason, Refusal, SealingConfirmed, Signed, Way, decode};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
 
@@ -29,6 +29,7 @@ use crate::handshake::Session;
 use crate::journal;
 use crate::link::{self, AbortOnDrop, Outgoing};
 use crate::parents::{connect, first};
+use crate::sealing::Sealing;
 use crate::uplink::hop;
 
 /// The pause before dialling again after a session has ended.
@@ -41,13 +42,20 @@ pub struct Relay {
     membership: Membership,
     credential: Credential,
     identity: Arc<SigningKey>,
+    sealing: Arc<Sealing>,
     table: Mutex<Table>,
 }
 
 impl Relay {
     /// A relay with nobody connected.
-    pub fn new(own: Identity, membership: Membership, credential: Credential, identity: Arc<SigningKey>) -> Arc<Self> {
-        Arc::new(Self { own, membership, credential, identity, table: Mutex::default() })
+    pub fn new(
+        own: Identity,
+        membership: Membership,
+        credential: Credential,
+        identity: Arc<SigningKey>,
+        sealing: Arc<Sealing>,
+    ) -> Arc<Self> {
+        Arc::new(Self { own, membership, credential, identity, sealing, table: Mutex::default() })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -90,8 +98,18 @@ impl Relay {
         let own = session.own;
         let (mut incoming, up, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
+        let (mut unsaid, mut is_open) = (self.sealing.unsaid(), false);
         loop {
-            let frame = match incoming.frame().await {
+            let frame = tokio::select! {
+                frame = incoming.frame() => frame,
+                Ok(()) = unsaid.changed() => {
+                    if let Some(said) = self.sealing.said().filter(|_| is_open) {
+                        tokio::spawn(say(up.clone(), vec![Message::own(Kind::SealingKey, said)]));
+                    }
+                    continue;
+                }
+            };
+            let frame = match frame {
                 Ok(frame) => frame,
                 Err(error) => return error.to_string(),
             };
@@ -106,12 +124,29 @@ impl Relay {
             match frame.kind {
                 Kind::Way => {
                     let open = decode::<Way>(&frame.body).is_some_and(|way| way.open);
-                    let mut messages = if open { vec![Message::own(Kind::Hop, facts.clone())] } else { Vec::new() };
+                    is_open = open;
+                    let mut messages = Vec::new();
+                    if open {
+                        messages.push(Message::own(Kind::Hop, facts.clone()));
+                        messages.extend(self.sealing.said().map(|said| Message::own(Kind::SealingKey, said)));
+                    }
                     let mut table = self.table();
                     messages.extend(if open { table.open_way(&up) } else { table.lose_way() });
                     drop(table);
                     // Said beside reading, or two ends that only write would wait for each other.
                     tokio::spawn(say(up.clone(), messages));
+                }
+                Kind::SealingConfirmed => {
+                    let Some(signed) = decode::<Signed>(&frame.body) else {
+                        return "a message that cannot be decoded".into();
+                    };
+                    // Without a route, it is for this gateway or for one behind it, which knows whether to believe it.
+                    let meant = decode::<SealingConfirmed>(&signed.payload).map(|said| said.name);
+                    if meant.as_deref() != Some(self.own.name.as_str()) {
+                        self.table().to_gateways(&Message::own(Kind::SealingConfirmed, signed));
+                    } else if let Err(reason) = self.sealing.confirmed(&signed) {
+                        return format!("a word about its sealing key that is not to be believed: {reason}");
+                    }
                 }
                 Kind::Refusal => {
                     let refusal: Option<Refusal> = decode(&frame.body);

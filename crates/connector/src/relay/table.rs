@@ -100,6 +100,12 @@ impl Table {
         (id, messages)
     }
 
+    /// Says something to every gateway below, if there is room: it was not meant for this one.
+    pub(super) fn to_gateways(&self, message: &Message) {
+        let gateways = self.sessions.values().filter(|below| below.peer.role == Role::Gateway);
+        gateways.for_each(|below| _ = below.down.try_send(message.clone()));
+    }
+
     /// A session below has ended: what must be said above.
     pub(super) fn leave(&mut self, id: u64) -> Vec<Message> {
         let Some(below) = self.sessions.remove(&id) else { return Vec::new() };

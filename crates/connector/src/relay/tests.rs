@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Parent;
 use crate::handshake;
 use crate::link::Incoming;
-use crate::testing::{Group, listen, parent, sessions};
+use crate::testing::{Group, Scratch, listen, parent, sessions};
 
 /// Starts a gateway; gives where it listens, and what stops it.
 async fn gateway(group: &Group, host: &str, parents: Vec<Parent>) -> (SocketAddr, CancellationToken) {
@@ -17,7 +17,9 @@ async fn gateway(group: &Group, host: &str, parents: Vec<Parent>) -> (SocketAddr
     let channel = group.channel(host, Role::Gateway);
     let own = channel.identity.clone();
     let credential = Credential::from(channel);
-    let relay = Relay::new(own, group.membership(parents), credential.clone(), group.identity());
+    let (identity, scratch) = (group.identity(), Scratch::new());
+    let sealing = group.sealing(own.clone(), &identity, &scratch.0);
+    let relay = Relay::new(own, group.membership(parents), credential.clone(), identity, sealing);
     tokio::spawn(Arc::clone(&relay).run(stop.clone()));
     let until = stop.clone();
     let serve = move |session| Arc::clone(&relay).serve(session, until.clone());

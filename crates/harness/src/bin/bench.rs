@@ -1,7 +1,8 @@
 //! Figures: what the path from an agent over a gateway into the server's database carries, what it costs, and how long
-//! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder.
+//! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder. And how
+//! fast one core seals secrets.
 //!
-//! `EVENTS` (500000), `REPEATS` (3) and `AGENTS` (2000) say how much.
+//! `EVENTS` (500000), `REPEATS` (3) and `AGENTS` (2000) say how much. `ONLY=seal` measures nothing but sealing.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -9,14 +10,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::agreement::{ECDH_P256, ParsedPublicKey, PrivateKey, UnparsedPublicKey, agree};
 use wardline_harness::daemon::cpu;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::ids::{Log, Tally};
 use wardline_harness::{Daemon, Scratch, program, wait};
-use wardline_proto::Kind;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Configuration, ConfigurationAsk, Issue, RouteOpen, decode};
+use wardline_proto::{GroupId, Kind, Name, Role};
+use wardline_secrets::account::Secret;
+use wardline_secrets::authority::Validity;
+use wardline_secrets::sealing::{LIFETIME, SealingCertificate, SealingKey};
+use wardline_secrets::secure_data::{Header, Purpose, seal};
 
 /// How long one run may take.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -24,12 +30,20 @@ const LIMIT: Duration = Duration::from_secs(300);
 const ALERTS: usize = 60;
 /// Questions for a configuration that has not changed.
 const ASKS: usize = 10_000;
+/// Secrets that are sealed in one run.
+const SEALS: u64 = 40_000;
 /// System calls that make data durable.
 const SYNCS: &str = "trace=fsync,fdatasync";
 
 fn main() {
     let events = number("EVENTS", 500_000);
     let repeats = number("REPEATS", 3);
+    let mut sealed: Vec<_> = (0..repeats.max(3)).map(|_| seals()).collect();
+    figure("seal.rate", "seals/s", &mut sealed);
+    eprintln!("# the two key operations of a seal alone: {:.0}/s", key_operations());
+    if std::env::var("ONLY").is_ok_and(|only| only == "seal") {
+        return;
+    }
     let (mut rates, mut costs) = (Vec::new(), Vec::new());
     for _ in 0..repeats {
         let (rate, cost) = path(events);
@@ -51,6 +65,40 @@ fn main() {
             load()
         );
     }
+}
+
+/// Secrets that one core seals in a second: a user and a password for an agent whose certificate was read before.
+fn seals() -> f64 {
+    let now = 1_900_000_000;
+    let name: Name = "web1.test".parse().expect("a name");
+    let (key, _) = SealingKey::generate(&name, Role::Agent, Validity::lasting(now, LIFETIME)).expect("a key");
+    let certificate =
+        SealingCertificate::read(key.certificate().der(), &name, Role::Agent, now).expect("a certificate");
+    let secret = Secret::basic(b"monitor", b"correct horse battery staple").expect("a secret");
+    let mut header =
+        Header { group: GroupId([1; 16]), recipient: name, account: [2; 16], version: 0, purpose: Purpose::RunAs };
+    let began = Instant::now();
+    let mut last = Vec::new();
+    while header.version < SEALS {
+        header.version += 1;
+        last = seal(&certificate, &header, secret.as_bytes()).expect("it is sealed");
+    }
+    let rate = SEALS as f64 / began.elapsed().as_secs_f64();
+    let opened = key.open(&last).and_then(|opened| opened.expect(&header)).expect("it can be opened");
+    assert_eq!(opened.as_slice(), secret.as_bytes());
+    rate
+}
+
+/// How often in a second one core does what no seal goes without: a new key, and agreeing with another's.
+fn key_operations() -> f64 {
+    let generate = || PrivateKey::generate(&ECDH_P256).expect("a key");
+    let theirs = generate().compute_public_key().expect("a public key");
+    let theirs = ParsedPublicKey::try_from(UnparsedPublicKey::new(&ECDH_P256, theirs.as_ref())).expect("a public key");
+    let began = Instant::now();
+    for _ in 0..SEALS {
+        agree(&generate(), theirs.clone(), (), |_| Ok(())).expect("they agree");
+    }
+    SEALS as f64 / began.elapsed().as_secs_f64()
 }
 
 /// How fast many agents join and come back, and what they cost a gateway while they are idle.

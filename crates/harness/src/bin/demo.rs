@@ -1,7 +1,7 @@
 //! `make demo`: a management group on this machine, and what it does for its operator, one step after the other.
 //!
 //! ```text
-//!  agent1.test  runs check_http against a web service of the demo ──┐
+//!  agent1.test  runs check_http, which logs on to a web service ────┐
 //!                                                                   ├── gw1.test ── srv1.test ── SQLite
 //!  agent2.test  follows a log file that the demo writes ────────────┘
 //! ```
@@ -9,7 +9,8 @@
 //! Nothing is believed to whoever did it: a step asks the command line, reads the database, or looks into `/proc`.
 //!
 //! `EXIT=1` leaves after the tour. `BREAK=service` never repairs the web service and `BREAK=gateway` never restarts the
-//! gateway: the step that shows the repair must fail then.
+//! gateway: the step that shows the repair must fail then. `BREAK=secret` lays a copy of the password into the gateway's
+//! folder: the step that looks for it must find it.
 
 use std::collections::HashSet;
 use std::env;
@@ -19,21 +20,29 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64ct::{Base64, Encoding as _};
+use nix::unistd::getuid;
 use procfs::ProcError;
 use procfs::net::{TcpState, tcp, tcp6, udp, udp6};
 use procfs::process::{FDTarget, Process};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde::Serialize;
 use serde_json::{Value, json};
 use wardline_connector::signals;
 use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{Log, Tally};
-use wardline_harness::{Daemon, program, wait};
+use wardline_harness::search::Search;
+use wardline_harness::{Daemon, Helper, pki, program, wait};
 
+/// What the web service wants to hear from its users.
+const PASSWORD: [&str; 2] = ["correct-horse-battery-staple", "Tr0ub4dor-and-3-more-of-them"];
+/// The user that logs on.
+const USER: &str = "ann";
 /// The plugin that is run, from Debian's monitoring-plugins-basic.
 const PLUGIN: &str = "/usr/lib/nagios/plugins/check_http";
 /// How long a step may wait.
@@ -71,6 +80,7 @@ struct Orders {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Break {
     Service,
+    Secret,
     Gateway,
 }
 
@@ -88,8 +98,9 @@ impl Orders {
         let broken = match word("BREAK").as_str() {
             "" => None,
             "service" => Some(Break::Service),
+            "secret" => Some(Break::Secret),
             "gateway" => Some(Break::Gateway),
-            other => return Err(format!("BREAK={other}: only service and gateway are allowed")),
+            other => return Err(format!("BREAK={other}: only service, secret and gateway are allowed")),
         };
         Ok(Self { stay, broken })
     }
@@ -130,6 +141,8 @@ type Seen<T = ()> = Result<T, String>;
 /// The group, what surrounds it, and how many steps were gone.
 struct Tour {
     group: Group,
+    // It runs what the agents ask for, and ends after them.
+    _helper: Helper,
     wardline: PathBuf,
     web: Web,
     log: Log,
@@ -142,23 +155,17 @@ struct Tour {
 impl Tour {
     fn prepare(broken: Option<Break>, stop: Stop) -> Self {
         let [wardline, ..] = ["wardline", "wardline-server", "wardline-gateway", "wardline-agent"].map(program::find);
-        let mut group = Group::builder().agents(2).pack("web", "").pack("app", "").lay();
+        let mut helper = Helper::new(getuid().as_raw(), "programs = [\"/usr/lib/nagios/plugins/\"]\n");
+        helper.restart();
+        let mut group = Group::builder().agents(2).tapped().pack("app", "").lay();
+        let socket = helper.socket().display().to_string();
+        (0..2).for_each(|agent| group.agent(agent).set("runas", socket.clone()));
         let web = Web::start();
         let log = Log::create(&group.folder().join("app.log"), 1);
-        let (ip, port) = (web.address.ip(), web.address.port());
-        group.write_pack(
-            "web",
-            &format!(
-                "[pack]\nname = \"web\"\n\n[[check]]\nname = \"http\"\n\
-                 program = [\"{PLUGIN}\", \"-H\", \"{ip}\", \"-p\", \"{port}\"]\n\
-                 every = \"250ms\"\ntimeout = \"10s\"\n[check.monitor]\n"
-            ),
-        );
         let path = log.path().display().to_string();
         group.write_pack("app", &format!("[pack]\nname = \"app\"\n\n[[log]]\nname = \"lines\"\npath = {path:?}\n"));
-        only_pack(&group.agent(0).config(), "web");
-        only_pack(&group.agent(1).config(), "app");
-        Self { group, wardline, web, log, broken, stop, steps: 0, failed: 0 }
+        no_pack(&group.agent(0).config());
+        Self { group, _helper: helper, wardline, web, log, broken, stop, steps: 0, failed: 0 }
     }
 
     fn go(&mut self) {
@@ -172,7 +179,11 @@ impl Tour {
         self.step("everybody joined with a token of its own, and the trust log leads to the pinned root", Self::joined);
         self.step("a host that comes with a used token is refused", Self::stranger);
         self.step("a host without a token is approved by its code, which two people compare", Self::approved);
-        self.step("check_http runs, and the web service sees its requests", Self::plugin);
+        self.step("a Run As account is made, which only agent1.test may have, and a check that uses it", Self::account);
+        self.step("check_http logs on with it over TLS, without arguments or environment", Self::plugin);
+        self.step("`wardline profile explain` says who has it, and `account show` what became of it", Self::explained);
+        self.step("the password is in no file, on no wire and not in the gateway's memory", Self::searched);
+        self.step("the password changes, and the check logs on with the new one", Self::changed);
         self.step("the web service breaks, and one alert is raised", Self::raised);
         self.step("`wardline alert show` has what the plugin said", Self::shown);
         self.step("the web service is healthy again, and the alert is closed", Self::closed);
@@ -315,12 +326,93 @@ impl Tour {
         if status.success() { Ok(()) } else { Err(shown) }
     }
 
+    /// A secret in a file for the command line, which is removed when it was read.
+    fn secret<T>(&self, secret: &str, tell: impl FnOnce(&str) -> T) -> Seen<T> {
+        let file = self.group.folder().join("secret");
+        std::fs::write(&file, secret).map_err(|error| error.to_string())?;
+        let told = tell(&file.display().to_string());
+        std::fs::remove_file(&file).map_err(|error| error.to_string())?;
+        Ok(told)
+    }
+
+    fn account(&mut self) -> Seen {
+        self.web.expect(PASSWORD[0]);
+        self.secret(PASSWORD[0], |file| {
+            let login = ["--kind", "basic", "--user", USER, "--secret-file", file, "--to", "agent1.test"];
+            self.ask(&[&["account", "create", "shop"][..], &login].concat())
+        })??;
+        self.ask(&["profile", "create", "web"])?;
+        self.ask(&["profile", "set", "web", "--account", "shop"])?;
+        let (ip, port) = (self.web.address.ip(), self.web.address.port());
+        let pack = format!(
+            "[pack]\nname = \"web\"\n\n[[check]]\nname = \"http\"\n\
+             program = [\"{PLUGIN}\", \"-S\", \"-H\", \"{ip}\", \"-p\", \"{port}\"]\n\
+             run_as = \"web\"\n\
+             extra_opts = {{ section = \"check_http\", options = {{ authorization = \"{{user}}:{{password}}\" }} }}\n\
+             every = \"250ms\"\ntimeout = \"10s\"\n[check.monitor]\n"
+        );
+        let file = self.group.write_pack("web", &pack).display().to_string();
+        self.ask(&["pack", "apply", &file, "--agents", "agent1.test"]).map(drop)
+    }
+
+    fn explained(&mut self) -> Seen {
+        self.within(LIMIT, || {
+            let account = self.ask(&["account", "show", "shop"])?;
+            let receipts: Vec<_> = rows(&account["receipts"]).collect();
+            same("agents with a receipt", receipts.len(), 1)?;
+            let receipt = receipts.first().ok_or("there is none")?;
+            same("whose it is", &receipt["agent"], "agent1.test")?;
+            same("the workflow that used it", &receipt["workflow"], "web/http")?;
+            for what in ["sent_at", "opened_at", "used_since"] {
+                same(what, receipt[what].is_null(), false)?;
+            }
+            let explained = self.ask(&["profile", "explain", "web"])?;
+            let agents: Vec<_> = rows(&explained).map(|row| word(&row["agent"])).collect();
+            same("agents that the profile is about", agents.join(", "), "agent1.test")
+        })
+    }
+
+    fn searched(&mut self) -> Seen {
+        let gateway = self.group.gateway(0).state().to_owned();
+        if self.broken == Some(Break::Secret) {
+            let copy = Base64::encode_string(PASSWORD[0].as_bytes());
+            std::fs::write(gateway.join("copy"), copy).map_err(|error| error.to_string())?;
+        }
+        let search = Search::of("the password", PASSWORD[0].as_bytes());
+        // The same search finds what is there: the gateway's own folder, in its memory; a copy, in a file.
+        let control = Search::of("the gateway's folder", gateway.as_os_str().as_encoded_bytes());
+        control.memory(self.group.gateway(0).pid()).finds_it();
+        let planted = self.group.folder().join("planted");
+        std::fs::write(&planted, format!("a log line with {}", PASSWORD[0])).map_err(|error| error.to_string())?;
+        search.files(&[&planted]).finds_it();
+        std::fs::remove_file(&planted).map_err(|error| error.to_string())?;
+
+        search.memory(self.group.gateway(0).pid()).finds_nothing();
+        search.files(&[self.group.folder()]).finds_nothing();
+        for child in ["agent1.test", "gw1.test"] {
+            search.tap(child, self.group.tap(child)).finds_nothing();
+        }
+        Ok(())
+    }
+
+    fn changed(&mut self) -> Seen {
+        let before = self.web.logins();
+        self.web.expect(PASSWORD[1]);
+        self.secret(PASSWORD[1], |file| self.ask(&["account", "update", "shop", "--secret-file", file]))??;
+        self.within(LIMIT, || match self.web.logins() - before {
+            0..2 => Err("nobody logs on with the new password".into()),
+            _ => Ok(()),
+        })?;
+        // What the change of the service has brought about in between is over.
+        self.within(LIMIT, || same("open alerts", rows(&self.ask(&["alert", "list"])?).count(), 0))
+    }
+
     fn plugin(&mut self) -> Seen {
         if !Path::new(PLUGIN).exists() {
             return Err(format!("{PLUGIN} is missing: install monitoring-plugins-basic"));
         }
-        self.within(LIMIT, || match self.web.requests() {
-            0 | 1 => Err(format!("the web service saw {} requests of check_http", self.web.requests())),
+        self.within(LIMIT, || match self.web.logins() {
+            0 | 1 => Err(format!("the web service saw {} logins by check_http", self.web.logins())),
             _ => Ok(()),
         })?;
         self.within(LIMIT, || {
@@ -331,7 +423,8 @@ impl Tour {
     }
 
     fn raised(&mut self) -> Seen {
-        same("alerts before", rows(&self.ask(&["alert", "list", "--all"])?).count(), 0)?;
+        same("open alerts before", rows(&self.ask(&["alert", "list"])?).count(), 0)?;
+        let before = self.count("SELECT count(*) FROM alert");
         self.web.set_healthy(false);
         let alert = self.within(LIMIT, || self.one_alert())?;
         same("the alert's agent", &alert["agent"], "agent1.test")?;
@@ -344,7 +437,7 @@ impl Tour {
             _ => Ok(()),
         })?;
         same("the alert later", &self.one_alert()?["id"], &alert["id"])?;
-        same("alerts in the database", self.count("SELECT count(*) FROM alert"), 1)
+        same("more alerts in the database", self.count("SELECT count(*) FROM alert") - before, 1)
     }
 
     fn one_alert(&self) -> Seen<Value> {
@@ -374,8 +467,8 @@ impl Tour {
             same("open alerts", rows(&self.ask(&["alert", "list"])?).count(), 0)
         })?;
         let all = self.ask(&["alert", "list", "--all"])?;
-        let states: Vec<_> = rows(&all).map(|alert| alert["state"].to_string()).collect();
-        same("states of all alerts", states.join(", "), "255")
+        let states: HashSet<_> = rows(&all).map(|alert| alert["state"].to_string()).collect();
+        same("states of all alerts", states == HashSet::from(["255".to_owned()]), true)
     }
 
     fn topology(&mut self) -> Seen {
@@ -457,22 +550,22 @@ impl Tour {
         let socket = self.group.server().runtime().join("api.sock");
         let wardline = format!("{} --socket {}", self.wardline.display(), socket.display());
         println!("\nThe group runs until Ctrl-C. Look around:");
-        for words in ["status", "topology", "agent list", "alert list --all", "explain 40005"] {
+        for words in
+            ["status", "topology", "agent list", "alert list --all", "profile explain web", "account show shop"]
+        {
             println!("  {wardline} {words}");
         }
         println!("Configuration, logs and the database are under {}", self.group.folder().display());
-        println!("The web service is http://{}/", self.web.address);
+        println!("The web service is https://{}/, for {USER} with {:?}", self.web.address, PASSWORD[1]);
         self.stop.wait();
     }
 }
 
-/// Leaves an agent only this one of its packs.
-fn only_pack(config: &Path, name: &str) {
+/// Leaves an agent none of the packs in its configuration.
+fn no_pack(config: &Path) {
     let text = std::fs::read_to_string(config).expect("the group is laid down");
     let mut table: toml::Table = text.parse().expect("what was written can be read");
-    let packs = table.get_mut("packs").and_then(toml::Value::as_array_mut).expect("it has packs");
-    packs.retain(|pack| pack.as_str().is_some_and(|pack| Path::new(pack).file_stem() == Some(name.as_ref())));
-    assert_eq!(packs.len(), 1, "{name} is one of the packs");
+    table.insert("packs".into(), toml::Value::Array(Vec::new()));
     std::fs::write(config, table.to_string()).expect("a configuration can be written");
 }
 
@@ -528,22 +621,32 @@ fn present<T>(table: Result<Vec<T>, ProcError>) -> Result<Vec<T>, ProcError> {
 /// What the web service answers when it is broken.
 const BROKEN: &str = "500 Broken on purpose";
 
-/// A small web service on a free port of the loopback address, healthy or not.
+/// A small web service on a free port of the loopback address, behind TLS and a login; healthy or not.
 struct Web {
     address: SocketAddr,
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    tls: Arc<ServerConfig>,
+    /// What it wants to hear, as HTTP says it.
+    login: Mutex<String>,
     healthy: AtomicBool,
     requests: AtomicU64,
+    logins: AtomicU64,
 }
 
 impl Web {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let address = listener.local_addr().expect("a bound socket has a name");
-        let inner = Arc::new(Inner { healthy: AtomicBool::new(true), requests: AtomicU64::new(0) });
+        let inner = Arc::new(Inner {
+            tls: pki::self_signed_server("shop.test"),
+            login: Mutex::default(),
+            healthy: AtomicBool::new(true),
+            requests: AtomicU64::new(0),
+            logins: AtomicU64::new(0),
+        });
         let served = Arc::clone(&inner);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -558,26 +661,48 @@ impl Web {
         self.inner.healthy.store(healthy, Ordering::SeqCst);
     }
 
+    /// From now on this is the password.
+    fn expect(&self, password: &str) {
+        let login = Base64::encode_string(format!("{USER}:{password}").as_bytes());
+        *self.inner.login.lock().expect("nobody panics") = format!("Basic {login}");
+    }
+
     /// How often check_http has asked.
     fn requests(&self) -> u64 {
         self.inner.requests.load(Ordering::SeqCst)
     }
+
+    /// How often somebody has logged on, with what is the password now.
+    fn logins(&self) -> u64 {
+        self.inner.logins.load(Ordering::SeqCst)
+    }
 }
 
 impl Inner {
-    fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
-        client.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut ours = false;
-        for line in BufReader::new(&client).lines() {
+    fn serve(&self, tcp: TcpStream) -> std::io::Result<()> {
+        tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(std::io::Error::other)?;
+        let mut client = StreamOwned::new(tls, tcp);
+        let (mut ours, mut logged_on) = (false, false);
+        let expected = self.login.lock().expect("nobody panics").clone();
+        for line in BufReader::new(&mut client).lines() {
             let line = line?;
             ours |= line.starts_with("User-Agent: check_http");
+            logged_on |= line.strip_prefix("Authorization: ").is_some_and(|login| login == expected);
             if line.is_empty() {
                 break;
             }
         }
-        let status = if self.healthy.load(Ordering::SeqCst) { "200 OK" } else { BROKEN };
+        let status = match (logged_on, self.healthy.load(Ordering::SeqCst)) {
+            (false, _) => "401 Unauthorized",
+            (true, true) => "200 OK",
+            (true, false) => BROKEN,
+        };
         write!(client, "HTTP/1.1 {status}\r\nContent-Length: 3\r\nConnection: close\r\n\r\nHi\n")?;
+        client.conn.send_close_notify();
+        client.flush()?;
         self.requests.fetch_add(u64::from(ours), Ordering::SeqCst);
+        self.logins.fetch_add(u64::from(ours && logged_on), Ordering::SeqCst);
         Ok(())
     }
 }

@@ -1,5 +1,4 @@
 use super::*;
-use std::os::unix::fs::PermissionsExt as _;
 use toml::{Table, Value};
 
 fn file(daemon: &Daemon) -> Table {

@@ -8,14 +8,15 @@ use serde_json::Value;
 const PREFIX: &str = "wardline-";
 
 /// Each crate, and which it may use. The harness may use all of them, and nobody uses the harness.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("proto", &[]),
     ("locked", &[]),
     ("secrets", &["proto", "locked"]),
     ("connector", &["proto", "locked", "secrets"]),
     ("packs", &["proto"]),
     ("sdk", &["proto"]),
-    ("agent", &["proto", "secrets", "connector", "packs"]),
+    ("runas", &["proto"]),
+    ("agent", &["proto", "secrets", "connector", "packs", "runas"]),
     ("gateway", &["proto", "connector", "secrets"]),
     ("server", &["proto", "secrets", "connector", "packs", "sdk"]),
     ("cli", &["proto", "sdk", "secrets", "packs", "connector"]),

@@ -14,10 +14,11 @@ use wardline_connector::join::{Applying, Asked, Desk, Knock, Knocking, Question,
 use wardline_connector::{listener, now_ms};
 use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
+use wardline_harness::hostile::{Peer, Speech};
 use wardline_harness::{Daemon, hostile, scratch};
-use wardline_proto::join::{Challenge, Refusal, Welcome, Why};
-use wardline_proto::message::{Context, Signed, encode};
-use wardline_proto::{GroupId, Role};
+use wardline_proto::join::{Answered, Challenge, Commitment, Down, Hello, Open, Refusal, Said, Up, Welcome, Why};
+use wardline_proto::message::{Context, Signed, decode, encode};
+use wardline_proto::{ALPN_JOIN, GroupId, Role};
 use wardline_secrets::authority::{IssuingAuthority, RootAuthority, Validity};
 use wardline_secrets::head::{Reach, signed_head};
 use wardline_secrets::merkle::Tree;
@@ -226,6 +227,41 @@ impl Between {
     }
 }
 
+/// Asks with what it has committed itself to, or with this nonce in it, signed by its own identity key or by this; why
+/// that is no request.
+fn opens(group: GroupId, by: &Parent, instead: Option<[u8; 16]>, key: Option<&SigningKey>) -> Option<Why> {
+    let mut peer = Peer::dial(by.address.parse().unwrap(), None, &Speech::alpn(&[ALPN_JOIN])).unwrap();
+    let (own, pem) = SigningKey::generate(group).unwrap();
+    let (name, role, nonce) = ("early.test", Role::Agent.to_string(), Bytes::from_static(&[7; 32]));
+    let hello = Hello {
+        name: name.into(),
+        role: role.clone(),
+        identity: own.public().unwrap().spki().into(),
+        request: signing::request(pem.as_bytes(), &name.parse().unwrap(), Role::Agent).unwrap().into(),
+        nonce: vec![7; 16].into(),
+        ..Hello::default()
+    };
+    let digest = sha256(&[&nonce, &encode(&hello)]).to_wire();
+    let commitment = encode(&Commitment { digest, name: name.into(), role });
+    peer.tell(&encode(&Up { said: Some(Said::Commitment(commitment.clone())) }));
+    let answered = |peer: &mut Peer| decode::<Down>(&peer.told().unwrap()).and_then(|down| down.answered).unwrap();
+    let Answered::Challenge(challenge) = answered(&mut peer) else { panic!("there is no challenge") };
+    // Whoever opens something else has seen by now what the server contributes.
+    let hello = match instead {
+        Some(nonce) => encode(&Hello { nonce: Bytes::copy_from_slice(&nonce), ..hello }),
+        None => encode(&hello),
+    };
+    let transcript = sha256(&[&commitment, &challenge.payload, &nonce, &hello]);
+    let identity = key.unwrap_or(&own).sign(Context::Join, &transcript.0);
+    peer.tell(&encode(&Up { said: Some(Said::Open(Open { nonce, hello, identity })) }));
+    match answered(&mut peer) {
+        Answered::Pending(_) => None,
+        Answered::Refusal(refusal) => Some(refusal.why()),
+        Answered::Refused(signed) => Some(decode::<Refusal>(&signed.payload).unwrap().why()),
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Desk for Between {
     fn challenge(&self, begun: &[u8], nonce: &[u8]) -> Signed {
         let challenge = Challenge {
@@ -323,6 +359,15 @@ fn a_man_in_the_middle_of_an_approval_shows_another_code() {
     assert!(!status.success() && screen.contains("3 wrong codes"), "{screen}");
     nothing_left(&host);
     assert_eq!(exit(&group, &["agent", "remove", NAME]), Some(0));
+
+    // Nor has he a choice of codes once he knows what the server says, or a request with the keys of another.
+    let id = GroupId(group.id().into_bytes());
+    let (other, _) = SigningKey::generate(id).unwrap();
+    assert_eq!(opens(id, &gateway, Some([8; 16]), None), Some(Why::Protocol));
+    assert_eq!(opens(id, &gateway, None, Some(&other)), Some(Why::Signature));
+    assert!(group.json(&["agent", "pending"]).as_array().unwrap().is_empty());
+    assert_eq!(opens(id, &gateway, None, None), None);
+    assert_eq!(exit(&group, &["agent", "reject", "early.test"]), Some(0));
 
     // The control: with nobody in between it works; and what made the host refuse is the code, since with the right one
     // even the attacker's answer would have been taken.

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// For each session two columns: in its own name, on behalf of a route. `+` is allowed, `-` is refused, `x` is allowed
 /// and ends the session.
-const EXPECTED: [(Kind, [&str; 6]); 13] = [
+const EXPECTED: [(Kind, [&str; 6]); 15] = [
     // agent to gateway, agent to server, gateway to server, gateway to agent, server to agent, server to gateway
     (Kind::Bound, ["--", "--", "--", "--", "--", "--"]),
     (Kind::Refusal, ["x-", "x-", "+-", "x-", "x-", "x+"]),
@@ -35,6 +35,8 @@ const EXPECTED: [(Kind, [&str; 6]); 13] = [
     (Kind::Hop, ["+-", "+-", "++", "--", "--", "--"]),
     (Kind::ConfigurationAsk, ["+-", "+-", "-+", "--", "--", "--"]),
     (Kind::Configuration, ["--", "--", "--", "+-", "+-", "-+"]),
+    (Kind::SealingKey, ["+-", "+-", "++", "--", "--", "--"]),
+    (Kind::SealingConfirmed, ["--", "--", "--", "+-", "+-", "++"]),
 ];
 
 /// A session of one hostile end with one real program.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 
 use bytes::Bytes;
+use nix::sys::signal::Signal;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer};
 use wardline_harness::pki::{Authority, Credential};
@@ -140,16 +141,17 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
 }
 
 /// The hostile gateway between agent1 and the server.
-struct Between {
+pub(crate) struct Between {
     credential: Credential,
     listener: Listener,
     below: Option<Peer>,
     above: Peer,
-    route: u32,
+    /// The agent's, as it was opened last.
+    pub(crate) route: u32,
 }
 
 impl Between {
-    fn new(group: &mut Group) -> Self {
+    pub(crate) fn new(group: &mut Group) -> Self {
         let credential = group.credential("gw1.test");
         let listener = Listener::at(hostile::listen(group.gateway(0)));
         let server: SocketAddr = hostile::listen(group.server());
@@ -158,32 +160,32 @@ impl Between {
         Self { credential, listener, below: None, above, route: 0 }
     }
 
-    fn meet(&mut self) {
+    pub(crate) fn meet(&mut self) {
         self.below = None;
         self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
     }
 
-    fn below(&mut self) -> &mut Peer {
+    pub(crate) fn below(&mut self) -> &mut Peer {
         self.below.as_mut().expect("the agent is here")
     }
 
-    fn route(&mut self, agent: &str) {
+    pub(crate) fn route(&mut self, agent: &str) {
         self.route += 1;
         let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
         self.above.say(open.on(self.route));
         self.above.wait_for(Kind::Way, self.route);
     }
 
-    fn up(&mut self, kind: Kind, body: Bytes) {
+    pub(crate) fn up(&mut self, kind: Kind, body: Bytes) {
         self.above.say(Message { kind, route: self.route, body });
     }
 
-    fn down(&mut self, kind: Kind, body: Bytes) {
+    pub(crate) fn down(&mut self, kind: Kind, body: Bytes) {
         self.below().say(Message { kind, route: 0, body });
     }
 
     /// Passes on position and answer. Gives what the agent asks for then.
-    fn open(&mut self) -> Bytes {
+    pub(crate) fn open(&mut self) -> Bytes {
         self.route("agent1.test");
         self.below().say(Message::own(Kind::Way, Way { open: true }));
         let position = self.below().wait_for(Kind::Position, 0);
@@ -194,24 +196,29 @@ impl Between {
     }
 
     /// What the server answers to a question about a configuration.
-    fn asked(&mut self, ask: Bytes) -> Configuration {
+    pub(crate) fn asked(&mut self, ask: Bytes) -> Configuration {
         self.up(Kind::ConfigurationAsk, ask);
         self.sent()
     }
 
-    fn sent(&mut self) -> Configuration {
+    pub(crate) fn sent(&mut self) -> Configuration {
         decode(&self.above.wait_for(Kind::Configuration, self.route)).unwrap()
     }
 
+    /// The server's word about a sealing key.
+    pub(crate) fn confirmed(&mut self) -> Bytes {
+        self.above.wait_for(Kind::SealingConfirmed, self.route)
+    }
+
     /// The configuration that the server has for an agent.
-    fn of(&mut self, agent: &str) -> Configuration {
+    pub(crate) fn of(&mut self, agent: &str) -> Configuration {
         self.route(agent);
         self.asked(Bytes::new())
     }
 
     /// Gives an agent something that it must refuse with this event, and go on with what it has.
     #[track_caller]
-    fn refused(&mut self, agent: &Daemon, what: &str, event: u32, configuration: &Configuration) {
+    pub(crate) fn refused(&mut self, agent: &Daemon, what: &str, event: u32, configuration: &Configuration) {
         let (mark, before) = (agent.mark(), kept(agent));
         self.down(Kind::Configuration, encode(configuration));
         agent.wait_event_since(mark, event);
@@ -227,20 +234,26 @@ impl Between {
 }
 
 /// The bytes of what an agent keeps.
-fn kept(agent: &Daemon) -> Vec<Vec<u8>> {
+pub(crate) fn kept(agent: &Daemon) -> Vec<Vec<u8>> {
     KEPT.iter().map(|name| std::fs::read(agent.state().join(name)).unwrap_or_default()).collect()
 }
 
-fn signed(configuration: &Configuration) -> Signed {
+pub(crate) fn signed(configuration: &Configuration) -> Signed {
     configuration.signed.clone().expect("it is signed")
 }
 
-fn issue(configuration: &Configuration) -> Issue {
+pub(crate) fn issue(configuration: &Configuration) -> Issue {
     decode(&signed(configuration).payload).unwrap()
 }
 
 /// What the server has sent, with this document, said to be the one that was signed.
-fn with(sent: &Configuration, document: String, by: &SigningKey, context: Context, issue: &Issue) -> Configuration {
+pub(crate) fn with(
+    sent: &Configuration,
+    document: String,
+    by: &SigningKey,
+    context: Context,
+    issue: &Issue,
+) -> Configuration {
     let hash = sha256(&[document.as_bytes()]).to_wire();
     let payload = encode(&Issue { document: hash, ..issue.clone() });
     Configuration { signed: Some(by.signed(context, payload)), document: document.into(), ..sent.clone() }
@@ -333,8 +346,8 @@ fn a_gateway_cannot_rewrite_a_configuration_or_put_an_older_one_back() {
         (
             "a head by the gateway",
             Configuration {
-                head: Some(own.signed(Context::Log, unchanged.head.clone().unwrap().payload)),
-                ..unchanged.clone()
+                head: Some(own.signed(Context::Log, second.head.clone().unwrap().payload)),
+                ..second.clone()
             },
         ),
     ] {
@@ -397,17 +410,23 @@ fn lay(agent: &Daemon, files: &[Vec<u8>]) {
 #[test]
 fn a_configuration_for_another_is_refused() {
     let mut group = Group::builder().agents(2).written().lay();
-    let log = Log::create(group.folder(), "app");
+    let (log, other) = (Log::create(group.folder(), "app"), Log::create(group.folder(), "other"));
     group.server().start();
     group.done(&["pack", "apply", &file(&group, &log.pack("app"))]);
+    group.done(&["pack", "apply", &file(&group, &other.pack("other")), "--agents", "agent2.test"]);
     let mut gateway = Between::new(&mut group);
     group.agent(0).start();
     gateway.meet();
 
-    // Its own is taken, that of another with the same packs is not.
+    // Its own is taken, that of another, who has one pack more, is not.
     let another = gateway.of("agent2.test");
     let ask = gateway.open();
     let own = gateway.asked(ask);
+    let packs = |sent: &Configuration| {
+        let text = String::from_utf8(sent.document.to_vec()).unwrap();
+        ["app", "other"].map(|name| text.contains(&format!("/{name}.log")))
+    };
+    assert_eq!([packs(&own), packs(&another)], [[true, false], [true; 2]]);
     gateway.refused(group.agent(0), "another's", 40082, &another);
     let duty = group.key("srv1.test", "duty");
     let document = String::from_utf8(another.document.to_vec()).unwrap();
@@ -443,6 +462,50 @@ fn a_configuration_for_another_is_refused() {
 }
 
 #[test]
+fn what_was_kept_and_cannot_be_used_is_said_and_asked_for_again() {
+    let mut group = Group::builder().gateways(0).agents(0).direct(1).lay();
+    let (app, own) = (Log::create(group.folder(), "app"), Log::create(group.folder(), "own"));
+    group.server().start();
+    group.done(&["pack", "apply", &file(&group, &app.pack("app"))]);
+    let agent = group.agent(0);
+    agent.start();
+    active(agent, 0);
+    let (config, before) = (agent.config(), kept(agent));
+    app.say("app 1");
+    group.wait_texts_mixed("agent1.test", &["app 1"]);
+
+    // Somebody names a pack of the same name in the host's own file: that one runs, and nothing else.
+    let path = group.write_pack("app", &own.pack("app")).display().to_string();
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, good.replace("packs = []", &format!("packs = [{path:?}]"))).unwrap();
+    let agent = group.agent(0);
+    agent.restart();
+    let event = agent.wait_event(40107);
+    assert!(event.severity == "critical" && event.text.contains("a pack app too"), "{event:?}");
+    agent.wait_event(21023);
+    app.say("app 2");
+    own.say("own 1");
+    group.wait_texts_mixed("agent1.test", &["app 1", "own 1"]);
+    // What the server sends for an answer is the same, and no news; the next one is looked at.
+    let mark = group.agent(0).mark();
+    group.done(&["pack", "apply", &file(&group, &own.pack("more"))]);
+    group.agent(0).wait_event_since(mark, 40084);
+    let events = group.agent(0).events();
+    let count = |number: u32| events.iter().filter(|event| event.number == number).count();
+    assert_eq!([40107, 40084, 1210, 21025, 21026].map(count), [1, 1, 0, 0, 0]);
+    assert!(kept(group.agent(0)) == before);
+    group.done(&["pack", "remove", "more"]);
+
+    // The control: without it, what was kept runs again, and goes on where it was.
+    group.agent(0).stop();
+    std::fs::write(&config, good).unwrap();
+    group.agent(0).start();
+    group.agent(0).wait_event(1210);
+    group.wait_texts_mixed("agent1.test", &["app 1", "app 2", "own 1"]);
+    assert!(group.agent(0).events().iter().all(|event| event.number != 40107));
+}
+
+#[test]
 fn a_configuration_of_many_megabytes_passes_two_gateways() {
     let mut group = Group::builder().gateways(2).chained().agents(2).lay();
     let log = Log::create(group.folder(), "app");
@@ -460,7 +523,13 @@ fn a_configuration_of_many_megabytes_passes_two_gateways() {
         group.agent(agent).start();
         active(group.agent(agent), 0);
     }
+    // Who does not read for a moment is told all the same.
+    let marks = [0, 1].map(|agent| group.agent(agent).mark());
+    group.agent(1).signal(Signal::SIGSTOP);
     group.done(&["pack", "apply", &file(&group, &log.pack("app"))]);
+    active(group.agent(0), marks[0]);
+    group.agent(1).signal(Signal::SIGCONT);
+    active(group.agent(1), marks[1]);
     log.say("one");
     for agent in ["agent1.test", "agent2.test"] {
         group.wait_texts_mixed(agent, &["one"]);

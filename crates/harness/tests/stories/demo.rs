@@ -49,7 +49,7 @@ fn failed(lines: &[String]) -> Vec<&str> {
     }
     let failed: Vec<_> = steps.iter().map(String::as_str).filter(|line| line.contains(": FAILED: ")).collect();
     assert_eq!(*last, format!("demo: {} steps, {} failed", steps.len(), failed.len()));
-    assert!(steps.len() >= 9, "{lines:?}");
+    assert!(steps.len() >= 14, "{lines:?}");
     failed
 }
 
@@ -60,7 +60,11 @@ fn the_demo_succeeds_and_each_break_is_named() {
     assert_eq!(output.status.code(), Some(0));
 
     thread::scope(|scope| {
-        for (broken, step) in [("service", "the alert is closed: FAILED"), ("gateway", "no line lost")] {
+        for (broken, step) in [
+            ("service", "the alert is closed: FAILED"),
+            ("secret", "the password is in no file"),
+            ("gateway", "no line lost"),
+        ] {
             scope.spawn(move || {
                 let (output, lines) = tour(broken);
                 let failed = failed(&lines);
@@ -73,7 +77,7 @@ fn the_demo_succeeds_and_each_break_is_named() {
     let (output, lines) = tour("everything");
     assert!(lines.is_empty(), "{lines:?}");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("BREAK=everything") && said.contains("service and gateway"), "{said}");
+    assert!(said.contains("BREAK=everything") && said.contains("service, secret and gateway"), "{said}");
     assert_eq!(output.status.code(), Some(2));
 }
 

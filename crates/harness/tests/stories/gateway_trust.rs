@@ -291,6 +291,14 @@ fn proof(message: &Bytes) -> Proof {
     proof
 }
 
+/// What a server's refusal would be about, in a session of which these messages came.
+fn about(came: &[Bytes]) -> Bytes {
+    let Some(Up { said: Some(Said::Hello(hello)) }) = decode(&came[0]) else { panic!("it is no hello") };
+    let Some(Answered::Challenge(challenge)) = answered(Some(came[1].clone())) else { panic!("it is no challenge") };
+    let proof = proof(&came[2]);
+    sha256(&[&sha256(&[&hello, &challenge.payload]).0, &proof.token, &proof.identity]).to_wire()
+}
+
 /// The agents that are members, and how often a token for this name was used.
 fn members(group: &Group, token: &str) -> (Vec<String>, i64) {
     let used = group.sql::<i64>(&format!("SELECT used FROM token WHERE name = '{token}'"));
@@ -337,6 +345,14 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
     let (output, joined) = between.pass(&host, &once, |_, message| Some(message.clone()));
     assert!(output.status.success() && joined.len() == 4, "{}", program::said(&output));
     assert_eq!(members(&group, "late.test"), (vec!["late.test".to_owned()], 1));
+    // What the server has said to the same host with the same keys before is no answer now.
+    let older = |step, message: &Bytes| Some(if step == 3 { joined[3].clone() } else { message.clone() });
+    let (output, _) = between.pass(&host, &once, older);
+    assert!(
+        !output.status.success() && program::said(&output).contains("of another session"),
+        "{}",
+        program::said(&output)
+    );
 
     // What it saw of a join that it ended before the server had the proof, with a token that is good for many.
     let (many, host) = (token("held*", "9"), group.newcomer("held.test"));
@@ -408,15 +424,42 @@ fn a_forged_refusal_after_the_proof_does_not_cost_a_host_its_keys() {
     let mut group = Group::builder().agents(0).start();
     group.gateway(0).wait_event(40004);
     let between = Between::new(&mut group);
-    let once = group.token(&["--role", "agent", "--name", "late.test", "--via", "gw1.test"]);
-    let host = group.newcomer("late.test");
-    let forged =
-        Down { answered: Some(Answered::Refusal(Refusal { why: Why::Signature.into(), ..Default::default() })) };
-    let (output, came) =
-        between.pass(&host, &once, |step, message| Some(if step == 3 { encode(&forged) } else { message.clone() }));
+    let token = group.token(&["--role", "agent", "--name", "late*", "--via", "gw1.test", "--uses", "9"]);
+    let (own, _) = SigningKey::generate(GroupId(group.id().into_bytes())).unwrap();
+    let why = Why::Signature.into();
+    // One that the server has signed, in a session of the gateway's own with what it saw of a host.
+    let (output, seen) =
+        between.pass(&group.newcomer("late0.test"), &token, |step, message| (step < 2).then(|| message.clone()));
+    assert!(!output.status.success(), "{}", program::said(&output));
+    let mut above = between.above();
+    above.tell(&seen[0]);
+    above.told().expect("a challenge");
+    above.tell(&seen[2]);
+    let genuine = answered(above.told()).expect("a refusal");
+    assert!(matches!(genuine, Answered::Refused(_)), "{genuine:?}");
+
+    for (number, what) in (1..).zip(["signed by nobody", "signed by the gateway", "of another session"]) {
+        let host = group.newcomer(&format!("late{number}.test"));
+        let mut came = Vec::new();
+        let (output, _) = between.pass(&host, &token, |step, message| {
+            came.push(message.clone());
+            let forged = match number {
+                _ if step != 3 => return Some(message.clone()),
+                1 => Answered::Refusal(Refusal { why, ..Default::default() }),
+                2 => Answered::Refused(own.signed(Context::Join, encode(&Refusal { why, transcript: about(&came) }))),
+                _ => genuine.clone(),
+            };
+            Some(encode(&Down { answered: Some(forged) }))
+        });
+        assert!(!output.status.success() && came.len() == 4, "{what}: {}", program::said(&output));
+        // The server has let it in: it must keep its keys, whoever says no.
+        assert!(has_keys(&host), "{what}: {:?}", members(&group, "late*"));
+        let (output, _) = between.pass(&host, &token, |_, message| Some(message.clone()));
+        assert!(output.status.success(), "{what}: {}", program::said(&output));
+    }
+    // The control: a no of the server's own, in this session, is believed, and nothing is kept.
+    let host = group.newcomer("other.test");
+    let (output, came) = between.pass(&host, &token, |_, message| Some(message.clone()));
     assert!(!output.status.success() && came.len() == 4, "{}", program::said(&output));
-    // The server has let it in: it must keep its keys, whoever says no, because a refusal is not signed.
-    assert!(has_keys(&host), "{:?}", members(&group, "late.test"));
-    let (output, _) = between.pass(&host, &once, |_, message| Some(message.clone()));
-    assert!(output.status.success(), "{}", program::said(&output));
+    assert!(!has_keys(&host), "{}", program::said(&output));
 }

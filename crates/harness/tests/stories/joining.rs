@@ -82,8 +82,7 @@ fn a_used_expired_or_foreign_token_is_refused() {
     let mut other = other;
     other.start();
     let foreign = other.token(&["--role", "agent", "--name", "web4.test"]);
-    let output = group.newcomer("web4.test").join(&by, &foreign);
-    assert!(!output.status.success(), "{}", said(&output));
+    refused(&foreign, &group.newcomer("web4.test"), "it is not the pinned root");
 
     let text = std::fs::read_to_string(&once).unwrap();
     let mistyped = group.folder().join("mistyped");
@@ -173,8 +172,15 @@ fn private_files_are_private_whatever_the_umask() {
     umask(Mode::empty());
     let mut group = Group::builder().start();
     group.agent(0).wait_event(40005);
-    for name in ["srv1.test", "gw1.test", "agent1.test"] {
-        let state = group.folder().join(name).join("state");
+    // One that makes its state folder itself.
+    let token = group.token(&["--role", "agent", "--name", "late.test", "--via", "gw1.test"]);
+    let host = group.newcomer("late.test");
+    let made = host.state().parent().unwrap().to_owned();
+    std::fs::remove_dir(&made).unwrap();
+    let output = host.join(&group.gateway(0).parent(), &token);
+    assert!(output.status.success(), "{}", said(&output));
+    let laid = ["srv1.test", "gw1.test", "agent1.test"].map(|name| group.folder().join(name).join("state"));
+    for state in laid.into_iter().chain([made]) {
         let found = scratch::files(&state);
         let open: Vec<_> = found
             .iter()
@@ -183,6 +189,8 @@ fn private_files_are_private_whatever_the_umask() {
             .collect();
         assert!(found.iter().any(|path| path.ends_with("identity.key")), "{found:?}");
         assert!(open.is_empty(), "{open:?}");
-        assert_eq!(std::fs::metadata(state.join("test")).unwrap().mode() & 0o077, 0);
+        for folder in [&state, &state.join("test")] {
+            assert_eq!(std::fs::metadata(folder).unwrap().mode() & 0o077, 0, "{}", folder.display());
+        }
     }
 }

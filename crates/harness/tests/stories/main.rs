@@ -1,5 +1,6 @@
 //! Stories: what a user would tell, through the real programs, one file each.
 
+mod accounts;
 mod alert_crosses_gateway;
 mod approval;
 mod at_rest;
@@ -20,9 +21,12 @@ mod joining;
 mod load_kills;
 mod load_power_cut;
 mod own_pki;
+mod passwords;
 mod queue_lives;
 mod renewal;
 mod rolled_back;
+mod run_as;
+mod run_as_policy;
 mod slow_database;
 mod trust_log;
 mod two_groups;

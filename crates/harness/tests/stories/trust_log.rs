@@ -168,6 +168,15 @@ fn an_entry_that_was_changed_is_named_by_verify_and_at_the_next_start() {
         }
     }
     good(&group);
+    // One that is cut is not what the server has signed the head of.
+    let last = "DELETE FROM log WHERE number = (SELECT max(number) FROM log)";
+    assert_eq!(database(&group).execute(last, []).unwrap(), 1);
+    let output = verify(&group, &pin);
+    let named = format!("the server's head is of {} entries", entries.len());
+    assert!(!output.status.success() && said(&output).contains(&named), "{}", said(&output));
+    let last = "INSERT INTO log (number, entry) SELECT max(number) + 1, ? FROM log";
+    assert_eq!(database(&group).execute(last, [entries.last()]).unwrap(), 1);
+    good(&group);
 
     // The server does not start with it, and says which.
     let number = entries.len() / 2;

@@ -1,5 +1,7 @@
 //! What the log may say, and what nobody can make it say.
 
+mod credentials;
+
 use bytes::Bytes;
 use wardline_proto::message::Included;
 use wardline_proto::trust::{Certificate, Duty, Founded, Issued, Recovery, Removed, TokenRevoked};

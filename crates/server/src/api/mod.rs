@@ -5,10 +5,12 @@
 //!  socket   who may ask, and the listener
 //!  routes   HTTP to questions, answers to JSON, refusals to problem details
 //!  service  the answers
+//!  accounts those about Run As accounts and profiles
 //!  packs    those about packs
 //!  trust    those about members, tokens and the trust log
 //! ```
 
+mod accounts;
 mod packs;
 mod routes;
 mod service;

@@ -41,13 +41,16 @@ pub(super) async fn pack(service: &Service, name: &str) -> Result<PackDetail, Pr
 
 pub(super) async fn apply(service: &Service, order: PackOrder) -> Result<Pack, Problem> {
     let refused = |Refusal(problem): Refusal| problem;
-    let name = packs::read(&order).map_err(refused)?.name;
+    let read = packs::read(&order).map_err(refused)?;
+    let profiles: Vec<_> = read.profiles().map(str::to_owned).collect();
+    let name = read.name;
     let kept = service.store.pack_text(name.clone()).await.map_err(problem)?;
     let good = kept.as_ref() == Some(&order.text);
     let text = (name.clone(), order.text.clone());
     let applied = name.clone();
     let decision = move |view: &View, _, others: &[(String, String)]| {
         let others = others.iter().filter(|(name, _)| view.pack(name).is_some());
+        packs::name(&profiles, view)?;
         packs::fits(&order, others.map(|(_, text)| text.as_str()))?;
         packs::apply(&applied, &order, good, view)
     };

@@ -11,9 +11,11 @@ use axum::{Extension, Json, Router};
 use wardline_proto::{Name, Role};
 use wardline_sdk::access::path;
 use wardline_sdk::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, DataAccess, Gap, GapFilter,
+    Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
+    AlertFilter, Approval, Approved, Assignment, BindingOrder, DataAccess, ExplainFilter, Explained, Gap, GapFilter,
     Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page,
-    Pending, PendingFilter, Problem, RecoveryOrder, RotationOrder, Status, Token, TokenFilter, TokenOrder, Topology,
+    Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status, Token,
+    TokenFilter, TokenOrder, Topology, Use,
 };
 
 use super::service::OnBehalf;
@@ -22,6 +24,9 @@ use super::service::OnBehalf;
 const BODY_LIMIT: usize = 64 * 1024;
 /// The same with a pack in it, whose quotes and line ends are escaped.
 const PACK_LIMIT: usize = 2 * crate::operating::packs::TEXT + BODY_LIMIT;
+
+/// The same with a sealed secret in it, and the names of as many agents as there may be.
+const ACCOUNT_LIMIT: usize = 2 * wardline_secrets::secure_data::LIMIT + 256 * wardline_secrets::view::RECIPIENTS;
 
 /// Who wants something changed, as the socket knows him.
 #[derive(Clone, Debug)]
@@ -54,6 +59,17 @@ pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
         .route(path::PACKS, get(packs::<D>).post(apply_pack::<D>).layer(DefaultBodyLimit::max(PACK_LIMIT)))
         .route(path::PACK, get(pack::<D>))
         .route(path::PACK_REMOVE, post(remove_pack::<D>))
+        .route(path::SEALING, get(sealing::<D>))
+        .route(path::ACCOUNTS, get(accounts::<D>).post(create_account::<D>).layer(DefaultBodyLimit::max(ACCOUNT_LIMIT)))
+        .route(path::ACCOUNT, get(account::<D>))
+        .route(path::ACCOUNT_UPDATE, post(update_account::<D>).layer(DefaultBodyLimit::max(ACCOUNT_LIMIT)))
+        .route(path::ACCOUNT_DELETE, post(delete_account::<D>))
+        .route(path::ACCOUNT_USES, get(account_uses::<D>))
+        .route(path::PROFILES, get(profiles::<D>).post(create_profile::<D>))
+        .route(path::PROFILE, get(profile::<D>))
+        .route(path::PROFILE_DELETE, post(delete_profile::<D>))
+        .route(path::PROFILE_BIND, post(bind_profile::<D>))
+        .route(path::PROFILE_EXPLAIN, get(explain_profile::<D>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -144,6 +160,7 @@ async fn status<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Status> {
 
 type Asked<T> = Result<Query<T>, QueryRejection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
+type Named = Result<Path<String>, PathRejection>;
 
 async fn create_token<D: OnBehalf>(
     State(data): State<Arc<D>>,
@@ -272,6 +289,88 @@ async fn remove_pack<D: OnBehalf>(
     name: Result<Path<String>, PathRejection>,
 ) -> Answer<Pack> {
     Ok(Json(data.on_behalf_of(&operator).remove_pack(&name?.0).await?))
+}
+
+async fn sealing<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<SealingTarget> {
+    Ok(Json(data.sealing().await?))
+}
+
+async fn accounts<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<AccountFilter>) -> Answer<Page<Account>> {
+    Ok(Json(data.accounts(filter?.0).await?))
+}
+
+async fn account<D: DataAccess>(State(data): State<Arc<D>>, name: Named) -> Answer<AccountDetail> {
+    Ok(Json(data.account(&name?.0).await?))
+}
+
+async fn create_account<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    order: Body<AccountOrder>,
+) -> Answer<Account> {
+    Ok(Json(data.on_behalf_of(&operator).create_account(order?.0).await?))
+}
+
+async fn update_account<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    name: Named,
+    change: Body<AccountChange>,
+) -> Answer<Account> {
+    Ok(Json(data.on_behalf_of(&operator).update_account(&name?.0, change?.0).await?))
+}
+
+async fn delete_account<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    name: Named,
+) -> Answer<Account> {
+    Ok(Json(data.on_behalf_of(&operator).delete_account(&name?.0).await?))
+}
+
+async fn account_uses<D: DataAccess>(State(data): State<Arc<D>>, name: Named) -> Answer<Page<Use>> {
+    Ok(Json(data.account_uses(&name?.0).await?))
+}
+
+async fn profiles<D: DataAccess>(State(data): State<Arc<D>>, filter: Asked<AccountFilter>) -> Answer<Page<Profile>> {
+    Ok(Json(data.profiles(filter?.0).await?))
+}
+
+async fn profile<D: DataAccess>(State(data): State<Arc<D>>, name: Named) -> Answer<Profile> {
+    Ok(Json(data.profile(&name?.0).await?))
+}
+
+async fn create_profile<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    order: Body<ProfileOrder>,
+) -> Answer<Profile> {
+    Ok(Json(data.on_behalf_of(&operator).create_profile(order?.0).await?))
+}
+
+async fn delete_profile<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    name: Named,
+) -> Answer<Profile> {
+    Ok(Json(data.on_behalf_of(&operator).delete_profile(&name?.0).await?))
+}
+
+async fn bind_profile<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    name: Named,
+    order: Body<BindingOrder>,
+) -> Answer<Profile> {
+    Ok(Json(data.on_behalf_of(&operator).bind_profile(&name?.0, order?.0).await?))
+}
+
+async fn explain_profile<D: DataAccess>(
+    State(data): State<Arc<D>>,
+    name: Named,
+    filter: Asked<ExplainFilter>,
+) -> Answer<Page<Explained>> {
+    Ok(Json(data.explain_profile(&name?.0, filter?.0).await?))
 }
 
 async fn no_such_path(uri: Uri) -> Refusal {

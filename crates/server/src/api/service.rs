@@ -6,15 +6,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
-    Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Approval, Approved, Assignment, DataAccess, Gap, GapFilter,
+    Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
+    AlertFilter, Approval, Approved, Assignment, BindingOrder, DataAccess, ExplainFilter, Explained, Gap, GapFilter,
     Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page,
-    Pending, PendingFilter, Problem, RecoveryOrder, RotationOrder, Session, Status, Time, Token, TokenFilter,
-    TokenOrder, Topology,
+    Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Session,
+    Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
-use super::{packs, trust};
+use super::{accounts, packs, trust};
+use crate::accounts::Accounts;
 use crate::founding::Renewal;
 use crate::joining::JoinDesk;
+use crate::operating::accounts::Policy;
 use crate::store::{self, Found, Released, Store};
 
 /// What only the running server knows.
@@ -57,6 +60,10 @@ pub struct Service {
     pub desk: Arc<JoinDesk>,
     /// What makes the issuing CA anew.
     pub renewal: Arc<Renewal>,
+    /// What keeps secrets.
+    pub accounts: Accounts,
+    /// What operators may do with them.
+    pub policy: Policy,
     /// On whose behalf.
     operator: Arc<str>,
 }
@@ -76,8 +83,15 @@ impl OnBehalf for Service {
 
 impl Service {
     /// A service on behalf of nobody in particular.
-    pub fn new(store: Store, live: Arc<dyn Live>, desk: Arc<JoinDesk>, renewal: Arc<Renewal>) -> Self {
-        Self { store, live, desk, renewal, operator: "unknown".into() }
+    pub fn new(
+        store: Store,
+        live: Arc<dyn Live>,
+        desk: Arc<JoinDesk>,
+        renewal: Arc<Renewal>,
+        accounts: Accounts,
+        policy: Policy,
+    ) -> Self {
+        Self { store, live, desk, renewal, accounts, policy, operator: "unknown".into() }
     }
 
     /// Whose acts these are.
@@ -147,6 +161,9 @@ impl DataAccess for Service {
 
     async fn status(&self) -> Result<Status, Problem> {
         let counts = self.store.counts().await.map_err(problem)?;
+        let view = Arc::clone(&self.store.view().borrow());
+        let everywhere = view.run_as().accounts().filter(|account| account.everywhere);
+        let keyless = view.members().filter(|member| member.role == Role::Agent && member.sealing.is_none());
         Ok(Status {
             name: self.live.name(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -160,8 +177,12 @@ impl DataAccess for Service {
             events: counts.events,
             gaps: counts.gaps,
             set_aside: counts.set_aside,
-            recovery: self.store.view().borrow().recovery().is_some(),
+            recovery: view.recovery().is_some(),
             root_key_needed: self.renewal.wants_root(),
+            accounts: view.run_as().accounts().count() as u64,
+            accounts_everywhere: everywhere.map(|account| account.name.clone()).collect(),
+            less_secure_distribution: self.policy.less_secure,
+            agents_without_sealing_key: keyless.count() as u64,
             protector: self.renewal.vault.protector(),
         })
     }
@@ -240,6 +261,58 @@ impl DataAccess for Service {
 
     async fn remove_pack(&self, name: &str) -> Result<Pack, Problem> {
         packs::remove(self, name).await
+    }
+
+    async fn sealing(&self) -> Result<SealingTarget, Problem> {
+        accounts::sealing(self)
+    }
+
+    async fn accounts(&self, filter: AccountFilter) -> Result<Page<Account>, Problem> {
+        Ok(accounts::list(&self.store.view().borrow(), &filter))
+    }
+
+    async fn account(&self, name: &str) -> Result<AccountDetail, Problem> {
+        accounts::one(self, name).await
+    }
+
+    async fn create_account(&self, order: AccountOrder) -> Result<Account, Problem> {
+        accounts::create(self, order).await
+    }
+
+    async fn update_account(&self, name: &str, change: AccountChange) -> Result<Account, Problem> {
+        accounts::update(self, name, change).await
+    }
+
+    async fn delete_account(&self, name: &str) -> Result<Account, Problem> {
+        accounts::delete(self, name).await
+    }
+
+    async fn account_uses(&self, name: &str) -> Result<Page<Use>, Problem> {
+        accounts::uses(self, name).await
+    }
+
+    async fn profiles(&self, filter: AccountFilter) -> Result<Page<Profile>, Problem> {
+        accounts::list_profiles(self, &filter).await
+    }
+
+    async fn profile(&self, name: &str) -> Result<Profile, Problem> {
+        accounts::one_profile(self, name).await
+    }
+
+    async fn create_profile(&self, order: ProfileOrder) -> Result<Profile, Problem> {
+        accounts::create_profile(self, order).await
+    }
+
+    async fn delete_profile(&self, name: &str) -> Result<Profile, Problem> {
+        accounts::delete_profile(self, name).await
+    }
+
+    async fn bind_profile(&self, name: &str, order: BindingOrder) -> Result<Profile, Problem> {
+        accounts::bind(self, name, order).await
+    }
+
+    async fn explain_profile(&self, name: &str, filter: ExplainFilter) -> Result<Page<Explained>, Problem> {
+        accounts::explain(self, name, &filter).await
     }
 }
 

@@ -23,7 +23,10 @@ use super::{Connected, Live, Service, Socket};
 use crate::founding::tests::renewal;
 use crate::founding::{Foundation, default_lifetime};
 use crate::joining::{JoinDesk, WithoutToken};
+use crate::operating::accounts::Policy;
 use crate::store::{Commit, Open, Opened, Store};
+
+mod accounts;
 
 const A: Epoch = Epoch([0xa; 16]);
 const NOW: u64 = 1_732_246_800_000;
@@ -80,10 +83,13 @@ impl Served {
         let socket = folder.join("api.sock");
         let lifetime = default_lifetime();
         let (renewal, _) = renewal(&folder.join("north"), &store, presence, authorities, channel, lifetime);
-        let configurations = Arc::new(crate::configuration::Configurations::new(store.clone()));
+        let accounts = crate::accounts::tests::accounts(&store);
+        let configurations = crate::configuration::Configurations::new(store.clone(), accounts.clone());
+        let configurations = Arc::new(configurations);
         let (authorities, review) = (renewal.authorities.subscribe(), WithoutToken::Review);
         let desk = JoinDesk::new(store.clone(), authorities, lifetime, review, configurations);
-        let service = Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk, renewal);
+        let service =
+            Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk, renewal, accounts, Policy::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
         let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(Arc::new(service), shutdown));

@@ -1,6 +1,6 @@
 //! What agents are given, and what that costs.
 
-use wardline_proto::configuration::Configuration as Document;
+use wardline_proto::configuration::{Configuration as Document, Form};
 use wardline_proto::trust::{self, Fact};
 use wardline_sdk::PackOrder;
 use wardline_secrets::head::open_head;
@@ -42,10 +42,10 @@ async fn apply(running: &Running, pack: &str, more: &str, agents: Option<&str>) 
 async fn names(configurations: &Configurations, running: &Running, agent: &str) -> Vec<String> {
     let (view, agent) = (running.view(), name(agent));
     let due = configurations.due(&view, &agent).await.unwrap();
-    let issued = configurations.issue(&view, &agent, due).await.unwrap();
+    let (issued, _) = configurations.issue(&view, &agent, due).await.unwrap();
     let document = Document::parse(&issued.document).unwrap();
     assert_eq!((document.cookie, document.version), (due.cookie, due.version));
-    assert_eq!(document.cookie, sha256(&[document.content.to_xml().as_bytes()]));
+    assert_eq!(document.cookie, sha256(&[document.content.to_xml(Form::Unsealed).as_bytes()]));
     assert!(due.version <= view.tree().size());
     document.content.packs.into_iter().map(|(name, _)| name).collect()
 }
@@ -56,7 +56,7 @@ async fn each_agent_is_given_what_is_for_it_and_its_version_only_rises() {
     let running = Running::new(&scratch.0).await;
     member(&running, "web1.test", &[]).await;
     member(&running, "db1.test", &[]).await;
-    let configurations = Configurations::new(running.store.clone());
+    let configurations = Configurations::new(running.store.clone(), crate::accounts::tests::accounts(&running.store));
     let due = async |agent: &str| configurations.due(&running.view(), &name(agent)).await.unwrap();
     let (mut web, mut db) = (due("web1.test").await, due("db1.test").await);
     assert_ne!(web.cookie, db.cookie, "each is for one");
@@ -91,7 +91,7 @@ async fn each_agent_is_given_what_is_for_it_and_its_version_only_rises() {
     drop(running);
     let again = Running::new(&scratch.0).await;
     assert_eq!(again.view().version(&name("db1.test")), view.version(&name("db1.test")));
-    let configurations = Configurations::new(again.store.clone());
+    let configurations = Configurations::new(again.store.clone(), crate::accounts::tests::accounts(&again.store));
     assert_eq!(configurations.due(&again.view(), &name("db1.test")).await, Some(due));
 }
 
@@ -107,7 +107,8 @@ async fn a_text_that_is_not_the_one_of_the_log_is_not_used() {
         assert_eq!(database.execute(sql, []).unwrap(), 1, "{sql}");
     };
     let due = async |agent: &str| {
-        let configurations = Configurations::new(running.store.clone());
+        let configurations =
+            Configurations::new(running.store.clone(), crate::accounts::tests::accounts(&running.store));
         configurations.due(&running.view(), &name(agent)).await
     };
     let good = due("web1.test").await.unwrap();
@@ -132,7 +133,7 @@ async fn ten_thousand_who_have_their_configuration_cost_one_signature() {
         member(&running, &format!("web{number}.test"), &[]).await;
     }
     apply(&running, "base", &"# and more\n".repeat(10_000), None).await;
-    let configurations = Configurations::new(running.store.clone());
+    let configurations = Configurations::new(running.store.clone(), crate::accounts::tests::accounts(&running.store));
     let (view, agents) = (running.view(), (0..20).map(|number| name(&format!("web{number}.test"))).collect::<Vec<_>>());
     for agent in &agents {
         configurations.due(&view, agent).await.unwrap();

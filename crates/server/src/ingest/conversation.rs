@@ -172,9 +172,15 @@ impl Talk {
         if asked && held.sent.is_some_and(|sent| sent.elapsed() < AGAIN) {
             return Ok(());
         }
-        let Some(issued) = self.ingest.configurations.issue(view, &name, due).await else { return Ok(()) };
+        let issued = self.ingest.configurations.issue(view, &name, due).await;
+        let Some((issued, accounts)) = issued else { return Ok(()) };
         let sent = Some(Instant::now());
-        self.prove(view, issued, Held { cookie: due.cookie, version: due.version, sent, ..held }).await
+        self.prove(view, issued, Held { cookie: due.cookie, version: due.version, sent, ..held }).await?;
+        if !accounts.is_empty() {
+            // When the database takes nothing, this waits like everything else of this agent.
+            self.ingest.store.sent(name, accounts, now_ms()).await.map_err(|_| End::Quiet)?;
+        }
+        Ok(())
     }
 
     /// Sends what there is to say about the agent's configuration, with how far the trust log is. From then on it has this.
@@ -183,6 +189,19 @@ impl Talk {
         let Some(proven) = proven else { return Ok(()) };
         self.configured = Some(Held { log: Some(view.reach()), ..held });
         self.send(Message::own(Kind::Configuration, proven)).await
+    }
+
+    /// The agent has a sealing key, and wants to hear that it was entered.
+    async fn published(&self, message: &Message) -> Result<(), End> {
+        let said: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
+        let name = &self.member.name;
+        match self.ingest.published(self.member.role, name, said).await {
+            Ok(word) => self.send(Message::own(Kind::SealingConfirmed, word)).await,
+            Err(refused) => {
+                self.ingest.refused(name, &self.address, &refused);
+                if refused.is_forged() { Err(End::Refused(Refusal::of(Reason::Signature))) } else { Ok(()) }
+            }
+        }
     }
 
     fn not_known(&self, (told, reason): Told) -> End {
@@ -197,6 +216,7 @@ impl Talk {
             Kind::Heartbeat => self.heartbeat(&message),
             Kind::Batch => self.batch(&message).await,
             Kind::ConfigurationAsk => self.asked(&message).await,
+            Kind::SealingKey => self.published(&message).await,
             Kind::Hop => {
                 let signed: Option<Signed> = decode(&message.body);
                 let measured = signed.ok_or("it cannot be decoded");

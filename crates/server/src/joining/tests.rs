@@ -32,7 +32,10 @@ impl Served {
         let scratch = Scratch::new();
         let running = Running::new(&scratch.0).await;
         let (store, authorities) = (running.store.clone(), running.authorities());
-        let (review, known) = (WithoutToken::Review, Arc::new(Configurations::new(store.clone())));
+        let (review, known) = (
+            WithoutToken::Review,
+            Arc::new(Configurations::new(store.clone(), crate::accounts::tests::accounts(&store))),
+        );
         let desk = JoinDesk::new(store, authorities, default_lifetime(), review, known);
         Self { running, desk, _scratch: scratch }
     }
@@ -226,7 +229,8 @@ async fn with_a_pki_of_its_own_the_company_issues_and_the_built_in_ca_does_not()
     let (store, duty) = (served.running.store.clone(), served.running.presence.duty.clone());
     let authorities = Authorities { issuer: Issuer::Own(pki, issuing.certificate().clone()), duty };
     let (_publish, authorities) = watch::channel(authorities.into());
-    let (review, known) = (WithoutToken::Review, Arc::new(Configurations::new(store.clone())));
+    let (review, known) =
+        (WithoutToken::Review, Arc::new(Configurations::new(store.clone(), crate::accounts::tests::accounts(&store))));
     served.desk = JoinDesk::new(store, authorities, default_lifetime(), review, known);
     let other = served.host("web1.test", Role::Agent);
     let mut changed = own.to_vec();

@@ -7,7 +7,7 @@ use wardline_sdk::{Kind, PackOrder};
 use wardline_secrets::signature::sha256;
 use wardline_secrets::view::View;
 
-use super::{Decision, Refusal, is_pattern, refuse};
+use super::{Decision, Refusal, is_pattern, profiles, refuse};
 
 /// The most packs of a group.
 const PACKS: usize = 1000;
@@ -43,6 +43,20 @@ pub fn fits<'a>(order: &PackOrder, others: impl Iterator<Item = &'a str>) -> Res
         return refuse(Kind::Conflict, detail, "remove one: `wardline pack list`, `wardline pack remove NAME`");
     }
     Ok(())
+}
+
+/// Whether there are the Run As profiles that a pack's checks name.
+///
+/// # Errors
+/// There is one not: its check would have no credentials anywhere.
+pub fn name(profiles: &[String], view: &View) -> Result<(), Refusal> {
+    match profiles.iter().find(|profile| profiles::known(profile, view).is_err()) {
+        None => Ok(()),
+        Some(missing) => {
+            let detail = format!("a check runs as Run As profile {missing}, which is not there");
+            refuse(Kind::Conflict, detail, &format!("make it, then apply again: `wardline profile create {missing}`"))
+        }
+    }
 }
 
 /// Agents run a pack from now on. `good` says whether the text that is kept of it is the right one.

@@ -6,6 +6,8 @@ use wardline_secrets::signature::SigningKey;
 use super::*;
 use crate::founding::tests::{Running, Scratch};
 
+mod run_as;
+
 const NOW: u64 = 1_900_000_000_000;
 
 fn name(text: &str) -> Name {

@@ -10,8 +10,12 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior, ffi};
 use wardline_proto::event::Event;
 
 /// One step of the schema each; the number of steps taken stands in `PRAGMA user_version`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+];
 
 /// Marks the file as ours ("Ward"): a database of another program is not migrated.
 const APPLICATION_ID: i32 = 0x5761_7264;

@@ -8,7 +8,7 @@ use wardline_proto::health::{Health, Severity};
 
 use super::streams::Commit;
 use super::writer::Effects;
-use super::{alerts, to_sql};
+use super::{alerts, receipts, to_sql};
 
 /// A batch and its place in the database.
 pub(super) struct Source<'a> {
@@ -105,6 +105,7 @@ impl Rows<'_> {
             What::State(state) => self.state(at, state),
             What::Performance(performance) => self.performance(at, performance),
             What::Gap(gap) => self.gap(number, gap),
+            What::Receipt(receipt) => receipts::became(self.connection, self.source.commit.agent.as_str(), receipt, at),
         }
     }
 

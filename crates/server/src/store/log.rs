@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 use wardline_connector::now_ms;
 use wardline_proto::Name;
-use wardline_proto::message::{Signed, decode, encode};
+use wardline_proto::message::{AccountId, Signed, decode, encode};
 use wardline_proto::trust::Fact;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::SigningKey;
@@ -19,7 +19,7 @@ use wardline_secrets::view::{self, Unsound, View};
 
 use super::database::OpenError;
 use super::writer::{Effects, Write};
-use super::{Error, from_sql, kept, packs, to_sql, views};
+use super::{Error, accounts, from_sql, kept, packs, to_sql, views};
 
 /// Who keeps the trust log: what its entries must lead to, and what new ones are signed with.
 #[derive(Debug)]
@@ -110,8 +110,16 @@ pub(super) struct Act<R> {
     /// Whose act it is.
     pub(super) act: String,
     pub(super) decide: Decide<R>,
+    /// What is kept beside the log, of which that has only the hash.
+    pub(super) beside: Option<Beside>,
+}
+
+/// What is kept in a table beside the log, in the same transaction.
+pub(super) enum Beside {
     /// The name and text of the pack that it is about.
-    pub(super) text: Option<(String, String)>,
+    Pack(String, String),
+    /// The id and the encrypted secret of the account that it is about.
+    Account(AccountId, Vec<u8>),
 }
 
 impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
@@ -119,9 +127,9 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
 
     fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Self::Answer> {
         let now = now_ms();
-        let others = match &self.text {
-            Some((name, _)) => packs::others(connection, name)?,
-            None => Vec::new(),
+        let others = match &self.beside {
+            Some(Beside::Pack(name, _)) => packs::others(connection, name)?,
+            _ => Vec::new(),
         };
         let facts = match (self.decide)(&effects.view, now, &others) {
             Ok(facts) => facts,
@@ -147,8 +155,10 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             insert.execute(params![to_sql(number), &entry[..]])?;
         }
         views::refresh(connection, staged, &facts)?;
-        if let Some((name, text)) = &self.text {
-            packs::put(connection, name, text)?;
+        match &self.beside {
+            Some(Beside::Pack(name, text)) => packs::put(connection, name, text)?,
+            Some(Beside::Account(id, secret)) => accounts::put(connection, *id, secret)?,
+            None => {}
         }
         effects.view = next;
         effects.appended = true;

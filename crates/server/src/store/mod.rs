@@ -18,12 +18,15 @@
 //!  claims     heads that agents show of another log
 //!  restoring  a log that was restored on purpose
 //!  packs      the texts of packs
+//!  accounts   the encrypted secrets of Run As accounts
+//!  receipts   what became of these on agents
 //!  views      tables that show what the log says
 //! ```
 //!
 //! Whoever gets an answer to something written may rely on it: it survives the loss of power from then on. While the
 //! database takes nothing, callers wait; nothing is answered and nothing is dropped.
 
+mod accounts;
 mod agents;
 mod alerts;
 mod claims;
@@ -35,6 +38,7 @@ mod kept;
 mod log;
 mod packs;
 mod readers;
+mod receipts;
 mod restoring;
 mod streams;
 mod views;
@@ -49,7 +53,7 @@ use rusqlite::types::Type;
 use tokio::sync::watch;
 use wardline_connector::journal;
 use wardline_proto::Name;
-use wardline_proto::message::{Digest, Epoch, Mark};
+use wardline_proto::message::{AccountId, Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
 use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Page};
 use wardline_secrets::head::Reach;
@@ -60,6 +64,7 @@ pub use alerts::Found;
 pub use counts::Counts;
 pub use database::OpenError;
 pub use log::Keeper;
+pub use receipts::Known as Receipt;
 pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use writer::WriterThread;
@@ -132,7 +137,7 @@ impl Store {
         decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
     ) -> Result<Result<Vec<Fact>, R>, Error> {
         let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(move |view: &View, now, _: &[_]| decide(view, now)));
-        self.writer.write(log::Act { keeper, act, decide, text: None }).await
+        self.writer.write(log::Act { keeper, act, decide, beside: None }).await
     }
 
     /// The same for a decision that a pack is run, from the names and texts of the others too: its name and text are
@@ -147,7 +152,47 @@ impl Store {
         decide: impl Fn(&View, u64, &[(String, String)]) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
     ) -> Result<Result<Vec<Fact>, R>, Error> {
         let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(decide));
-        self.writer.write(log::Act { keeper, act, decide, text: Some(text) }).await
+        let beside = Some(log::Beside::Pack(text.0, text.1));
+        self.writer.write(log::Act { keeper, act, decide, beside }).await
+    }
+
+    /// The same for a decision about an account: its encrypted secret is kept, in the same transaction.
+    ///
+    /// # Errors
+    /// As for [`Self::act`].
+    pub async fn act_with_secret<R: From<Unsound> + Send + Sync + 'static>(
+        &self,
+        act: String,
+        (id, secret): (AccountId, Vec<u8>),
+        decide: impl Fn(&View, u64) -> Result<Vec<Fact>, R> + Send + Sync + 'static,
+    ) -> Result<Result<Vec<Fact>, R>, Error> {
+        let (keeper, decide) = (Arc::clone(&self.keeper), Box::new(move |view: &View, now, _: &[_]| decide(view, now)));
+        let beside = Some(log::Beside::Account(id, secret));
+        self.writer.write(log::Act { keeper, act, decide, beside }).await
+    }
+
+    /// The encrypted secret that is kept of an account; whether it is the right one says the trust log.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn account_secret(&self, id: AccountId) -> Result<Option<Vec<u8>>, Error> {
+        self.readers.read(move |connection| accounts::secret(connection, id)).await
+    }
+
+    /// Notes that these versions of accounts were sent to an agent.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn sent(&self, agent: Name, accounts: Vec<(AccountId, u64)>, now_ms: u64) -> Result<(), Error> {
+        self.writer.write(receipts::Sent { agent, accounts, now_ms }).await
+    }
+
+    /// What became of an account on every agent.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn receipts(&self, account: AccountId) -> Result<Vec<Receipt>, Error> {
+        self.readers.read(move |connection| receipts::of_account(connection, account)).await
     }
 
     /// The text that is kept of a pack; whether it is the right one says the trust log.

@@ -78,7 +78,7 @@ impl Restoring {
             Ok::<_, Unsound>(decided)
         };
         let closing = format!("{act} accepted that the server was restored");
-        let act = Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide), text: None };
+        let act = Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide), beside: None };
         let mut effects = Effects { view: self.view, appended: false, events: Vec::new(), raised: Vec::new() };
         let written = self.connection.transaction().and_then(|transaction| {
             let decided = act.write(&transaction, &mut effects)?;

@@ -11,7 +11,7 @@ use wardline_proto::trust::Fact;
 use wardline_secrets::view::{Member, Token, View};
 
 use super::writer::{Effects, Write};
-use super::{packs, to_sql};
+use super::{accounts, packs, to_sql};
 
 /// A table: its name, and its columns, of which the first is the key.
 struct Table {
@@ -24,8 +24,8 @@ struct Table {
 const MEMBER: Table = Table {
     name: "member",
     key: "name",
-    columns: "name, role, identity, parents, token, joined_at, certificate, not_after",
-    width: 8,
+    columns: "name, role, identity, parents, token, joined_at, certificate, not_after, sealing",
+    width: 9,
 };
 
 const TOKEN: Table =
@@ -49,6 +49,7 @@ fn member(member: &Member) -> Vec<Value> {
         Value::Integer(to_sql(member.joined_at)),
         newest.map_or(Value::Null, |newest| Value::Blob(newest.hash.0.to_vec())),
         newest.map_or(Value::Null, |newest| Value::Integer(to_sql(newest.not_after))),
+        member.sealing.as_ref().map_or(Value::Null, |sealing| Value::Blob(sealing.certificate.id().0.to_vec())),
     ]
 }
 
@@ -142,6 +143,11 @@ pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> r
             Fact::Member(member) => (Some(&member.name), id(&member.token)),
             Fact::Removed(removed) => (Some(&removed.name), None),
             Fact::Issued(issued) => (Some(&issued.name), None),
+            Fact::Sealing(sealing) => (Some(&sealing.name), None),
+            Fact::AccountDeleted(deleted) => {
+                accounts::delete(connection, &deleted.id)?;
+                (None, None)
+            }
             Fact::Revoked(revoked) if revoked.name.is_empty() => {
                 MEMBER.rebuild(connection, &members(view))?;
                 (None, None)
@@ -153,9 +159,10 @@ pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> r
                 packs::delete(connection, &removed.name)?;
                 (None, None)
             }
-            // Its text is written by whoever has it.
-            Fact::Pack(_) => (None, None),
+            // Its text, or secret, is written by whoever has it.
+            Fact::Pack(_) | Fact::Account(_) => (None, None),
             Fact::Founded(_) | Fact::Issuer(_) | Fact::Duty(_) | Fact::Recovery(_) | Fact::Restored(_) => (None, None),
+            Fact::Distribution(_) | Fact::Profile(_) | Fact::ProfileDeleted(_) | Fact::Binding(_) => (None, None),
         };
         if let Some(name) = name {
             match name.parse().ok().and_then(|name| view.member_named(&name)) {

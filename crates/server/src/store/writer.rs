@@ -345,7 +345,7 @@ mod tests {
             keeper: Arc::clone(&keeper),
             act: "server srv1.test".into(),
             decide: Box::new(move |view, _, _| presence.facts(view)),
-            text: None,
+            beside: None,
         };
         let trust = Trust { keeper, published };
         let mut thread =

@@ -158,7 +158,10 @@ struct Served {
 async fn served(without_token: WithoutToken) -> Served {
     let scratch = Scratch::new();
     let running = Running::new(&scratch.0).await;
-    let configurations = Arc::new(crate::configuration::Configurations::new(running.store.clone()));
+    let configurations = Arc::new(crate::configuration::Configurations::new(
+        running.store.clone(),
+        crate::accounts::tests::accounts(&running.store),
+    ));
     let (store, authorities) = (running.store.clone(), running.authorities());
     let desk = JoinDesk::new(store, authorities, default_lifetime(), without_token, configurations);
     Served { running, desk, _scratch: scratch }

@@ -1,0 +1,114 @@
+//! Sealing keys that health services publish: held against their identity keys, entered into the trust log, confirmed by
+//! this server's signed word. This server's own goes the same way.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wardline_connector::journal;
+use wardline_connector::sealing::Sealing;
+use wardline_proto::Name;
+use wardline_proto::event::Event;
+use wardline_proto::message::{Context, SealingConfirmed, Signed, encode};
+use wardline_proto::trust::{self, Fact};
+use wardline_secrets::view::{NotSealing, Unsound, View, read_sealing};
+
+use crate::founding::Authorities;
+use crate::store::{self, Store};
+
+/// How many sealing keys a health service may have entered, each within a day of the one before.
+const KEYS: u32 = 100;
+
+/// Why a key is not entered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Its health service is no member.
+    #[error("it is not a member of the group")]
+    Unknown,
+    /// It is not to be believed.
+    #[error(transparent)]
+    Unbelieved(#[from] NotSealing),
+    /// It has had too many.
+    #[error("it has published {KEYS} keys, each within a day of the one before")]
+    TooMany,
+    /// The trust log does not take it.
+    #[error("the trust log does not take it: {0}")]
+    Unsound(#[from] Unsound),
+    /// The database has stopped.
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+impl Refused {
+    /// Whether nobody who is honest says such a thing.
+    pub const fn is_forged(&self) -> bool {
+        matches!(self, Self::Unbelieved(NotSealing::Signature | NotSealing::Other(_)))
+    }
+}
+
+impl From<store::Error> for Refused {
+    fn from(_: store::Error) -> Self {
+        Self::Stopped
+    }
+}
+
+/// What follows from a health service's word about its sealing key, at a time in milliseconds since 1970: nothing when it
+/// is known, or older than what is known.
+///
+/// # Errors
+/// It is not believed, or comes too often.
+fn decide(name: &Name, said: &Signed, view: &View, now: u64) -> Result<Vec<Fact>, Refused> {
+    let member = view.member_named(name).ok_or(Refused::Unknown)?;
+    let key = read_sealing(member, view.group(), said, now)?;
+    match &member.sealing {
+        Some(known) if known.certificate.id() == key.certificate.id() || known.serial >= key.serial => Ok(Vec::new()),
+        Some(known) if known.row >= KEYS && now.saturating_sub(known.at) < 24 * 3_600_000 => Err(Refused::TooMany),
+        _ => Ok(vec![Fact::Sealing(trust::Sealing { name: name.to_string(), said: said.clone() })]),
+    }
+}
+
+/// Enters a key, if that is anything new; this server's signed word which one the trust log has then.
+///
+/// # Errors
+/// It is not believed, or comes too often.
+pub async fn enter(store: &Store, duty: Bytes, act: String, name: &Name, said: Signed) -> Result<Signed, Refused> {
+    let (by, about) = (name.clone(), said);
+    store.act(act, move |view, now| decide(&by, &about, view, now)).await??;
+    let view = Arc::clone(&store.view().borrow());
+    let member = view.member_named(name).ok_or(Refused::Unknown)?;
+    let known = member.sealing.as_ref().ok_or(Refused::Unknown)?;
+    let confirmed = SealingConfirmed {
+        name: name.to_string(),
+        key: Bytes::copy_from_slice(&known.certificate.id().0),
+        serial: known.serial,
+        identity: Bytes::copy_from_slice(&member.key().0),
+        chain: vec![duty],
+    };
+    Ok(store.keeper().duty.signed(Context::SealingCert, encode(&confirmed)))
+}
+
+/// Enters this server's own sealing keys, as they are made, until the program stops.
+pub async fn run(
+    store: Store,
+    sealing: Arc<Sealing>,
+    authorities: watch::Receiver<Arc<Authorities>>,
+    stop: CancellationToken,
+) {
+    let (mut unsaid, server) = (sealing.unsaid(), store.keeper().server.clone());
+    unsaid.mark_changed();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = unsaid.changed() => if changed.is_err() { return },
+        }
+        let Some(said) = sealing.said() else { continue };
+        let duty = authorities.borrow().duty.clone();
+        let entered = enter(&store, duty, format!("server {server}"), &server, said).await;
+        let heard = entered.map_err(|refused| refused.to_string()).and_then(|word| sealing.confirmed(&word));
+        if let Err(reason) = heard {
+            let (agent, address) = (server.to_string(), "this server itself".into());
+            journal::emit(Event::SealingKeyRefused { agent, address, reason });
+        }
+    }
+}
