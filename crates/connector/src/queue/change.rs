@@ -22,7 +22,7 @@ use crate::stream::{Link, Reopening, Tail, Verdict};
 pub(super) struct State {
     /// The end of the stream.
     pub(super) tail: Tail,
-    /// Bytes of the open rows.
+    /// Bytes of the open rows, as they are on disk.
     pub(super) open_bytes: u64,
     /// The last number of this epoch.
     pub(super) written: u64,
@@ -195,7 +195,7 @@ fn reopen(tx: &Tx<'_>, step: &mut Step, reopening: &Reopening, group: &Name) -> 
 pub(super) fn keep_open(tx: &Tx<'_>, step: &mut Step, run: &Run) -> rusqlite::Result<()> {
     insert_open(tx, step.state.epoch(), step.state.written + 1, run.class as u8, run.numbers, &run.body)?;
     step.state.written += run.numbers;
-    step.state.open_bytes += run.body.len() as u64;
+    step.state.open_bytes += (run.body.len() + RowKey::OVERHEAD) as u64;
     Ok(())
 }
 
@@ -327,7 +327,7 @@ pub(super) fn drop_some(tx: &Tx<'_>, step: &mut Step, over: u64) -> rusqlite::Re
         let count = gap.count();
         let mut replacement = Vec::new();
         entry::append(&Entry { at: gap.from, what: Some(What::Gap(gap)) }, &mut replacement);
-        gone = gone.saturating_sub(replacement.len() as u64);
+        gone = gone.saturating_sub((replacement.len() + RowKey::OVERHEAD) as u64);
         insert_open(tx, epoch, start, Class::Gap as u8, count, &replacement)?;
         step.dropped += numbers;
     }
@@ -338,7 +338,7 @@ pub(super) fn drop_some(tx: &Tx<'_>, step: &mut Step, over: u64) -> rusqlite::Re
 /// An open row.
 struct Waiting {
     first: u64,
-    /// Its bytes, as the budget counts them.
+    /// Its bytes on disk, which the budget counts.
     size: u64,
     class: Class,
     numbers: u64,
@@ -351,7 +351,7 @@ impl Waiting {
     fn read(tx: &Tx<'_>, epoch: Epoch, row: &Row<'_>) -> rusqlite::Result<Self> {
         let (first, class, numbers) = (from_sql(row.get(0)?), row.get(1)?, from_sql(row.get(2)?));
         let bytes: Vec<u8> = row.get(3)?;
-        let size = bytes.len().saturating_sub(RowKey::OVERHEAD) as u64;
+        let size = bytes.len() as u64;
         let body = tx.rows.opened(&Place::Open { epoch, first, class, numbers }, bytes);
         Ok(Self { first, size, class: Class::from_number(class).unwrap_or(Class::Gap), numbers, body })
     }

@@ -190,8 +190,8 @@ impl Disk {
     /// Bytes of the open rows, and the last number written.
     pub(super) fn open_rows(&self, tail: &Tail) -> rusqlite::Result<(u64, u64)> {
         self.connection.query_row(
-            "SELECT coalesce(sum(max(length(body) - ?, 0)), 0), coalesce(max(first + numbers - 1), ?) FROM open",
-            [to_sql(RowKey::OVERHEAD as u64), to_sql(tail.head().number)],
+            "SELECT coalesce(sum(length(body)), 0), coalesce(max(first + numbers - 1), ?) FROM open",
+            [to_sql(tail.head().number)],
             |row| Ok((from_sql(row.get(0)?), from_sql(row.get(1)?))),
         )
     }

@@ -80,12 +80,12 @@ fn what_lies_on_a_hosts_disk_opens_only_there() {
             needles.extend(traces(file));
         }
         // The database of a server holds what it is there to show.
-        assert_eq!(find(state(daemon), &needles, "wardline.db"), Vec::<PathBuf>::new(), "{}", daemon.name());
+        assert_eq!(find(state(daemon), &needles, "wardline.db"), [PathBuf::new(); 0], "{}", daemon.name());
         // The control: the same search finds a key and a line that are there, and where the database has the line.
         let planted = daemon.state().join("planted");
         for content in [private::read(&files[0]), b"... a-line-that-was-planted".to_vec()] {
             scratch::write(&planted, content, 0o600);
-            assert_eq!(find(state(daemon), &needles, "wardline.db"), std::slice::from_ref(&planted));
+            assert_eq!(find(state(daemon), &needles, "wardline.db"), [planted.clone()]);
         }
         fs::remove_file(&planted).unwrap();
         assert_eq!(find(state(daemon), &needles, "").is_empty(), index != 2);
@@ -201,7 +201,7 @@ fn files_of_an_earlier_version_come_under_protection_whatever_is_interrupted() {
     group.agent(0).stop();
     group.gateway(0).stop();
     for daemon in [group.agent(0).state().to_owned(), group.gateway(0).state().to_owned()] {
-        assert_eq!(find(&daemon, &needles, ""), Vec::<PathBuf>::new());
+        assert_eq!(find(&daemon, &needles, ""), [PathBuf::new(); 0]);
     }
 }
 
@@ -211,25 +211,25 @@ fn the_roots_key_goes_offline_and_comes_back() {
     group.server().start();
     let (inside, outside) = (group.server().state().join("root.key"), group.folder().join("root.key"));
     let content = private::read(&inside);
-    let export = |group: &mut Group, to: &Path| {
+    let (config, folder) = (group.server().config(), group.folder().to_owned());
+    let export = |to: &Path| {
         let mut command = Command::new(program::find("wardline-server"));
-        command.arg("export-root").arg("--config").arg(group.server().config()).arg("--to").arg(to);
+        command.arg("export-root").arg("--config").arg(&config).arg("--to").arg(to);
         command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).output().unwrap()
     };
     // Nothing is overwritten, and what cannot be written costs nothing.
     scratch::write(&outside, "something else", 0o600);
-    fails(&export(&mut group, &outside), "40135");
-    let (missing, again) = (group.folder().join("missing/root.key"), group.folder().join("again.key"));
-    fails(&export(&mut group, &missing), "40135");
+    fails(&export(&outside), "40135");
+    fails(&export(&folder.join("missing/root.key")), "40135");
     assert_eq!((private::read(&inside), fs::read(&outside).unwrap()), (content.clone(), b"something else".to_vec()));
     fs::remove_file(&outside).unwrap();
-    let exported = export(&mut group, &outside);
+    let exported = export(&outside);
     assert!(exported.status.success() && program::said(&exported).contains("40136"), "{}", program::said(&exported));
     // Any machine opens it, and this one has it not.
     assert_eq!((fs::read(&outside).unwrap(), inside.exists()), (content, false));
     let key = Command::new("openssl").args(["pkey", "-noout", "-in"]).arg(&outside).output().unwrap();
     succeeds(&key);
-    fails(&export(&mut group, &again), "root.key");
+    fails(&export(&folder.join("again.key")), "root.key");
     fails(&group.wardline(&["ca", "rotate"]), "40091");
     fs::copy(&outside, &inside).unwrap();
     succeeds(&group.wardline(&["ca", "rotate"]));
