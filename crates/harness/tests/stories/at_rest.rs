@@ -80,12 +80,12 @@ fn what_lies_on_a_hosts_disk_opens_only_there() {
             needles.extend(traces(file));
         }
         // The database of a server holds what it is there to show.
-        assert_eq!(find(state(daemon), &needles, "wardline.db"), [PathBuf::new(); 0], "{}", daemon.name());
+        assert_eq!(find(state(daemon), &needles, "wardline.db"), Vec::<PathBuf>::new(), "{}", daemon.name());
         // The control: the same search finds a key and a line that are there, and where the database has the line.
         let planted = daemon.state().join("planted");
         for content in [private::read(&files[0]), b"... a-line-that-was-planted".to_vec()] {
             scratch::write(&planted, content, 0o600);
-            assert_eq!(find(state(daemon), &needles, "wardline.db"), [planted.clone()]);
+            assert_eq!(find(state(daemon), &needles, "wardline.db"), std::slice::from_ref(&planted));
         }
         fs::remove_file(&planted).unwrap();
         assert_eq!(find(state(daemon), &needles, "").is_empty(), index != 2);
@@ -201,7 +201,7 @@ fn files_of_an_earlier_version_come_under_protection_whatever_is_interrupted() {
     group.agent(0).stop();
     group.gateway(0).stop();
     for daemon in [group.agent(0).state().to_owned(), group.gateway(0).state().to_owned()] {
-        assert_eq!(find(&daemon, &needles, ""), [PathBuf::new(); 0]);
+        assert_eq!(find(&daemon, &needles, ""), Vec::<PathBuf>::new());
     }
 }
 
