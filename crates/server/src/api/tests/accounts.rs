@@ -81,7 +81,7 @@ async fn an_account_is_made_changed_and_deleted_and_no_answer_has_its_secret() {
         let request = format!("GET /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         assert!(served.raw(&request).await.starts_with("HTTP/1.1 404"), "{path}");
     }
-    assert_eq!(client.accounts(AccountFilter::default()).await.unwrap().items, [changed.clone()]);
+    assert_eq!(client.accounts(AccountFilter::default()).await.unwrap().items, std::slice::from_ref(&changed));
     assert_eq!(client.status().await.unwrap().accounts, 1);
     assert_eq!(client.delete_account("web").await.unwrap(), changed);
     assert!(client.accounts(AccountFilter::default()).await.unwrap().items.is_empty());

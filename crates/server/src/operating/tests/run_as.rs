@@ -1,6 +1,7 @@
 //! What operators may decide about Run As accounts and profiles.
 
 use std::collections::BTreeSet;
+use std::slice::from_ref;
 
 use wardline_proto::configuration::DEFAULT_PROFILE;
 use wardline_proto::message::{AccountId, Context, SealingKey as Said, encode};
@@ -288,13 +289,13 @@ async fn explain_says_of_each_agent_what_it_gets_why_and_what_to_do_next() {
     assert_eq!(state(&[]), (Delivery::Unsent, None));
     assert_eq!(state(&[receipt(version - 1)]), (Delivery::Unsent, None), "an older version counts for nothing");
     let sent = receipt(version);
-    assert_eq!(state(&[sent.clone()]), (Delivery::Sent, Some(1)));
+    assert_eq!(state(from_ref(&sent)), (Delivery::Sent, Some(1)));
     let failed = Receipt { failed_at: Some(2), ..sent.clone() };
-    assert_eq!(state(&[failed.clone()]), (Delivery::Unopened, Some(2)));
+    assert_eq!(state(from_ref(&failed)), (Delivery::Unopened, Some(2)));
     let opened = Receipt { opened_at: Some(3), ..failed };
-    assert_eq!(state(&[opened.clone()]), (Delivery::Opened, Some(3)));
+    assert_eq!(state(from_ref(&opened)), (Delivery::Opened, Some(3)));
     let used = Receipt { used_since: Some(4), used_at: Some(5), workflow: Some("shop/login".into()), ..opened };
-    assert_eq!(state(&[used.clone()]), (Delivery::Used, Some(4)));
-    assert_eq!(explain("web2.test", &["shop/login"], &[used.clone()]).workflow.as_deref(), Some("shop/login"));
+    assert_eq!(state(from_ref(&used)), (Delivery::Used, Some(4)));
+    assert_eq!(explain("web2.test", &["shop/login"], from_ref(&used)).workflow.as_deref(), Some("shop/login"));
     assert_eq!(state(&[Receipt { removed_at: Some(6), ..used }]), (Delivery::Removed, Some(6)));
 }
