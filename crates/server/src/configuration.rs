@@ -165,6 +165,7 @@ impl Configurations {
         let mut state = self.state();
         if state.due.len() > 2 * view.members().count() {
             state.due.retain(|name, _| view.member_named(name).is_some());
+            state.sealed.retain(|name, _| view.member_named(name).is_some());
         }
         state.due.insert(agent.clone(), due);
         Some(due)

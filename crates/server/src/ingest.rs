@@ -310,7 +310,7 @@ impl Routes<'_> {
                 Ok(())
             }
             Kind::SealingKey if message.route == 0 && self.member.role == Role::Gateway => {
-                self.published(&message).await;
+                self.published(&message);
                 Ok(())
             }
             // A gateway's own facts; an agent's go to its conversation.
@@ -406,7 +406,7 @@ impl Routes<'_> {
 
     /// A gateway of this session, or one behind it, has a sealing key. What is wrong about it costs nobody the session:
     /// a gateway passes on unread what those behind it say.
-    async fn published(&mut self, message: &Message) {
+    fn published(&self, message: &Message) {
         let Some(said) = decode::<Signed>(&message.body) else { return };
         let about = decode::<SealingKey>(&said.payload).and_then(|said| said.name.parse::<Name>().ok());
         let Some(name) = about else { return };
@@ -414,11 +414,9 @@ impl Routes<'_> {
         if name != self.member.name && !is_behind(&view, &name, &self.member.name, WAY) {
             return;
         }
-        match self.ingest.published(Role::Gateway, &name, said).await {
-            Ok(word) => {
-                let _ = self.outgoing.send(Message::own(Kind::SealingConfirmed, word)).await;
-            }
-            Err(refused) => self.ingest.refused(&name, &self.address, &refused),
+        let to = (self.outgoing.clone(), 0);
+        if let Err(refused) = self.ingest.published((Role::Gateway, &name), said, to, &self.address) {
+            self.ingest.refused(&name, &self.address, &refused);
         }
     }
 
@@ -465,10 +463,30 @@ async fn ended(route: Option<&Route>) {
 }
 
 impl Ingest {
-    /// Enters what a member has said of its sealing key; the word that goes back to it.
-    async fn published(&self, role: Role, name: &Name, said: Signed) -> Result<Signed, sealing::Refused> {
-        let duty = self.authorities.borrow().duty.clone();
-        sealing::enter(&self.store, duty, format!("{role} {name}"), name, said).await
+    /// Takes what a member has said of its sealing key, and says on its route what the trust log has then. Nobody waits for
+    /// the database: what is new is entered beside what else the session carries.
+    fn published(
+        self: &Arc<Self>,
+        (role, name): (Role, &Name),
+        said: Signed,
+        to: (Outgoing, u32),
+        address: &str,
+    ) -> Result<(), sealing::Refused> {
+        let news = sealing::is_news(&self.store, name, &said)?;
+        let (own, name, address) = (Arc::clone(self), name.clone(), address.to_owned());
+        tokio::spawn(async move {
+            let entered = match news {
+                true => sealing::enter(&own.store, format!("{role} {name}"), &name, said).await,
+                false => Ok(()),
+            };
+            let duty = own.authorities.borrow().duty.clone();
+            match entered.and_then(|()| sealing::word(&own.store, duty, &name)) {
+                // A session that has ended is noticed where it is read.
+                Ok(word) => _ = to.0.send(Message::own(Kind::SealingConfirmed, word).on(to.1)).await,
+                Err(refused) => own.refused(&name, &address, &refused),
+            }
+        });
+        Ok(())
     }
 
     fn refused(&self, name: &Name, address: &str, refused: &sealing::Refused) {

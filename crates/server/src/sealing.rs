@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wardline_connector::journal;
 use wardline_connector::sealing::Sealing;
+use wardline_connector::{journal, now_ms};
 use wardline_proto::Name;
 use wardline_proto::event::Event;
 use wardline_proto::message::{Context, SealingConfirmed, Signed, encode};
@@ -68,13 +68,31 @@ fn decide(name: &Name, said: &Signed, view: &View, now: u64) -> Result<Vec<Fact>
     }
 }
 
-/// Enters a key, if that is anything new; this server's signed word which one the trust log has then.
+/// Whether a health service's word about its sealing key is anything new, by what is known now.
 ///
 /// # Errors
 /// It is not believed, or comes too often.
-pub async fn enter(store: &Store, duty: Bytes, act: String, name: &Name, said: Signed) -> Result<Signed, Refused> {
+pub fn is_news(store: &Store, name: &Name, said: &Signed) -> Result<bool, Refused> {
+    let view = Arc::clone(&store.view().borrow());
+    decide(name, said, &view, now_ms()).map(|facts| !facts.is_empty())
+}
+
+/// Enters a key. Returns after the commit.
+///
+/// # Errors
+/// It is not believed, or comes too often.
+pub async fn enter(store: &Store, act: String, name: &Name, said: Signed) -> Result<(), Refused> {
     let (by, about) = (name.clone(), said);
     store.act(act, move |view, now| decide(&by, &about, view, now)).await??;
+    Ok(())
+}
+
+/// This server's signed word which sealing key the trust log has of a health service; `duty` is the certificate of its
+/// key.
+///
+/// # Errors
+/// It has none.
+pub fn word(store: &Store, duty: Bytes, name: &Name) -> Result<Signed, Refused> {
     let view = Arc::clone(&store.view().borrow());
     let member = view.member_named(name).ok_or(Refused::Unknown)?;
     let known = member.sealing.as_ref().ok_or(Refused::Unknown)?;
@@ -104,8 +122,9 @@ pub async fn run(
         }
         let Some(said) = sealing.said() else { continue };
         let duty = authorities.borrow().duty.clone();
-        let entered = enter(&store, duty, format!("server {server}"), &server, said).await;
-        let heard = entered.map_err(|refused| refused.to_string()).and_then(|word| sealing.confirmed(&word));
+        let entered = enter(&store, format!("server {server}"), &server, said).await;
+        let word = entered.and_then(|()| word(&store, duty, &server));
+        let heard = word.map_err(|refused| refused.to_string()).and_then(|word| sealing.confirmed(&word));
         if let Err(reason) = heard {
             let (agent, address) = (server.to_string(), "this server itself".into());
             journal::emit(Event::SealingKeyRefused { agent, address, reason });

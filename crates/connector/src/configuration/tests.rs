@@ -279,7 +279,7 @@ async fn a_pair_that_is_replaced_is_whole_whatever_is_interrupted() {
     let files = || {
         let files = fs::read_dir(&host.scratch.0).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
         let mut files: Vec<_> =
-            files.filter(|name| !["head", "machine.key", "protect"].contains(&name.as_str())).collect();
+            files.filter(|name| !["head", "machine.key", "protect", "sealing"].contains(&name.as_str())).collect();
         files.sort();
         files
     };

@@ -132,6 +132,11 @@ fn make_plain(daemon: &Daemon) {
         let content = private::read(&file);
         scratch::write(&file, content, 0o600);
     }
+    // What an earlier version did not have.
+    let _ = fs::remove_dir_all(daemon.state().join("sealing"));
+    for new in [daemon.state().join("group.key"), daemon.state().join("accounts")] {
+        let _ = fs::remove_file(new);
+    }
     fs::remove_file(state(daemon).join("machine.key")).unwrap();
     fs::remove_dir_all(state(daemon).join("protect")).unwrap();
 }

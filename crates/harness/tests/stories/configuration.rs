@@ -471,10 +471,13 @@ fn what_was_kept_and_cannot_be_used_is_said_and_asked_for_again() {
     let mut group = Group::builder().gateways(0).agents(0).direct(1).lay();
     let (app, own) = (Log::create(group.folder(), "app"), Log::create(group.folder(), "own"));
     group.server().start();
+    group.agent(0).start();
+    group.agent(0).wait_event(40006);
+    active(group.agent(0), 0);
+    let mark = group.agent(0).mark();
     group.done(&["pack", "apply", &file(&group, &app.pack("app"))]);
+    active(group.agent(0), mark);
     let agent = group.agent(0);
-    agent.start();
-    active(agent, 0);
     let (config, before) = (agent.config(), kept(agent));
     app.say("app 1");
     group.wait_texts_mixed("agent1.test", &["app 1"]);

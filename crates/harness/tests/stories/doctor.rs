@@ -24,7 +24,7 @@ struct Kept(Vec<(PathBuf, Vec<u8>)>);
 
 impl Kept {
     fn of(folder: &Path) -> Self {
-        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file());
         Self(files.map(|path| (path.clone(), fs::read(&path).unwrap())).collect())
     }
 

@@ -147,6 +147,9 @@ fn an_entry_that_was_changed_is_named_by_verify_and_at_the_next_start() {
     };
     good(&group);
     assert!(!verify(&group, &other).status.success());
+    // From now on nobody has anything more to enter.
+    group.server().wait_event(40006);
+    group.agent(0).wait_event(40006);
 
     let entries: Vec<Vec<u8>> = group.sql("SELECT entry FROM log ORDER BY number");
     let put = |group: &Group, number: usize, entry: &[u8]| {

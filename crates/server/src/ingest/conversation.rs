@@ -177,8 +177,9 @@ impl Talk {
         let sent = Some(Instant::now());
         self.prove(view, issued, Held { cookie: due.cookie, version: due.version, sent, ..held }).await?;
         if !accounts.is_empty() {
-            // When the database takes nothing, this waits like everything else of this agent.
-            self.ingest.store.sent(name, accounts, now_ms()).await.map_err(|_| End::Quiet)?;
+            // Beside the conversation, which does not wait for the database.
+            let store = self.ingest.store.clone();
+            tokio::spawn(async move { store.sent(name, accounts, now_ms()).await });
         }
         Ok(())
     }
@@ -192,11 +193,11 @@ impl Talk {
     }
 
     /// The agent has a sealing key, and wants to hear that it was entered.
-    async fn published(&self, message: &Message) -> Result<(), End> {
+    fn published(&self, message: &Message) -> Result<(), End> {
         let said: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
-        let name = &self.member.name;
-        match self.ingest.published(self.member.role, name, said).await {
-            Ok(word) => self.send(Message::own(Kind::SealingConfirmed, word)).await,
+        let (name, to) = (&self.member.name, (self.outgoing.clone(), self.route));
+        match self.ingest.published((self.member.role, name), said, to, &self.address) {
+            Ok(()) => Ok(()),
             Err(refused) => {
                 self.ingest.refused(name, &self.address, &refused);
                 if refused.is_forged() { Err(End::Refused(Refusal::of(Reason::Signature))) } else { Ok(()) }
@@ -216,7 +217,7 @@ impl Talk {
             Kind::Heartbeat => self.heartbeat(&message),
             Kind::Batch => self.batch(&message).await,
             Kind::ConfigurationAsk => self.asked(&message).await,
-            Kind::SealingKey => self.published(&message).await,
+            Kind::SealingKey => self.published(&message),
             Kind::Hop => {
                 let signed: Option<Signed> = decode(&message.body);
                 let measured = signed.ok_or("it cannot be decoded");
