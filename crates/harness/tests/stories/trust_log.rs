@@ -54,7 +54,7 @@ fn rows_written_by_hand_are_refused_and_rebuilt() {
     let written = [
         rows.execute("UPDATE member SET identity = ? WHERE name = 'agent1.test'", [&spki]),
         rows.execute(
-            "INSERT INTO member SELECT 'ghost.test', role, ?, parents, NULL, joined_at, ?, not_after FROM member
+            "INSERT INTO member SELECT 'ghost.test', role, ?, parents, NULL, joined_at, ?, not_after, NULL FROM member
              WHERE name = 'agent1.test'",
             params![spki, &certificate.0[..]],
         ),

@@ -249,7 +249,7 @@ mod tests {
         drop(connection);
         let before = std::fs::read(&path).unwrap();
         let error = create_or_open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found, known: 3, .. } if found == 4), "{error}");
+        assert!(matches!(error, OpenError::Newer { found, known: 4, .. } if found == 5), "{error}");
         assert_eq!(error.event().number(), 40022);
         assert!(std::fs::read(&path).unwrap() == before);
     }

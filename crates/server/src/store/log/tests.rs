@@ -140,7 +140,7 @@ async fn rows_that_do_not_say_what_the_log_says_are_put_right_and_nobody_is_trus
         "UPDATE member SET identity = (SELECT identity FROM member WHERE name = 'web2.test') WHERE name = 'web1.test'",
         "UPDATE token SET revoked = 0",
         "UPDATE token SET used = 0, expires = 1",
-        "INSERT INTO member SELECT 'web9.test', role, identity, parents, token, joined_at, certificate, not_after
+        "INSERT INTO member SELECT 'web9.test', role, identity, parents, token, joined_at, certificate, not_after, sealing
          FROM member WHERE name = 'web2.test'",
         "INSERT INTO token SELECT x'0707', key, role, name, uses, used, expires, parents, 0 FROM token",
         "DELETE FROM member WHERE name = 'srv1.test'",
