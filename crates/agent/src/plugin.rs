@@ -75,8 +75,8 @@ impl Runner {
     /// Runs a program once. It gets an empty standard input, an environment of nothing but `PATH`, `LC_ALL` and, with
     /// credentials, `CREDENTIALS_DIRECTORY`, and `/` as its folder. When it has ended, or at its limit, or when the future
     /// is dropped, it is killed with its process group; under a user of its own, with everything of that user. What goes
-    /// wrong is told by the outcome.
-    pub async fn run(&self, job: &Job<'_>) -> Outcome {
+    /// wrong is told by the outcome. With it comes whether the program has begun.
+    pub async fn run(&self, job: &Job<'_>) -> (Outcome, bool) {
         let result = match self {
             Self::Own => own(job).await,
             Self::Helper(helper) => helper.run(job).await,
@@ -84,18 +84,31 @@ impl Runner {
         match result {
             Ok((exit, printed)) => {
                 let (stdout, stderr) = (job.scrubber.scrub(printed.stdout), job.scrubber.scrub(printed.stderr));
-                Outcome::of_plugin(exit, &stdout, &stderr)
+                (Outcome::of_plugin(exit, &stdout, &stderr), true)
             }
-            Err(reason) => Outcome::failed(reason),
+            Err(NoResult { reason, begun }) => (Outcome::failed(reason), begun),
         }
+    }
+}
+
+/// Why a plugin has given no result.
+struct NoResult {
+    reason: String,
+    /// Whether it has begun all the same.
+    begun: bool,
+}
+
+impl NoResult {
+    fn not_begun(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), begun: false }
     }
 }
 
 /// Runs a program under the agent's own user, in a process group of its own. A process that left the group by making a
 /// session of its own is not ended with it.
-async fn own(job: &Job<'_>) -> Result<(Exit, Printed), String> {
+async fn own(job: &Job<'_>) -> Result<(Exit, Printed), NoResult> {
     if job.user.is_some() || !job.files.is_empty() {
-        return Err("a plugin under the agent's own user gets no credential".into());
+        return Err(NoResult::not_begun("a plugin under the agent's own user gets no credential"));
     }
     let mut command = Command::new(job.path);
     command
@@ -108,7 +121,7 @@ async fn own(job: &Job<'_>) -> Result<(Exit, Printed), String> {
         .process_group(0);
     let mut printed = Printed::default();
     let status = bounded::run(command, job.limit, OUTPUT_LIMIT, &mut printed).await;
-    let status = status.map_err(|failure| failure.to_string())?;
+    let status = status.map_err(|failure| NoResult { reason: failure.to_string(), begun: true })?;
     let exit = match status.code() {
         Some(code) => Exit::Code(code),
         None => Exit::Signal(status.signal().unwrap_or_default()),
@@ -117,7 +130,7 @@ async fn own(job: &Job<'_>) -> Result<(Exit, Printed), String> {
 }
 
 impl Helper {
-    async fn run(&self, job: &Job<'_>) -> Result<(Exit, Printed), String> {
+    async fn run(&self, job: &Job<'_>) -> Result<(Exit, Printed), NoResult> {
         let length = |file: &File| u32::try_from(file.content.len()).unwrap_or(u32::MAX);
         let request = Request {
             user: job.user.clone().unwrap_or_default(),
@@ -138,15 +151,18 @@ impl Helper {
                 self.away.store(false, Ordering::Relaxed);
                 answered
             }
-            Ok(Err(error)) => return Err(self.unusable(&error.to_string())),
-            Err(_) => return Err(self.unusable("it does not answer")),
+            Ok(Err(error)) => return Err(NoResult::not_begun(self.unusable(&error.to_string()))),
+            Err(_) => return Err(NoResult { reason: self.unusable("it does not answer"), begun: true }),
         };
         match answer.ended() {
             Ended::Exit => Ok((Exit::Code(answer.number), printed)),
             Ended::Signal => Ok((Exit::Signal(answer.number), printed)),
-            Ended::Failed | Ended::NotStarted => Err(answer.text),
-            Ended::Refused => Err(format!("wardline-runas refused to run the plugin: {}", answer.text)),
-            Ended::Unspecified => Err("wardline-runas gave an answer that says nothing".into()),
+            Ended::Failed => Err(NoResult { reason: answer.text, begun: true }),
+            Ended::NotStarted => Err(NoResult::not_begun(answer.text)),
+            Ended::Refused => {
+                Err(NoResult::not_begun(format!("wardline-runas refused to run the plugin: {}", answer.text)))
+            }
+            Ended::Unspecified => Err(NoResult::not_begun("wardline-runas gave an answer that says nothing")),
         }
     }
 
@@ -174,7 +190,7 @@ mod tests {
 
     async fn run(path: &Path, arguments: &[String], limit: Duration) -> Outcome {
         let (arguments, scrubber) = (arguments.to_vec(), Scrubber::default());
-        Runner::Own.run(&Job { path, arguments, limit, user: None, files: Vec::new(), scrubber }).await
+        Runner::Own.run(&Job { path, arguments, limit, user: None, files: Vec::new(), scrubber }).await.0
     }
 
     async fn shell(script: &str, limit: Duration) -> Outcome {
@@ -283,7 +299,8 @@ mod tests {
         for (user, files) in [(Some("bin".into()), vec![]), (None, vec![file])] {
             let (path, arguments) = (Path::new("/bin/echo"), vec!["OK".to_owned()]);
             let job = Job { path, arguments, limit: LIMIT, user, files, scrubber: Scrubber::default() };
-            let outcome = Runner::Own.run(&job).await;
+            let (outcome, begun) = Runner::Own.run(&job).await;
+            assert!(!begun);
             assert!(outcome.failed && outcome.text.contains("gets no credential"), "{outcome:?}");
         }
     }
@@ -293,7 +310,8 @@ mod tests {
         let runner = Runner::new(Some("/nonexistent/runas.sock".into()));
         let (path, arguments) = (Path::new("/bin/echo"), vec!["OK".to_owned()]);
         let job = Job { path, arguments, limit: LIMIT, user: None, files: vec![], scrubber: Scrubber::default() };
-        let outcome = runner.run(&job).await;
+        let (outcome, begun) = runner.run(&job).await;
+        assert!(!begun);
         assert!(outcome.failed && outcome.text.contains("/nonexistent/runas.sock: No such file"), "{outcome:?}");
     }
 

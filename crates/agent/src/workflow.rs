@@ -205,8 +205,8 @@ async fn look(
                 (job.user, job.files, job.scrubber) = (user, files, scrubber);
                 (account, version)
             });
-            let outcome = plugins.runner.run(&job).await;
-            if let Some((account, version)) = used {
+            let (outcome, begun) = plugins.runner.run(&job).await;
+            if let Some((account, version)) = used.filter(|_| begun) {
                 plugins.credentials.used(account, version, source);
             }
             Ok(outcome)
@@ -235,7 +235,12 @@ impl Plugins {
                 return Err(Missing::Unusable(reason.into()));
             }
         }
-        match self.credentials.of(profile)? {
+        let credential = match self.credentials.of(profile) {
+            // Who asks for none gets none where the one for all is not for this host.
+            Err(Missing::Undistributed) if run_as.is_none() => None,
+            other => other?,
+        };
+        match credential {
             Some(credential) => {
                 let (account, version) = (credential.id, credential.version);
                 let user = credential.user.clone();
@@ -361,10 +366,10 @@ mod tests {
         let outcome = look("p/c", &check(""), &own, None).await.unwrap();
         assert_eq!((outcome.text.as_str(), outcome.failed), ("OK", false));
         assert!(store.0.lock().unwrap().is_empty(), "no credential was in it");
-        // The helper is asked with the credential, and it is told that it was used.
+        // The helper is asked with the credential; as it is not there, nothing was used.
         let outcome = look("p/c", &check("run_as = \"web\""), &apart, None).await.unwrap();
         assert!(outcome.text.contains("runas.sock"), "{outcome:?}");
-        assert_eq!(*store.0.lock().unwrap(), ["3 p/c"]);
+        assert!(store.0.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

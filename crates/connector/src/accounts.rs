@@ -84,6 +84,8 @@ pub enum Without {
 struct State {
     accounts: BTreeMap<AccountId, KeptAccount>,
     profiles: BTreeMap<String, (Result<AccountId, Missing>, Option<String>)>,
+    /// Whether the server was told of what is here since the program has started.
+    told: bool,
 }
 
 /// The accounts of a host in one group.
@@ -115,7 +117,7 @@ impl Accounts {
             Kept::default()
         });
         let accounts = kept.accounts.into_iter().filter_map(|kept| Some((AccountId::from_wire(&kept.id)?, kept)));
-        let state = State { accounts: accounts.collect(), profiles: BTreeMap::new() };
+        let state = State { accounts: accounts.collect(), ..State::default() };
         Arc::new(Self { sealing, path, state: Mutex::new(state) })
     }
 
@@ -125,16 +127,21 @@ impl Accounts {
     }
 
     /// Takes the accounts of a configuration in place of those before: opens what is new, keeps all of it, wipes what is
-    /// not to be here any more. Gives the receipts, for the server. Blocks.
+    /// not to be here any more. Gives the receipts, for the server: at the first time of all that are here, since those of
+    /// before may not have come into the queue. Blocks; not to be called twice at a time.
     pub fn install(&self, content: &Content) -> Vec<Entry> {
-        let mut state = self.state();
-        let mut before = std::mem::take(&mut state.accounts);
-        let (mut receipts, mut healed, mut changed) = (Vec::new(), true, false);
+        let (mut before, first) = {
+            let mut state = self.state();
+            (state.accounts.clone(), !std::mem::replace(&mut state.told, true))
+        };
+        let (mut accounts, mut receipts, mut wiped) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut healed, mut changed) = (true, false);
         for data in &content.accounts {
             let known = before.remove(&data.account);
-            if let Some(known) = known.as_ref().filter(|known| known.version == data.version) {
-                let known = KeptAccount { name: data.name.clone(), ..known.clone() };
-                state.accounts.insert(data.account, known);
+            let same = known.as_ref().filter(|known| known.version == data.version && self.opens(data.account, known));
+            if let Some(same) = same {
+                receipts.extend(first.then_some((data.account, data.version, Became::Opened)));
+                accounts.insert(data.account, KeptAccount { name: data.name.clone(), ..same.clone() });
                 continue;
             }
             match self.opened(data) {
@@ -142,35 +149,46 @@ impl Accounts {
                     changed = true;
                     let id = data.account.to_wire();
                     let kept = KeptAccount { id, name: data.name.clone(), version: data.version, secret };
-                    state.accounts.insert(data.account, kept);
+                    accounts.insert(data.account, kept);
                     receipts.push((data.account, data.version, Became::Opened));
-                    receipts.extend(known.map(|known| (data.account, known.version, Became::Removed)));
+                    let older = known.filter(|known| known.version != data.version);
+                    wiped.extend(older.map(|known| (data.account, known.version, Became::Removed)));
                 }
                 Err(reason) => {
                     healed &= self.sealing.has(KeyId(data.key));
                     let (group, account) = (self.sealing.group_name().to_string(), data.name.clone());
                     journal::emit(Event::SecureDataUnusable { group, account, reason });
                     receipts.push((data.account, data.version, Became::Unopened));
-                    state.accounts.extend(known.map(|known| (data.account, known)));
+                    accounts.extend(known.map(|known| (data.account, known)));
                 }
             }
         }
         changed |= !before.is_empty();
-        receipts.extend(before.into_iter().map(|(id, known)| (id, known.version, Became::Removed)));
+        wiped.extend(before.into_iter().map(|(id, known)| (id, known.version, Became::Removed)));
+        // What is not written is not wiped; it is tried again with the next configuration.
+        if !changed || self.keep(&accounts) {
+            receipts.extend(wiped);
+        }
         let users: BTreeMap<_, _> = content.accounts.iter().map(|data| (data.account, data.user.clone())).collect();
         let profile = |RunAs { profile, account }: &RunAs| {
             let user = account.ok().and_then(|id| users.get(&id).cloned().flatten());
             (profile.clone(), (*account, user))
         };
-        state.profiles = content.run_as.iter().map(profile).collect();
+        let profiles = content.run_as.iter().map(profile).collect();
         self.sealing.needs(content.accounts.iter().map(|data| KeyId(data.key)));
-        if changed {
-            self.keep(&state);
+        {
+            let mut state = self.state();
+            (state.accounts, state.profiles) = (accounts, profiles);
         }
         if !healed {
             self.sealing.heal();
         }
         receipts.into_iter().map(|(account, version, became)| receipt(account, version, became, "")).collect()
+    }
+
+    /// Whether what is kept of an account opens.
+    fn opens(&self, account: AccountId, kept: &KeptAccount) -> bool {
+        self.sealing.vault().unprotect(&description(account, kept.version), &[], &kept.secret).is_ok()
     }
 
     /// [`Self::install`], and the receipts are put into the queue.
@@ -184,17 +202,19 @@ impl Accounts {
         if entries.is_empty() { Ok(()) } else { outbox.put(Put { entries, memory: Vec::new() }).await }
     }
 
-    /// Writes what is kept, and says which accounts these are.
-    fn keep(&self, state: &State) {
+    /// Writes what is kept, and says which accounts these are. Whether it is written.
+    fn keep(&self, accounts: &BTreeMap<AccountId, KeptAccount>) -> bool {
         let group = self.sealing.group_name().to_string();
-        let kept = Kept { accounts: state.accounts.values().cloned().collect() };
-        if let Err(error) = private::write(&self.path, &encode(&kept)) {
+        let kept = Kept { accounts: accounts.values().cloned().collect() };
+        let written = private::write(&self.path, &encode(&kept));
+        if let Err(error) = &written {
             // In memory they are in use; after a start they come out of the configuration again.
             journal::emit(Event::StateFolderInUse { path: self.path.display().to_string(), reason: error.to_string() });
         }
-        let names: Vec<_> = state.accounts.values().map(|kept| kept.name.as_str()).collect();
+        let names: Vec<_> = accounts.values().map(|kept| kept.name.as_str()).collect();
         let accounts = if names.is_empty() { "none".into() } else { names.join(", ") };
         journal::emit(Event::SecureDataProcessed { group, accounts });
+        written.is_ok()
     }
 
     /// Opens an account that has come down, and protects it.

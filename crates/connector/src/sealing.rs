@@ -6,6 +6,8 @@
 //!
 //!  made ──> said (7006), signed by the identity key ──> a server's signed word (40006) ──> a third of its life left:
 //!  the next one is made ──> said ... ──> the older one goes, a day after the newer was confirmed
+//!
+//! Only `open` and `run` make and delete keys; everybody else looks.
 //! ```
 
 use std::collections::HashSet;
@@ -47,6 +49,9 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// identity key must not fill the log in turn.
 const CONTESTS: u32 = 3;
 
+/// How many foreign keys are said.
+const FOREIGN: usize = 16;
+
 /// A key of this health service, and what is known of it.
 struct Held {
     key: SealingKey,
@@ -64,6 +69,8 @@ struct State {
     /// Keys that what is kept was sealed to.
     needed: HashSet<KeyId>,
     contests: u32,
+    /// Foreign keys that were said.
+    foreign: HashSet<KeyId>,
 }
 
 /// The sealing keys of a health service in one group.
@@ -103,7 +110,7 @@ impl Sealing {
             reason: error.to_string(),
         };
         private::create_folder(&folder).map_err(unusable)?;
-        let keys = load(&folder, &own, &vault).map_err(unusable)?;
+        let keys = sweep(&folder).and_then(|()| load(&folder, &own, &vault)).map_err(unusable)?;
         let keys = keys.into_iter().map(|key| Held { key, confirmed: None, announced: false }).collect();
         let state = Mutex::new(State { keys, serial: now_ms(), ..State::default() });
         let (unsaid, _) = watch::channel(());
@@ -119,8 +126,7 @@ impl Sealing {
 
     /// Makes the next key when it is due at this time, and deletes what has served; times in seconds since 1970.
     fn renew(&self, now: u64) -> io::Result<()> {
-        let mut state = self.state();
-        let standing = standing(&state.keys);
+        let standing = standing(&self.state().keys);
         if life::due(&standing, now) {
             let validity = Validity::lasting(now.saturating_sub(BACK), LIFETIME);
             let made = SealingKey::generate(&self.own.name, self.own.role, validity);
@@ -129,14 +135,17 @@ impl Sealing {
             // What has no certificate is not there: that comes last.
             self.vault.write(&self.path(key.id(), "key"), DESCRIPTION, pem.as_bytes())?;
             private::write(&self.path(key.id(), "pem"), certificate.as_bytes())?;
+            let mut state = self.state();
             state.keys.push(Held { key, confirmed: None, announced: false });
             state.serial = now_ms().max(state.serial + 1);
+            drop(state);
             self.unsaid.send_replace(());
         }
-        let gone: Vec<_> = life::superseded(&standing, now, |id| state.needed.contains(&id)).collect();
+        let needed = self.state().needed.clone();
+        let gone: Vec<_> = life::superseded(&standing, now, |id| needed.contains(&id)).collect();
         for id in gone {
             remove(&self.folder, id)?;
-            state.keys.retain(|held| held.key.id() != id);
+            self.state().keys.retain(|held| held.key.id() != id);
         }
         Ok(())
     }
@@ -152,6 +161,8 @@ impl Sealing {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
+            // What nobody has answered is said again: a word may have been lost, or a clock was wrong.
+            self.unsaid.send_replace(());
             let own = Arc::clone(&self);
             let renewed = tokio::task::spawn_blocking(move || own.renew(now_ms() / 1000)).await;
             if let Ok(Err(error)) = renewed {
@@ -216,11 +227,14 @@ impl Sealing {
             if held.confirmed.replace(now_ms() / 1000).is_none() {
                 journal::emit(Event::SealingKeyConfirmed { group: self.group.to_string(), key: id.to_string() });
             }
-        } else if state.contests < CONTESTS {
-            state.contests += 1;
-            journal::emit(Event::SealingKeyForeign { group: self.group.to_string(), key: id.to_string() });
         } else {
-            return;
+            if state.foreign.len() < FOREIGN && state.foreign.insert(id) {
+                journal::emit(Event::SealingKeyForeign { group: self.group.to_string(), key: id.to_string() });
+            }
+            if state.contests == CONTESTS {
+                return;
+            }
+            state.contests += 1;
         }
         // A newer word of this host's own is what counts.
         if wanted.is_some_and(|wanted| wanted != id) {
@@ -233,6 +247,10 @@ impl Sealing {
     /// Something came that is sealed to a key which is not here: the own one is said again.
     pub fn heal(&self) {
         let mut state = self.state();
+        if state.contests == CONTESTS {
+            return;
+        }
+        state.contests += 1;
         state.serial = now_ms().max(state.serial + 1);
         state.keys.iter_mut().for_each(|held| held.confirmed = None);
         self.unsaid.send_replace(());
@@ -301,9 +319,26 @@ fn newest(keys: &[Held], now: u64) -> Option<&Held> {
     valid.max_by_key(|held| held.key.certificate().validity().from)
 }
 
+/// Deletes a key: what has no certificate is not there.
 fn remove(folder: &Path, id: KeyId) -> io::Result<()> {
-    fs::remove_file(folder.join(format!("{id}.pem")))?;
-    fs::remove_file(folder.join(format!("{id}.key")))
+    for extension in ["pem", "key"] {
+        match fs::remove_file(folder.join(format!("{id}.{extension}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Deletes private keys without a certificate: of one that was being made, or deleted.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for file in fs::read_dir(folder)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "key") && !path.with_extension("pem").exists() {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The ids of the certificates in a folder of sealing keys.

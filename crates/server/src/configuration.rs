@@ -26,7 +26,7 @@ use wardline_secrets::secure_data::{Header, Purpose, seal};
 use wardline_secrets::signature::sha256;
 use wardline_secrets::view::{Member, Pack, View};
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Unusable};
 use crate::store::Store;
 
 /// How long a signed head serves everybody.
@@ -231,12 +231,17 @@ impl Configurations {
                 };
                 seal(&sealing.certificate, &header, secret.as_bytes()).map_err(|error| error.to_string())
             }
+            // The database does not answer just now: that is no word about the account.
+            Err(Unusable::Store(_)) => return None,
             Err(error) => Err(error.to_string()),
         };
         match sealed {
             Ok(der) => Some(Base64::encode_string(&der).into()),
             Err(reason) => {
-                if self.state().told.insert((format!("account {}", account.name), account.secret)) {
+                // Who looks with the view of a moment ago finds the row of a moment later.
+                let now = self.store.view().borrow().run_as().account(id).map(|now| now.secret);
+                let name = format!("account {}", account.name);
+                if now == Some(account.secret) && self.state().told.insert((name, account.secret)) {
                     journal::emit(Event::AccountUnusable { account: account.name.clone(), reason });
                 }
                 None

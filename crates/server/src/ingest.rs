@@ -30,7 +30,7 @@ use wardline_secrets::view::{Member, View, WAY};
 use crate::configuration::Configurations;
 use crate::founding::Authorities;
 use crate::live::Registry;
-use crate::sealing;
+use crate::sealing::{self, Publications};
 use crate::store::Store;
 use conversation::Talk;
 
@@ -55,6 +55,8 @@ pub struct Ingest {
     pub registry: Arc<Registry>,
     /// What agents are to do.
     pub configurations: Arc<Configurations>,
+    /// What members are saying of their sealing keys.
+    pub publications: Publications,
     /// Where everything is kept.
     pub store: Store,
 }
@@ -416,7 +418,7 @@ impl Routes<'_> {
         }
         let to = (self.outgoing.clone(), 0);
         if let Err(refused) = self.ingest.published((Role::Gateway, &name), said, to, &self.address) {
-            self.ingest.refused(&name, &self.address, &refused);
+            self.ingest.publications.refused(&name, &self.address, &refused);
         }
     }
 
@@ -472,28 +474,30 @@ impl Ingest {
         to: (Outgoing, u32),
         address: &str,
     ) -> Result<(), sealing::Refused> {
-        let news = sealing::is_news(&self.store, name, &said)?;
+        if !sealing::is_news(&self.store, name, &said)? {
+            return self.confirm(name, &to);
+        }
+        // What comes while one is being entered is said again when there is no answer.
+        if !self.publications.begin(name) {
+            return Ok(());
+        }
         let (own, name, address) = (Arc::clone(self), name.clone(), address.to_owned());
         tokio::spawn(async move {
-            let entered = match news {
-                true => sealing::enter(&own.store, format!("{role} {name}"), &name, said).await,
-                false => Ok(()),
-            };
-            let duty = own.authorities.borrow().duty.clone();
-            match entered.and_then(|()| sealing::word(&own.store, duty, &name)) {
-                // A session that has ended is noticed where it is read.
-                Ok(word) => _ = to.0.send(Message::own(Kind::SealingConfirmed, word).on(to.1)).await,
-                Err(refused) => own.refused(&name, &address, &refused),
+            let entered = sealing::enter(&own.store, format!("{role} {name}"), &name, said).await;
+            own.publications.end(&name);
+            if let Err(refused) = entered.and_then(|()| own.confirm(&name, &to)) {
+                own.publications.refused(&name, &address, &refused);
             }
         });
         Ok(())
     }
 
-    fn refused(&self, name: &Name, address: &str, refused: &sealing::Refused) {
-        if *refused != sealing::Refused::Stopped {
-            let (agent, address, reason) = (name.to_string(), address.to_owned(), refused.to_string());
-            journal::emit(Event::SealingKeyRefused { agent, address, reason });
-        }
+    /// Says which sealing key the trust log has of a member, if there is room: it asks again.
+    fn confirm(&self, name: &Name, (outgoing, route): &(Outgoing, u32)) -> Result<(), sealing::Refused> {
+        let word = sealing::word(&self.store, self.authorities.borrow().duty.clone(), name)?;
+        self.publications.taken(name);
+        let _ = outgoing.try_send(Message::own(Kind::SealingConfirmed, word).on(*route));
+        Ok(())
     }
 
     /// The group.

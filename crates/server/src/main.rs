@@ -28,7 +28,7 @@ use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
 use wardline_server::operating::accounts::Policy;
 use wardline_server::restore;
-use wardline_server::sealing;
+use wardline_server::sealing::{self, Publications};
 use wardline_server::store::Store;
 
 #[derive(Parser)]
@@ -241,7 +241,16 @@ fn run(path: &Path) -> Result<(), Event> {
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
-        let ingest = Ingest { own, identity, duty: signs, authorities, registry, configurations, store };
+        let ingest = Ingest {
+            own,
+            identity,
+            duty: signs,
+            authorities,
+            registry,
+            configurations,
+            publications: Publications::default(),
+            store,
+        };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);

@@ -1,7 +1,8 @@
 //! Sealing keys that health services publish: held against their identity keys, entered into the trust log, confirmed by
 //! this server's signed word. This server's own goes the same way.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -20,6 +21,9 @@ use crate::store::{self, Store};
 /// How many sealing keys a health service may have entered, each within a day of the one before.
 const KEYS: u32 = 100;
 
+/// How far a serial, which begins with the time in milliseconds, may be ahead of it: clocks are, and keys contest each other.
+const AHEAD: u64 = 10 * 365 * 24 * 3_600_000;
+
 /// Why a key is not entered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -29,6 +33,9 @@ pub enum Refused {
     /// It is not to be believed.
     #[error(transparent)]
     Unbelieved(#[from] NotSealing),
+    /// Its serial is one that no later key could be above for long.
+    #[error("its serial is far above what the time gives")]
+    Serial,
     /// It has had too many.
     #[error("it has published {KEYS} keys, each within a day of the one before")]
     TooMany,
@@ -38,6 +45,47 @@ pub enum Refused {
     /// The database has stopped.
     #[error("the server is stopping")]
     Stopped,
+}
+
+/// What health services are saying of their sealing keys just now, so that none can make this server do, or tell, more than
+/// one thing of it at a time.
+#[derive(Debug, Default)]
+pub struct Publications {
+    under_way: Mutex<HashSet<Name>>,
+    /// What the operator was told last of each.
+    told: Mutex<HashMap<Name, String>>,
+}
+
+impl Publications {
+    /// Whether a member's key may be entered now; otherwise one of it is being entered.
+    pub fn begin(&self, name: &Name) -> bool {
+        locked(&self.under_way).insert(name.clone())
+    }
+
+    /// One that was begun is entered, or not.
+    pub fn end(&self, name: &Name) {
+        locked(&self.under_way).remove(name);
+    }
+
+    /// Tells the operator why a member's key was refused, once for each reason in turn.
+    pub fn refused(&self, name: &Name, address: &str, refused: &Refused) {
+        let reason = refused.to_string();
+        let told = locked(&self.told).insert(name.clone(), reason.clone());
+        if *refused != Refused::Stopped && told.as_ref() != Some(&reason) {
+            let (agent, address) = (name.to_string(), address.to_owned());
+            journal::emit(Event::SealingKeyRefused { agent, address, reason });
+        }
+    }
+
+    /// A member's key was taken: the next refusal is news.
+    pub fn taken(&self, name: &Name) {
+        locked(&self.told).remove(name);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held, and nothing waits.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Refused {
@@ -61,6 +109,9 @@ impl From<store::Error> for Refused {
 fn decide(name: &Name, said: &Signed, view: &View, now: u64) -> Result<Vec<Fact>, Refused> {
     let member = view.member_named(name).ok_or(Refused::Unknown)?;
     let key = read_sealing(member, view.group(), said, now)?;
+    if key.serial > now.saturating_add(AHEAD) {
+        return Err(Refused::Serial);
+    }
     match &member.sealing {
         Some(known) if known.certificate.id() == key.certificate.id() || known.serial >= key.serial => Ok(Vec::new()),
         Some(known) if known.row >= KEYS && now.saturating_sub(known.at) < 24 * 3_600_000 => Err(Refused::TooMany),

@@ -144,8 +144,10 @@ impl Relay {
                     let meant = decode::<SealingConfirmed>(&signed.payload).map(|said| said.name);
                     if meant.as_deref() != Some(self.own.name.as_str()) {
                         self.table().to_gateways(&Message::own(Kind::SealingConfirmed, signed));
-                    } else if let Err(reason) = self.sealing.confirmed(&signed) {
-                        return format!("a word about its sealing key that is not to be believed: {reason}");
+                    } else {
+                        // One that is not to be believed, by this gateway's clock perhaps, must not cost those below their
+                        // way: it is as if nobody had said anything.
+                        let _ = self.sealing.confirmed(&signed);
                     }
                 }
                 Kind::Refusal => {

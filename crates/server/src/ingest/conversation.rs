@@ -60,6 +60,8 @@ pub(super) struct Talk {
     writing: VecDeque<(Mark, Writing)>,
     /// What the agent has of its configuration; nothing before it has said so.
     configured: Option<Held>,
+    /// When it is looked at again, because there was one due that could not be had.
+    again: Option<Instant>,
 }
 
 /// What an agent has of its configuration.
@@ -88,8 +90,8 @@ impl Talk {
     ) -> Self {
         let conversation = Conversation::new(via.first().cloned());
         ingest.registry.begin(&member.name, &conversation);
-        let (taken, writing, configured) = (None, VecDeque::new(), None);
-        Self { ingest, member, via, since, route, outgoing, address, conversation, taken, writing, configured }
+        let (taken, writing, configured, again) = (None, VecDeque::new(), None, None);
+        Self { ingest, member, via, since, route, outgoing, address, conversation, taken, writing, configured, again }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
@@ -105,6 +107,11 @@ impl Talk {
                 () = conversation.replaced.notified() => Err(End::Refused(Refusal::of(Reason::Replaced))),
                 () = conversation.released.notified() => self.broken(None).await,
                 Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
+                () = at(self.again) => {
+                    self.again = None;
+                    let view = Arc::clone(&self.ingest.store.view().borrow());
+                    self.look_again(&view).await
+                }
                 message = messages.recv(), if self.writing.len() < WRITING => match message {
                     Some(message) => self.take(message).await,
                     None => Err(End::Quiet),
@@ -173,14 +180,22 @@ impl Talk {
             return Ok(());
         }
         let issued = self.ingest.configurations.issue(view, &name, due).await;
-        let Some((issued, accounts)) = issued else { return Ok(()) };
+        let Some((issued, accounts)) = issued else {
+            // Something of it could not be had: perhaps it can soon.
+            self.configured = Some(Held { version: 0, ..held });
+            self.again = Some(Instant::now() + AGAIN);
+            return Ok(());
+        };
+        if !accounts.is_empty() {
+            // In line before what the agent will say of it; the conversation does not wait for the database.
+            let (store, name) = (self.ingest.store.clone(), name.clone());
+            let mut noting = Box::pin(async move { store.sent(name, accounts, now_ms()).await });
+            if poll_fn(|context| Poll::Ready(noting.as_mut().poll(context))).await.is_pending() {
+                tokio::spawn(noting);
+            }
+        }
         let sent = Some(Instant::now());
         self.prove(view, issued, Held { cookie: due.cookie, version: due.version, sent, ..held }).await?;
-        if !accounts.is_empty() {
-            // Beside the conversation, which does not wait for the database.
-            let store = self.ingest.store.clone();
-            tokio::spawn(async move { store.sent(name, accounts, now_ms()).await });
-        }
         Ok(())
     }
 
@@ -199,7 +214,7 @@ impl Talk {
         match self.ingest.published((self.member.role, name), said, to, &self.address) {
             Ok(()) => Ok(()),
             Err(refused) => {
-                self.ingest.refused(name, &self.address, &refused);
+                self.ingest.publications.refused(name, &self.address, &refused);
                 if refused.is_forged() { Err(End::Refused(Refusal::of(Reason::Signature))) } else { Ok(()) }
             }
         }
@@ -440,6 +455,14 @@ impl Talk {
 
     async fn send(&self, message: Message) -> Result<(), End> {
         self.outgoing.send(message.on(self.route)).await.map_err(|_| End::Quiet)
+    }
+}
+
+/// Returns then; never without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -175,6 +175,10 @@ fn recipients(
         self::agent(agent, view)?;
         named.insert(agent.clone());
     }
+    if next && !change.remove.is_empty() {
+        let next = "name those that may have it: `--to AGENT,AGENT`";
+        return refuse(Kind::Conflict, "it goes to every agent: none can be taken out", next);
+    }
     if let Some(agent) = change.remove.iter().find(|agent| !named.contains(*agent)) {
         let next = "`wardline account show NAME` shows to whom it is";
         return refuse(Kind::NotFound, format!("it is not distributed to {agent}"), next);

@@ -34,20 +34,30 @@ pub struct Known {
     pub removed_at: Option<u64>,
 }
 
+/// Of how many versions of an account receipts are kept for each agent, the newest.
+const VERSIONS: u32 = 4;
+
+/// An account is not there any more, or an agent.
+pub(super) fn forget(connection: &Connection, account: Option<&[u8]>, agent: Option<&str>) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached("DELETE FROM receipt WHERE account = ?1 OR agent = ?2")?;
+    delete.execute(params![account, agent]).map(drop)
+}
+
 /// Writes what an agent has said of a secret.
 pub(super) fn became(connection: &Connection, agent: &str, receipt: &Receipt, at: i64) -> Result<(), Refused> {
     let account = AccountId::from_wire(&receipt.account).ok_or("the id of an account has 16 bytes")?;
     let columns = match receipt.became() {
-        Became::Opened => "opened_at = coalesce(opened_at, ?4), removed_at = NULL",
+        Became::Opened => "opened_at = coalesce(opened_at, ?4), failed_at = NULL, removed_at = NULL",
         Became::Unopened => "failed_at = ?4",
         Became::Used => "used_since = coalesce(used_since, ?4), used_at = ?4, workflow = ?5",
         Became::Removed => "removed_at = ?4",
         Became::Unspecified => return Err("what became of an account is not known".into()),
     };
-    let key = params![agent, account.0, to_sql(receipt.version)];
-    connection
-        .prepare_cached("INSERT OR IGNORE INTO receipt (agent, account, version) VALUES (?, ?, ?)")?
-        .execute(key)?;
+    // One that the server has not begun itself: after a restore. Nobody makes more of them than there can be.
+    let begun = "INSERT OR IGNORE INTO receipt (agent, account, version) SELECT ?1, ?2, ?3
+                 WHERE EXISTS (SELECT 1 FROM account WHERE id = ?2)
+                   AND (SELECT count(*) FROM receipt WHERE agent = ?1 AND account = ?2) <= ?4";
+    connection.prepare_cached(begun)?.execute(params![agent, account.0, to_sql(receipt.version), VERSIONS])?;
     let update = format!("UPDATE receipt SET {columns} WHERE agent = ?1 AND account = ?2 AND version = ?3");
     let mut update = connection.prepare_cached(&update)?;
     let (version, workflow) = (to_sql(receipt.version), receipt.workflow.as_str());
@@ -73,8 +83,13 @@ impl Write for Sent {
             "INSERT INTO receipt (agent, account, version, sent_at) VALUES (?, ?, ?, ?)
              ON CONFLICT DO UPDATE SET sent_at = coalesce(sent_at, excluded.sent_at)",
         )?;
+        let mut forget = connection.prepare_cached(
+            "DELETE FROM receipt WHERE agent = ?1 AND account = ?2 AND version NOT IN
+                 (SELECT version FROM receipt WHERE agent = ?1 AND account = ?2 ORDER BY version DESC LIMIT ?3)",
+        )?;
         for (account, version) in &self.accounts {
             insert.execute(params![self.agent.as_str(), account.0, to_sql(*version), to_sql(self.now_ms)])?;
+            forget.execute(params![self.agent.as_str(), account.0, VERSIONS])?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use wardline_proto::trust::Fact;
 use wardline_secrets::view::{Member, Token, View};
 
 use super::writer::{Effects, Write};
-use super::{accounts, packs, to_sql};
+use super::{accounts, packs, receipts, to_sql};
 
 /// A table: its name, and its columns, of which the first is the key.
 struct Table {
@@ -141,11 +141,16 @@ pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> r
     for fact in facts {
         let (name, id) = match fact {
             Fact::Member(member) => (Some(&member.name), id(&member.token)),
-            Fact::Removed(removed) => (Some(&removed.name), None),
+            Fact::Removed(removed) => {
+                // Whoever has the name later was given nothing yet.
+                receipts::forget(connection, None, Some(&removed.name))?;
+                (Some(&removed.name), None)
+            }
             Fact::Issued(issued) => (Some(&issued.name), None),
             Fact::Sealing(sealing) => (Some(&sealing.name), None),
             Fact::AccountDeleted(deleted) => {
                 accounts::delete(connection, &deleted.id)?;
+                receipts::forget(connection, Some(&deleted.id), None)?;
                 (None, None)
             }
             Fact::Revoked(revoked) if revoked.name.is_empty() => {
