@@ -87,19 +87,18 @@ fn asked(what: &str) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let unreadable = |error: io::Error| {
         Problem::new(Why::Failed, format!("the {what} cannot be read: {error}"), "give it as `--secret-file FILE`")
     };
-    let mut terminal = input().map_err(unreadable)?;
+    let (mut terminal, own) = (input().map_err(unreadable)?, input().map_err(unreadable)?);
+    // Before anything is asked: what is typed from then on is not shown.
+    let quiet = Quiet::new(&own);
     let mut ask = |prompt: &str| {
         let _ = write!(io::stderr(), "{prompt}: ");
-        let read = {
-            let own = terminal.try_clone()?;
-            let _quiet = Quiet::new(&own);
-            typed(&mut terminal)
-        };
+        let read = typed(&mut terminal);
         let _ = writeln!(io::stderr());
-        read
+        read.map_err(unreadable)
     };
-    let first = ask(what).map_err(unreadable)?;
-    let again = ask(&format!("the same {what} again")).map_err(unreadable)?;
+    let first = ask(what)?;
+    let again = ask(&format!("the same {what} again"))?;
+    drop(quiet);
     if *first != *again {
         return Err(Problem::new(Why::Invalid, format!("the two {what}s are not the same"), "run it again"));
     }

@@ -175,10 +175,15 @@ impl Group {
 
     /// Runs the command line against the server's socket.
     pub fn wardline(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the command line can be run")
+    }
+
+    /// The command line against the server's socket, not run yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program::find("wardline"));
         command.arg("--socket").arg(&self.socket).args(arguments);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
-        command.output().expect("the command line can be run")
+        command
     }
 
     /// Runs the command line, which must succeed; what it prints.

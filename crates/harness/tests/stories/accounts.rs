@@ -1,15 +1,20 @@
 //! Run As accounts and profiles as their operator sees them: who has what, why, since when, and who never will.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use nix::pty::openpty;
+use rusqlite::{Connection, params};
 use serde_json::Value;
 use wardline_harness::estate::{Estate, hash};
 use wardline_harness::group::Group;
 use wardline_harness::program::{said, succeeds};
 use wardline_harness::search::Search;
-use wardline_harness::{Daemon, wait};
+use wardline_harness::{Daemon, scratch, wait};
 use wardline_secrets::protect::Vault;
 
 use crate::passwords::accounts;
@@ -204,4 +209,173 @@ fn a_database_dump_holds_no_secret() {
     for needle in ["password", "group key"] {
         assert!(found.findings.iter().any(|finding| finding.needle == needle), "{needle}");
     }
+}
+
+#[test]
+fn a_row_that_was_exchanged_goes_to_nobody() {
+    let mut estate = Estate::lay(Group::builder().agents(2), 2);
+    estate.group.start();
+    estate.account(PASSWORD, "agent1.test");
+    estate.another("spare", "other", NEXT, "agent1.test");
+    estate.watch(&["agent1.test", "agent2.test"]);
+    estate.meeting.wait("agent1.test", &hash(PASSWORD));
+    let rows: Vec<Vec<u8>> = estate.group.sql("SELECT secret FROM account ORDER BY id");
+    let connection = Connection::open(estate.group.database()).unwrap();
+    let ids: Vec<Vec<u8>> = estate.group.sql("SELECT id FROM account ORDER BY id");
+    let put = |id: &[u8], row: &[u8]| {
+        connection.execute("UPDATE account SET secret = ?2 WHERE id = ?1", params![id, row]).unwrap();
+    };
+    put(&ids[0], &rows[1]);
+    put(&ids[1], &rows[0]);
+    let mark = estate.group.server().mark();
+    estate.group.done(&["account", "update", "shop", "--also-to", "agent2.test"]);
+    let told = estate.group.server().wait_event_since(mark, 40183).text;
+    assert!(told.contains("shop") && told.contains("not the one that the trust log speaks of"), "{told}");
+    wait_explained(&estate.group, "web", &["used", "unsent"]);
+    assert!(holds(estate.group.agent(1)).is_empty());
+    // Who has it keeps it.
+    estate.meeting.forget("agent1.test");
+    estate.meeting.wait("agent1.test", &hash(PASSWORD));
+    // The control: given again, it goes to both.
+    estate.update(NEXT);
+    for agent in ["agent1.test", "agent2.test"] {
+        estate.meeting.wait(agent, &hash(NEXT));
+    }
+}
+
+#[test]
+fn a_lost_group_key_is_not_made_anew_while_secrets_rest_under_it() {
+    let mut group = Group::builder().agents(0).gateways(0).lay();
+    group.start();
+    let secret = group.folder().join("secret");
+    fs::write(&secret, PASSWORD).unwrap();
+    let secret = secret.display().to_string();
+    group.done(&["account", "create", "shop", "--kind", "basic", "--user", "ann", "--secret-file", &secret]);
+    let login = |group: &Group| group.json(&["account", "show", "shop"])["login"].as_str().map(str::to_owned);
+    assert_eq!(login(&group).as_deref(), Some("ann"));
+    group.server().stop();
+    let key = group.server().state().join("group.key");
+    let kept = fs::read(&key).unwrap();
+    fs::rename(&key, key.with_extension("gone")).unwrap();
+    group.server().spawn();
+    assert!(!group.server().wait_exit().success());
+    assert!(group.server().wait_event(40160).text.contains("group.key"));
+    assert!(!key.exists());
+    // What is there and does not open is no better.
+    let mut damaged = kept.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    scratch::write(&key, damaged, 0o600);
+    group.server().spawn();
+    assert!(!group.server().wait_exit().success());
+    group.server().wait_event(40161);
+    // The control: as it was, all is well.
+    scratch::write(&key, kept, 0o600);
+    group.server().start();
+    assert_eq!(login(&group).as_deref(), Some("ann"));
+}
+
+#[test]
+fn an_account_goes_to_every_agent_only_where_the_servers_configuration_allows_it() {
+    let mut group = Group::builder().lay();
+    group.start();
+    let secret = group.folder().join("secret");
+    fs::write(&secret, "public\n").unwrap();
+    let secret = secret.display().to_string();
+    let wide = ["account", "create", "snmp", "--kind", "community", "--secret-file", &secret, "--everywhere"];
+    let refused = group.wardline(&wide);
+    assert_eq!((refused.status.code(), said(&refused).contains("less_secure_distribution")), (Some(4), true));
+    assert!(group.server().events().iter().all(|event| event.number != 40162));
+    group.server().stop();
+    group.server().set("less_secure_distribution", true);
+    group.server().start();
+    assert!(group.server().wait_event(40162).text.contains("none"));
+    group.done(&wide);
+    let status = said(&group.wardline(&["status"]));
+    assert!(status.contains("every agent has Run As account snmp"), "{status}");
+    let table = group.done(&["account", "list"]);
+    assert!(table.contains("every agent"), "{table}");
+    // Naming agents ends it.
+    group.done(&["account", "update", "snmp", "--to", "agent1.test"]);
+    assert!(!said(&group.wardline(&["status"])).contains("every agent has"));
+}
+
+/// The command line on a terminal, and somebody who sits at it.
+struct Terminal {
+    child: Child,
+    keyboard: File,
+    screen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn new(group: &Group, arguments: &[&str]) -> Self {
+        let terminal = openpty(None, None).unwrap();
+        let mut command = group.command(arguments);
+        let own = || Stdio::from(terminal.slave.try_clone().unwrap());
+        let child = command.stdin(own()).stdout(own()).stderr(own()).spawn().unwrap();
+        let (keyboard, mut shown) = (File::from(terminal.master.try_clone().unwrap()), File::from(terminal.master));
+        let screen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&screen);
+        std::thread::spawn(move || {
+            let mut part = [0; 1024];
+            // Once nobody has the terminal any more, there is nothing to read.
+            while let Ok(count @ 1..) = shown.read(&mut part) {
+                seen.lock().unwrap().extend_from_slice(&part[..count]);
+            }
+        });
+        Self { child, keyboard, screen }
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned()
+    }
+
+    /// Types a line once it was asked for.
+    fn types(&mut self, asked: &str, line: &str) {
+        wait::until(asked, LIMIT, || self.shown().contains(asked).then_some(()));
+        writeln!(self.keyboard, "{line}").unwrap();
+    }
+
+    fn ended(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        (status, self.shown())
+    }
+}
+
+#[test]
+fn a_secret_is_asked_for_where_nobody_sees_it() {
+    let mut group = Group::builder().agents(0).gateways(0).lay();
+    group.start();
+    let create = ["account", "create", "shop", "--kind", "basic", "--user", "ann"];
+    let refused = group.wardline(&create);
+    assert_eq!((refused.status.code(), said(&refused).contains("`--secret-file -`")), (Some(2), true), "{refused:?}");
+
+    // On a terminal it is asked for twice, and not shown.
+    let mut terminal = Terminal::new(&group, &create);
+    terminal.types("password: ", PASSWORD);
+    terminal.types("the same password again: ", NEXT);
+    let (status, shown) = terminal.ended();
+    assert!(status.code() == Some(2) && shown.contains("not the same"), "{shown}");
+    let mut terminal = Terminal::new(&group, &create);
+    terminal.types("password: ", PASSWORD);
+    terminal.types("the same password again: ", PASSWORD);
+    let (status, shown) = terminal.ended();
+    assert!(status.success() && shown.contains("shop"), "{shown}");
+    assert!(!shown.contains(PASSWORD) && !shown.contains(NEXT), "{shown}");
+    let first = group.json(&["account", "show", "shop"])["version"].as_u64().unwrap();
+
+    // Or read from standard input; a blank one is refused by the command itself, with the event that explains it.
+    let update = |secret: &str| {
+        let mut command = group.command(&["account", "update", "shop", "--secret-file", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(secret.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    succeeds(&update(NEXT));
+    assert!(group.json(&["account", "show", "shop"])["version"].as_u64().unwrap() > first);
+    for blank in ["", "\n", "  \n", "two\nlines\n"] {
+        let refused = update(blank);
+        let told = said(&refused);
+        assert!(refused.status.code() == Some(2) && told.contains("wardline explain 7011"), "{told}");
+    }
+    assert!(group.done(&["explain", "7011"]).contains("SecretRefused"));
 }
