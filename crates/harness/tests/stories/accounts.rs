@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::pty::openpty;
@@ -304,6 +305,7 @@ struct Terminal {
     child: Child,
     keyboard: File,
     screen: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Terminal {
@@ -315,14 +317,14 @@ impl Terminal {
         let (keyboard, mut shown) = (File::from(terminal.master.try_clone().unwrap()), File::from(terminal.master));
         let screen = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&screen);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut part = [0; 1024];
             // Once nobody has the terminal any more, there is nothing to read.
             while let Ok(count @ 1..) = shown.read(&mut part) {
                 seen.lock().unwrap().extend_from_slice(&part[..count]);
             }
         });
-        Self { child, keyboard, screen }
+        Self { child, keyboard, screen, reader }
     }
 
     fn shown(&self) -> String {
@@ -337,7 +339,9 @@ impl Terminal {
 
     fn ended(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
-        (status, self.shown())
+        self.reader.join().unwrap();
+        let shown = self.screen.lock().unwrap();
+        (status, String::from_utf8_lossy(&shown).into_owned())
     }
 }
 
