@@ -1,8 +1,9 @@
 //! Figures: what the path from an agent over a gateway into the server's database carries, what it costs, and how long
 //! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder. And how
-//! fast one core seals secrets.
+//! fast one core seals secrets, and how soon a changed one is where it is used.
 //!
-//! `EVENTS` (500000), `REPEATS` (3) and `AGENTS` (2000) say how much. `ONLY=seal` measures nothing but sealing.
+//! `EVENTS` (500000), `REPEATS` (3) and `AGENTS` (2000) say how much. `ONLY=seal`, `path`, `fleet`, `fanout` or `latency`
+//! measures nothing but that.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -15,7 +16,7 @@ use wardline_harness::daemon::cpu;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::ids::{Log, Tally};
-use wardline_harness::{Daemon, Scratch, program, wait};
+use wardline_harness::{Daemon, Scratch, program, scratch, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Configuration, ConfigurationAsk, Issue, RouteOpen, decode};
 use wardline_proto::{GroupId, Kind, Name, Role};
@@ -32,27 +33,40 @@ const ALERTS: usize = 60;
 const ASKS: usize = 10_000;
 /// Secrets that are sealed in one run.
 const SEALS: u64 = 40_000;
+/// Agents that use one account, and how often its secret is changed.
+const FANOUT: u64 = 100;
+const FANOUTS: u64 = 5;
 /// System calls that make data durable.
 const SYNCS: &str = "trace=fsync,fdatasync";
 
 fn main() {
     let events = number("EVENTS", 500_000);
     let repeats = number("REPEATS", 3);
-    let mut sealed: Vec<_> = (0..repeats.max(3)).map(|_| seals()).collect();
-    figure("seal.rate", "seals/s", &mut sealed);
-    eprintln!("# the two key operations of a seal alone: {:.0}/s", key_operations());
-    if std::env::var("ONLY").is_ok_and(|only| only == "seal") {
-        return;
+    let only = std::env::var("ONLY").ok();
+    let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    if wanted("seal") {
+        let mut sealed: Vec<_> = (0..repeats.max(3)).map(|_| seals()).collect();
+        figure("seal.rate", "seals/s", &mut sealed);
+        eprintln!("# the two key operations of a seal alone: {:.0}/s", key_operations());
     }
-    let (mut rates, mut costs) = (Vec::new(), Vec::new());
-    for _ in 0..repeats {
-        let (rate, cost) = path(events);
-        rates.push(rate);
-        costs.push(cost);
+    if wanted("path") {
+        let (rates, costs): (Vec<_>, Vec<_>) = (0..repeats).map(|_| path(events)).unzip();
+        figure("path.cert.sqlite.rate", "events/s", &mut { rates });
+        figure("path.cert.sqlite.cpu", "us/event", &mut { costs });
     }
-    figure("path.cert.sqlite.rate", "events/s", &mut rates);
-    figure("path.cert.sqlite.cpu", "us/event", &mut costs);
-    fleet(number("AGENTS", 2000));
+    if wanted("fleet") {
+        fleet(number("AGENTS", 2000));
+    }
+    if wanted("fanout") {
+        figure("credential.fanout.100", "s", &mut fanout());
+    }
+    if wanted("latency") {
+        alerts();
+    }
+}
+
+/// How long alerts take.
+fn alerts() {
     let mut latencies = latency();
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share).round() as usize];
@@ -108,25 +122,12 @@ fn fleet(agents: u64) {
     group.agent(0).wait_event(40005);
     figure("agent.rss.mib", "MiB", &mut [memory(group.agent(0)) / 1024.0]);
 
-    let count = agents.to_string();
-    let token = group.token(&["--role", "agent", "--name", "load*", "--uses", &count, "--via", "gw1.test"]);
     let folder = Scratch::in_memory();
     let before = memory(group.gateway(0));
-    let address = group.gateway(0).listening().expect("a gateway listens");
-    let mut load = Command::new(program::find("wardline"));
-    load.args(["load", "--agents", &count, "--parent", &format!("gw1.test={address}"), "--token-file"]).arg(&token);
-    load.arg("--folder").arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut load = Load(load.spawn().expect("the command line can be run"));
-    let mut lines = BufReader::new(load.0.stdout.take().expect("it has one")).lines().map_while(Result::ok);
-    let joined = lines.next().expect("it says how fast agents join");
-    let seconds: f64 = joined.rsplit(' ').nth(1).and_then(|word| word.parse().ok()).expect("a time");
+    let (load, seconds) = Load::start(&mut group, agents, &folder);
     figure("join.rate", "agents/s", &mut [agents as f64 / seconds]);
 
-    let connected = |group: &Group| {
-        let output = group.wardline(&["-o", "json", "status"]);
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it answers");
-        (status["agents_connected"] == agents + 1).then_some(())
-    };
+    let connected = |group: &Group| connected(group, agents + 1);
     wait::until("all are connected", LIMIT, || connected(&group));
     let each = (memory(group.gateway(0)) - before) / agents as f64;
     figure("gateway.idle.kib", "KiB/agent", &mut [each]);
@@ -191,8 +192,97 @@ fn unchanged(group: &mut Group, agents: u64) -> f64 {
     cost.as_secs_f64() * ASKS as f64 / asked as f64
 }
 
+/// Seconds from the start of the command that changes a secret until the server knows of every agent, of which all are
+/// connected and run a check that asks for it, that it has opened the new one. What has not changed is not sealed again.
+fn fanout() -> Vec<f64> {
+    let mut group = Group::builder().agents(0).lay();
+    group.start();
+    let folder = Scratch::in_memory();
+    let (_load, _) = Load::start(&mut group, FANOUT, &folder);
+    wait::until("all are connected", LIMIT, || connected(&group, FANOUT));
+    let keyed = || group.sql::<i64>("SELECT count(*) FROM member WHERE role = 'agent' AND sealing IS NOT NULL");
+    wait::until("all have published their keys", LIMIT, || (keyed() == [FANOUT as i64]).then_some(()));
+
+    let agents: Vec<_> = (1..=FANOUT).map(|number| format!("load-{number:05}")).collect();
+    let secret = group.folder().join("secret");
+    let give = |verb: &[&str], password: &str| {
+        scratch::write(&secret, password, 0o600);
+        group.done(&[verb, &["--secret-file", &secret.display().to_string()]].concat());
+    };
+    let create = ["account", "create", "shop", "--kind", "basic", "--user", "ann", "--to", &agents.join(",")];
+    give(&create, "correct horse battery staple");
+    group.done(&["profile", "create", "web"]);
+    group.done(&["profile", "set", "web", "--account", "shop"]);
+    let check = "[[check]]\nname = \"login\"\nprogram = [\"/bin/true\"]\nrun_as = \"web\"\n";
+    let pack = group.write_pack("web", &format!("[pack]\nname = \"web\"\n{check}"));
+    group.done(&["pack", "apply", &pack.display().to_string(), "--agents", "load*"]);
+    // Each version that an agent has opened is a receipt of its own.
+    let receipts =
+        |group: &Group| group.sql::<i64>("SELECT count(*) FROM receipt WHERE opened_at IS NOT NULL")[0] as u64;
+    let opened = |group: &Group, versions: u64| {
+        let what = format!("{FANOUT} agents have opened {versions} versions");
+        wait::until(&what, LIMIT, || (receipts(group) == versions * FANOUT).then_some(()));
+    };
+    opened(&group, 1);
+
+    let mut times = Vec::new();
+    for change in 1..=FANOUTS {
+        // As quiet as before the first one: what is left of the last one is done.
+        wait::until("the old one is wiped everywhere", LIMIT, || {
+            let wiped = group.sql::<i64>("SELECT count(*) FROM receipt WHERE removed_at IS NOT NULL");
+            (wiped[0] as u64 == (change - 1) * FANOUT).then_some(())
+        });
+        let began = Instant::now();
+        give(&["account", "update", "shop"], &format!("correct horse battery staple {change}"));
+        let answered = began.elapsed();
+        opened(&group, change + 1);
+        times.push(began.elapsed().as_secs_f64());
+        eprintln!("# the command took {:.3} s of {:.3} s", answered.as_secs_f64(), times[times.len() - 1]);
+    }
+
+    // All come back and ask: nothing is sent, nothing opened, nothing sealed. What is sealed twice is never the same.
+    let documents = || -> Vec<_> {
+        let files = scratch::files(folder.path()).into_iter();
+        let documents = files.filter(|path| path.ends_with("OpsMgrConnector.Config.xml"));
+        documents.map(|path| std::fs::read(path).expect("a document")).collect()
+    };
+    let (before, used) = (documents(), group.server().cpu());
+    assert_eq!(before.len() as u64, FANOUT);
+    group.gateway(0).kill9();
+    group.gateway(0).start();
+    wait::until("all are back", LIMIT, || connected(&group, FANOUT));
+    let cost = group.server().cpu() - used;
+    assert!(documents() == before && receipts(&group) == (FANOUTS + 1) * FANOUT, "nothing has changed");
+    eprintln!("# {FANOUT} agents come back and nothing is sealed; server: {:.3} s of a processor", cost.as_secs_f64());
+    times
+}
+
 /// Agents in one process; it ends with this.
 struct Load(Child);
+
+impl Load {
+    /// Has so many agents join by the first gateway and connect to it; the seconds that joining has taken.
+    fn start(group: &mut Group, agents: u64, folder: &Scratch) -> (Self, f64) {
+        let count = agents.to_string();
+        let token = group.token(&["--role", "agent", "--name", "load*", "--uses", &count, "--via", "gw1.test"]);
+        let address = group.gateway(0).listening().expect("a gateway listens");
+        let mut load = Command::new(program::find("wardline"));
+        load.args(["load", "--agents", &count, "--parent", &format!("gw1.test={address}"), "--token-file"]).arg(&token);
+        load.arg("--folder").arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut load = Self(load.spawn().expect("the command line can be run"));
+        let mut lines = BufReader::new(load.0.stdout.take().expect("it has one")).lines().map_while(Result::ok);
+        let joined = lines.next().expect("it says how fast agents join");
+        let seconds = joined.rsplit(' ').nth(1).and_then(|word| word.parse().ok()).expect("a time");
+        (load, seconds)
+    }
+}
+
+/// Whether the server has so many connected agents.
+fn connected(group: &Group, agents: u64) -> Option<()> {
+    let output = group.wardline(&["-o", "json", "status"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it answers");
+    (status["agents_connected"] == agents).then_some(())
+}
 
 impl Drop for Load {
     fn drop(&mut self) {

@@ -12,14 +12,14 @@ use wardline_harness::estate::{Estate, hash, sealing_keys};
 use wardline_harness::group::Group;
 use wardline_harness::search::Search;
 use wardline_harness::{Daemon, program, scratch, wait};
-use wardline_proto::configuration::{Configuration as Document, Form, SecureData};
-use wardline_proto::message::{self, Context, SealingConfirmed, SealingKey, Signed, decode, encode};
+use wardline_proto::configuration::{Configuration as Document, Content, Form, SecureData};
+use wardline_proto::message::{self, Context, Issue, SealingConfirmed, SealingKey, Signed, decode, encode};
 use wardline_proto::trust::{self, Fact};
 use wardline_proto::{GroupId, Kind, Role};
 use wardline_secrets::authority::Validity;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::sealing::SealingKey as Pair;
-use wardline_secrets::signature::{SigningKey, random};
+use wardline_secrets::signature::{SigningKey, random, sha256};
 use wardline_secrets::view::entry;
 
 use crate::configuration::{Between, issue, with};
@@ -130,6 +130,14 @@ fn behind_a_hostile_gateway(estate: &mut Estate) -> Between {
     gateway
 }
 
+/// What the server has sent, with another content that everything in it agrees with, and signed by this key.
+fn made_of(genuine: &message::Configuration, content: Content, by: &SigningKey) -> message::Configuration {
+    let cookie = sha256(&[content.to_xml(Form::Unsealed).as_bytes()]);
+    let document = Document { content, cookie, ..read(&genuine.document) }.to_xml();
+    let issue = Issue { cookie: cookie.to_wire(), ..issue(genuine) };
+    with(genuine, document, by, Context::Config, &issue)
+}
+
 #[test]
 fn a_gateway_cannot_bind_a_password_to_its_own_check() {
     let mut estate = Estate::lay(Group::builder().agents(2).written(), 2);
@@ -155,7 +163,7 @@ fn a_gateway_cannot_bind_a_password_to_its_own_check() {
     for (what, document) in [("a check of its own", &with_own_check), ("another profile for it", &other_profile)] {
         let changed = message::Configuration { document: document.clone().into(), ..genuine.clone() };
         gateway.refused(estate.group.agent(0), what, 40080, &changed);
-        let signed = with(&genuine, document.clone(), &key, Context::Config, &issue(&genuine));
+        let signed = made_of(&genuine, read(document.as_bytes()).content, &key);
         gateway.refused(estate.group.agent(0), &format!("{what}, signed by itself"), 40080, &signed);
     }
     assert!(!stolen.exists());
@@ -180,7 +188,11 @@ fn secure_data_swapped_between_agents_accounts_or_versions_is_refused() {
         let mut content = read(genuine.document.as_ref()).content;
         let shop = content.accounts.iter().position(|data| data.name == "shop").unwrap();
         content.accounts[shop].sealed = match number {
-            0 => content.accounts[1 - shop].sealed.clone(),
+            0 => {
+                // Said to be of the other one's version, too: nothing but the account tells them apart.
+                content.accounts[shop].version = content.accounts[1 - shop].version;
+                content.accounts[1 - shop].sealed.clone()
+            }
             1 => {
                 let own = gateway.route;
                 let others = gateway.of("agent2.test");
@@ -189,14 +201,8 @@ fn secure_data_swapped_between_agents_accounts_or_versions_is_refused() {
             }
             _ => older[shop].sealed.clone(),
         };
-        let parsed = read(genuine.document.as_ref());
-        let document = Document { content, ..parsed }.to_xml();
-        assert_eq!(
-            read(document.as_bytes()).content.to_xml(Form::Unsealed),
-            read(&genuine.document).content.to_xml(Form::Unsealed)
-        );
+        let swapped = made_of(&genuine, content, &duty);
         let mark = estate.group.agent(0).mark();
-        let swapped = with(&genuine, document, &duty, Context::Config, &issue(&genuine));
         gateway.down(Kind::Configuration, encode(&swapped));
         let told = estate.group.agent(0).wait_event_since(mark, 7022).text;
         assert!(told.contains("shop"), "{what}: {told}");
@@ -351,11 +357,13 @@ fn a_deleted_certificate_is_made_again() {
     fs::remove_dir_all(estate.group.agent(0).state().join("sealing")).unwrap();
     assert!(sealing_keys(&config).is_empty(), "the control: it is gone");
     estate.meeting.forget("agent1.test");
+    estate.group.gateway(0).stop();
     estate.group.agent(0).start();
-    // What was here is still used, and there is a new key without anybody's doing.
+    // What was here is still used, with nobody to ask; and there is a new key without anybody's doing.
     estate.meeting.wait("agent1.test", &hash(PASSWORD));
     let second = sealing_keys(&config);
     assert!(second.len() == 1 && second != first);
+    estate.group.gateway(0).start();
     for number in [7006, 40006] {
         assert!(estate.group.agent(0).wait_event(number).text.contains(&second[0]), "{number}");
     }
@@ -363,6 +371,9 @@ fn a_deleted_certificate_is_made_again() {
         let sent = accounts(estate.group.agent(0));
         sent.iter().all(|data| hex(&data.key) == second[0]).then_some(())
     });
+    let (sent, opener) = (accounts(estate.group.agent(0)), opener(&mut estate.group, 0));
+    let opened = openssl(&estate.group, &opener, &sent[0]).expect("OpenSSL opens it with the new key");
+    assert!(opened.ends_with(PASSWORD.as_bytes()));
     estate.update(NEXT);
     estate.meeting.wait("agent1.test", &hash(NEXT));
     // One that was only damaged is the same.
@@ -388,7 +399,8 @@ fn a_gateway_that_keeps_every_byte_learns_no_password() {
     let script = r#"secret=$(cat "$CREDENTIALS_DIRECTORY/password")
                     echo "$$" >"$1.new" && mv "$1.new" "$1"
                     while [ ! -e "$1-go" ]; do sleep 0.02; done
-                    printf 'OK %s|%s\n' "$secret" "$(printf ann:%s "$secret" | base64 -w0)""#;
+                    printf 'CRITICAL %s, %s\n' "$secret" "$(printf ann:%s "$secret" | base64 -w0)"
+                    exit 2"#;
     estate.check("agent1.test", "web", script);
     wait::until("the plugin runs", LIMIT, || estate.meeting.said("agent1.test"));
     // The control: whoever uses it has it, for as long as it is used. The agent takes it out of what the plugin says.
@@ -405,9 +417,20 @@ fn a_gateway_that_keeps_every_byte_learns_no_password() {
     before.memory(estate.group.server().pid()).finds_nothing();
     before.memory(estate.group.agent(1).pid()).finds_nothing();
 
-    // When the plugin has ended it is nowhere any more, whatever the plugin said.
-    estate.group.done(&["pack", "remove", "web-agent1"]);
+    // The plugin says it, plain and encoded. What comes of that at the server has it no more, nor who carried it there.
     fs::write(estate.meeting.path().join("agent1.test-go"), "").unwrap();
+    let said =
+        wait::until("the server has heard of it", LIMIT, || estate.group.sql::<String>("SELECT text FROM alert").pop());
+    assert_eq!(said, "CRITICAL ***, ***");
+    before.memory(gateway).finds_nothing();
+    before.files(&places).finds_nothing();
+    for child in ["agent1.test", "gw1.test"] {
+        before.tap(child, estate.group.tap(child)).finds_nothing();
+    }
+    before.memory(estate.group.server().pid()).finds_nothing();
+
+    // When the plugin has ended it is nowhere any more.
+    estate.group.done(&["pack", "remove", "web-agent1"]);
     wait::until("the plugin has ended", LIMIT, || estate.helper.processes().is_empty().then_some(()));
     wait::until("the agent has forgotten it", LIMIT, || {
         before.memory(estate.group.agent(0).pid()).findings.is_empty().then_some(())

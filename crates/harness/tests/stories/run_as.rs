@@ -117,7 +117,7 @@ fn a_run_as_secret_reaches_a_plugin_without_arguments_or_environment() {
     assert_eq!((answer.ended(), answer.number, answer.text.as_str()), (Ended::Exit, 0, ""));
     let said = String::from_utf8(printed.stdout.to_vec()).unwrap();
     let numbers: Vec<_> = said.strip_prefix(SECRET).unwrap().strip_suffix(SECRET).unwrap().split_whitespace().collect();
-    assert_eq!(numbers[0], numbers[1], "one group, of the same number");
+    assert_eq!(numbers, [numbers[0]; 2], "one group, of the same number");
     assert!(helper.gives(numbers[0].parse().unwrap()), "{numbers:?}");
     // Afterwards nothing of it is left.
     assert_eq!(helper.folders(), [""; 0]);

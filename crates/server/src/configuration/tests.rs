@@ -1,9 +1,14 @@
 //! What agents are given, and what that costs.
 
+use wardline_proto::Role;
 use wardline_proto::configuration::{Configuration as Document, Form};
+use wardline_proto::message::SealingKey as Said;
 use wardline_proto::trust::{self, Fact};
 use wardline_sdk::PackOrder;
+use wardline_secrets::account::Secret;
+use wardline_secrets::authority::Validity;
 use wardline_secrets::head::open_head;
+use wardline_secrets::sealing::SealingKey;
 use wardline_secrets::signature::SigningKey;
 
 use super::*;
@@ -14,16 +19,28 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-async fn member(running: &Running, called: &str, parents: &[&str]) {
-    let key = SigningKey::generate(running.view().group()).unwrap().0.public().unwrap();
+async fn member(running: &Running, called: &str, parents: &[&str]) -> SigningKey {
+    let key = SigningKey::generate(running.view().group()).unwrap().0;
     let member = trust::Member {
         name: called.into(),
         role: "agent".into(),
-        identity: key.spki().into(),
+        identity: key.public().unwrap().spki().into(),
         parents: parents.iter().map(ToString::to_string).collect(),
         token: Bytes::new(),
     };
     running.act(vec![Fact::Member(member)]).await;
+    key
+}
+
+/// A member that has published a sealing key.
+async fn sealing_member(running: &Running, called: &str) {
+    let identity = member(running, called, &[]).await;
+    let validity = Validity::lasting(now_ms() / 1000 - 60, 3600);
+    let (key, _) = SealingKey::generate(&name(called), Role::Agent, validity).unwrap();
+    let certificate = Bytes::copy_from_slice(key.certificate().der());
+    let said = Said { name: called.into(), role: "agent".into(), serial: 1, certificate };
+    let said = identity.signed(Context::SealingCert, encode(&said));
+    running.act(vec![Fact::Sealing(trust::Sealing { name: called.into(), said })]).await;
 }
 
 fn order(pack: &str, more: &str, agents: Option<&str>) -> PackOrder {
@@ -123,6 +140,60 @@ async fn a_text_that_is_not_the_one_of_the_log_is_not_used() {
     assert_eq!(due("web1.test").await, Some(good));
     let refused = packs::apply("web", &order("web", "", None), false, &running.view()).unwrap();
     assert_eq!(refused.len(), 1, "what is damaged is applied again");
+}
+
+#[tokio::test]
+async fn what_has_not_changed_is_not_sealed_again() {
+    use crate::accounts::tests::{accounts, keep, sealed};
+    const SHOP: AccountId = AccountId([7; 16]);
+
+    let scratch = Scratch::new();
+    let running = Running::new(&scratch.0).await;
+    let agents = ["web1.test", "web2.test"];
+    for agent in agents {
+        sealing_member(&running, agent).await;
+    }
+    let accounts = accounts(&running.store);
+    let give = async |replaces: u64, password: &[u8]| {
+        let secret = Secret::basic(b"ann", password).unwrap();
+        let taken = accounts.take(SHOP, replaces, &sealed(&accounts, SHOP, replaces, secret.as_bytes())).unwrap();
+        keep(&running, &taken, "shop").await;
+        taken.version
+    };
+    let version = give(0, b"Zauberwort 4711").await;
+    let to = agents.map(str::to_owned).to_vec();
+    let distribution = trust::Distribution { account: SHOP.to_wire(), everywhere: false, agents: to };
+    let binding = trust::Binding { profile: "web".into(), agent: String::new(), account: SHOP.to_wire() };
+    let profile = Fact::Profile(trust::Profile { name: "web".into() });
+    running.act(vec![Fact::Distribution(distribution), profile, Fact::Binding(binding)]).await;
+    apply(&running, "web", "[[check]]\nname = \"a\"\nprogram = [\"/bin/true\"]\nrun_as = \"web\"\n", None).await;
+
+    // What is sealed twice is never the same.
+    let configurations = Configurations::new(running.store.clone(), accounts.clone());
+    let given = async || {
+        let (view, mut all) = (running.view(), Vec::new());
+        for agent in agents.map(name) {
+            let due = configurations.due(&view, &agent).await.unwrap();
+            let (issued, with) = configurations.issue(&view, &agent, due).await.unwrap();
+            let document = Document::parse(&issued.document).unwrap();
+            assert_eq!(with.len(), 1);
+            all.extend(document.content.accounts.into_iter().map(|data| (data.version, data.sealed)));
+        }
+        all
+    };
+    let first = given().await;
+    assert_ne!(first[0], first[1], "each is for one");
+    assert_eq!(given().await, first, "for whoever has lost everything");
+    apply(&running, "more", "", None).await;
+    assert_eq!(given().await, first, "for whoever runs something else, too");
+    // The control: another secret is sealed, once for each.
+    let next = give(version, b"Zauberwort 4712").await;
+    let second = given().await;
+    assert!(second.iter().zip(&first).all(|(new, old)| new.0 == next && new.1 != old.1), "{second:?}");
+    assert_eq!(given().await, second);
+    // The control: without what was remembered, all of it is sealed again.
+    configurations.state().sealed.clear();
+    assert_ne!(given().await, second);
 }
 
 #[tokio::test]
