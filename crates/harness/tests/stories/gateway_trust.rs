@@ -130,8 +130,8 @@ fn a_gateway_speaks_only_for_its_agents() {
         let body = if kind == Kind::Batch { &batch } else { &position };
         other.say(kind, refused, body);
     }
-    // On the route of an agent that it may speak for, they are another's. Neither the name alone makes them its own, nor
-    // the key.
+    // On the route of an agent that it may speak for, they are another's. Neither the name alone makes them its own,
+    // nor the key.
     let [first, second] = ["agent1.test", "agent2.test"].map(|agent| group.key(agent, "identity"));
     let said = decode::<Signed>(&position).and_then(|signed| decode::<Position>(&signed.payload)).unwrap();
     let signed = |by: &SigningKey, agent: &str| {
