@@ -51,6 +51,15 @@ pub fn protected_as(name: &str) -> Option<String> {
     KEYS.contains(&pair).then(|| format!("{pair}.key"))
 }
 
+/// Whether a file is what an interrupted write has left of a private one: it may be half of a key. The state folder is
+/// locked, so nobody is writing it.
+fn is_half_written(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(file, random)| {
+        random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit()) && protected_as(file).is_some()
+    })
+}
+
 /// Puts the private files that an earlier version has left in the clear under protection, in the folder of each group and
 /// of each join that is under way. Each is replaced by one rename. What cannot be read is left to whoever needs it.
 pub(crate) fn take_over(vault: &Vault, state: &Path) -> io::Result<()> {
@@ -64,8 +73,12 @@ pub(crate) fn take_over(vault: &Vault, state: &Path) -> io::Result<()> {
         }
         for file in fs::read_dir(&folder).into_iter().flatten() {
             let file = file?;
-            if let Some(description) = file.file_name().to_str().and_then(protected_as) {
+            let name = file.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(description) = protected_as(name) {
                 let _ = vault.read(&file.path(), &description);
+            } else if is_half_written(name) {
+                fs::remove_file(file.path())?;
             }
         }
     }
@@ -419,6 +432,8 @@ mod tests {
                 private::write(&scratch.0.join(folder).join(name), name.as_bytes()).unwrap();
             }
         }
+        let half = scratch.0.join("north").join(format!(".identity.key.{}", "0f".repeat(16)));
+        private::write(&half, b"half of a key").unwrap();
         // Twice: what is protected stays as it is.
         for _ in 0..2 {
             let state = StateFolder::open(&scratch.0).unwrap();
@@ -428,6 +443,7 @@ mod tests {
                 let description = protected_as(name).unwrap();
                 assert_eq!(state.vault().read(&path, &description).unwrap().as_slice(), name.as_bytes());
             }
+            assert!(!half.exists(), "half of a key is left");
             // What somebody has laid down beside the groups, or is no secret, is left alone.
             let plain = names.map(|name| ("pki", name)).into_iter().chain(others.map(|name| ("north", name)));
             for (folder, name) in plain {
