@@ -263,6 +263,11 @@ fn anew(known: &AccountDetail, target: &Target, given: &Given) -> Result<SealedS
     let id = hex::decode(&known.account.id).and_then(|id| id.try_into().ok()).ok_or_else(odd)?;
     // Most often only the password is another.
     let login = given.user.as_deref().or(known.login.as_deref());
+    if kind == Kind::Basic && login.is_none() {
+        let detail = "what the server has of it cannot be read, so the name that it logs on with is needed, too";
+        let next = format!("`wardline account update {} --user LOGIN`", known.account.name);
+        return Err(Problem::new(Why::Invalid, detail, next).explained_by(40183));
+    }
     let secret = secret::read(kind, login, given.secret_file.as_deref())?;
     target.sealed(id, known.account.version, &secret)
 }

@@ -744,7 +744,7 @@ catalogue! {
         "the Run As account {account} goes to nobody: {reason}"
         meaning "What the database holds of the account is not what the trust log speaks of, or does not open. Hosts keep what they have."
         cause "Somebody has changed or put back a row of the database, or the group key is another one."
-        cure "Give the secret again: `wardline account update ACCOUNT`. See who can write the database."
+        cure "Give the secret again: `wardline account update ACCOUNT`, with `--user` where it has one. See who can write the database."
 }
 
 /// The catalogue's entry of a number.

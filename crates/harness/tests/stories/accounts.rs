@@ -246,7 +246,10 @@ fn a_row_that_was_exchanged_goes_to_nobody() {
     // Who has it keeps it.
     estate.meeting.forget("agent1.test");
     estate.meeting.wait("agent1.test", &hash(PASSWORD));
-    // The control: given again, it goes to both.
+    // The control: given again, with the login that cannot be read any more, it goes to both.
+    let file = estate.secret(NEXT).display().to_string();
+    let alone = estate.group.wardline(&["account", "update", "shop", "--secret-file", &file]);
+    assert!(alone.status.code() == Some(2) && said(&alone).contains("update shop --user LOGIN"), "{alone:?}");
     estate.update(NEXT);
     for agent in ["agent1.test", "agent2.test"] {
         estate.meeting.wait(agent, &hash(NEXT));
