@@ -273,6 +273,8 @@ impl Load {
         let mut lines = BufReader::new(load.0.stdout.take().expect("it has one")).lines().map_while(Result::ok);
         let joined = lines.next().expect("it says how fast agents join");
         let seconds = joined.rsplit(' ').nth(1).and_then(|word| word.parse().ok()).expect("a time");
+        // The last that it says: from then on nobody has to listen.
+        lines.next().expect("it says that they run");
         (load, seconds)
     }
 }
