@@ -155,9 +155,9 @@ fn a_gateway_cannot_bind_a_password_to_its_own_check() {
         text.replacen(own, &format!("cp \\\"$CREDENTIALS_DIRECTORY/password\\\" {}; {own}", stolen.display()), 1);
     assert_ne!(with_own_check, text, "the control: the check is there");
     let content = read(genuine.document.as_ref()).content;
-    let other_profile = text.replacen("Profile=\"db\" Account=\"", "Profile=\"db\" Account=\"#", 1);
-    let (first, second) = (&content.accounts[0], &content.accounts[1]);
-    let other_profile = other_profile.replace(&format!("#{}", second.account), &first.account.to_string());
+    let account = |name: &str| content.accounts.iter().find(|data| data.name == name).unwrap().account;
+    let bound = |name: &str| format!("Profile=\"db\" Account=\"{}\"", account(name));
+    let other_profile = text.replacen(&bound("database"), &bound("shop"), 1);
     assert_ne!(other_profile, text, "the control: the profile is there");
     let key = estate.group.key("gw1.test", "identity");
     for (what, document) in [("a check of its own", &with_own_check), ("another profile for it", &other_profile)] {
