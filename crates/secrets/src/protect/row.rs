@@ -8,7 +8,7 @@
 //!
 //! Why a random salt, and neither a counter nor a random nonce: a file that is put back to an earlier state would count
 //! the same numbers again, and 96 random bits are too few for a queue that writes for years under one key. With 128 bits
-//! of salt each row has a key of its own. It costs some 2 us a row, which holds hundreds of entries under load.
+//! of salt each row has a key of its own. Deriving it is paid once a row, which holds hundreds of entries under load.
 
 use aws_lc_rs::aead::Aad;
 use wardline_locked::Locked;
