@@ -1,7 +1,7 @@
 //! Sealing keys, accounts and profiles: who can say what of them, and who has what by it.
 
 use wardline_proto::configuration::Missing;
-use wardline_proto::message::AccountId;
+use wardline_proto::message::{AccountId, SealingKey};
 
 use super::*;
 use crate::sealing::SealingKey as Pair;

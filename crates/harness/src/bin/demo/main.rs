@@ -12,15 +12,15 @@
 //! gateway: the step that shows the repair must fail then. `BREAK=secret` lays a copy of the password into the gateway's
 //! folder: the step that looks for it must find it.
 
+mod web;
+
 use std::collections::HashSet;
 use std::env;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,6 @@ use nix::unistd::getuid;
 use procfs::ProcError;
 use procfs::net::{TcpState, tcp, tcp6, udp, udp6};
 use procfs::process::{FDTarget, Process};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde::Serialize;
 use serde_json::{Value, json};
 use wardline_connector::signals;
@@ -37,12 +36,12 @@ use wardline_harness::asking::Asking;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{Log, Tally};
 use wardline_harness::search::Search;
-use wardline_harness::{Daemon, Helper, pki, program, wait};
+use wardline_harness::{Daemon, Helper, program, wait};
+
+use self::web::{BROKEN, USER, Web};
 
 /// What the web service wants to hear from its users.
 const PASSWORD: [&str; 2] = ["correct-horse-battery-staple", "Tr0ub4dor-and-3-more-of-them"];
-/// The user that logs on.
-const USER: &str = "ann";
 /// The plugin that is run, from Debian's monitoring-plugins-basic.
 const PLUGIN: &str = "/usr/lib/nagios/plugins/check_http";
 /// How long a step may wait.
@@ -617,94 +616,5 @@ fn present<T>(table: Result<Vec<T>, ProcError>) -> Result<Vec<T>, ProcError> {
     match table {
         Err(ProcError::NotFound(_)) => Ok(Vec::new()),
         table => table,
-    }
-}
-
-/// What the web service answers when it is broken.
-const BROKEN: &str = "500 Broken on purpose";
-
-/// A small web service on a free port of the loopback address, behind TLS and a login; healthy or not.
-struct Web {
-    address: SocketAddr,
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    tls: Arc<ServerConfig>,
-    /// What it wants to hear, as HTTP says it.
-    login: Mutex<String>,
-    healthy: AtomicBool,
-    requests: AtomicU64,
-    logins: AtomicU64,
-}
-
-impl Web {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-        let address = listener.local_addr().expect("a bound socket has a name");
-        let inner = Arc::new(Inner {
-            tls: pki::self_signed_server("shop.test"),
-            login: Mutex::default(),
-            healthy: AtomicBool::new(true),
-            requests: AtomicU64::new(0),
-            logins: AtomicU64::new(0),
-        });
-        let served = Arc::clone(&inner);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                // A client that goes away in between is none.
-                let _ = served.serve(client);
-            }
-        });
-        Self { address, inner }
-    }
-
-    fn set_healthy(&self, healthy: bool) {
-        self.inner.healthy.store(healthy, Ordering::SeqCst);
-    }
-
-    /// From now on this is the password.
-    fn expect(&self, password: &str) {
-        let login = Base64::encode_string(format!("{USER}:{password}").as_bytes());
-        *self.inner.login.lock().expect("nobody panics") = format!("Basic {login}");
-    }
-
-    /// How often check_http has asked.
-    fn requests(&self) -> u64 {
-        self.inner.requests.load(Ordering::SeqCst)
-    }
-
-    /// How often somebody has logged on, with what is the password now.
-    fn logins(&self) -> u64 {
-        self.inner.logins.load(Ordering::SeqCst)
-    }
-}
-
-impl Inner {
-    fn serve(&self, tcp: TcpStream) -> std::io::Result<()> {
-        tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let tls = ServerConnection::new(Arc::clone(&self.tls)).map_err(std::io::Error::other)?;
-        let mut client = StreamOwned::new(tls, tcp);
-        let (mut ours, mut logged_on) = (false, false);
-        let expected = self.login.lock().expect("nobody panics").clone();
-        for line in BufReader::new(&mut client).lines() {
-            let line = line?;
-            ours |= line.starts_with("User-Agent: check_http");
-            logged_on |= line.strip_prefix("Authorization: ").is_some_and(|login| login == expected);
-            if line.is_empty() {
-                break;
-            }
-        }
-        let status = match (logged_on, self.healthy.load(Ordering::SeqCst)) {
-            (false, _) => "401 Unauthorized",
-            (true, true) => "200 OK",
-            (true, false) => BROKEN,
-        };
-        write!(client, "HTTP/1.1 {status}\r\nContent-Length: 3\r\nConnection: close\r\n\r\nHi\n")?;
-        client.conn.send_close_notify();
-        client.flush()?;
-        self.requests.fetch_add(u64::from(ours), Ordering::SeqCst);
-        self.logins.fetch_add(u64::from(ours && logged_on), Ordering::SeqCst);
-        Ok(())
     }
 }
