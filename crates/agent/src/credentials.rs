@@ -52,18 +52,6 @@ pub trait Credentials: fmt::Debug + Send + Sync {
     fn used(&self, account: AccountId, version: u64, workflow: &str);
 }
 
-/// None at all.
-#[derive(Clone, Copy, Debug)]
-pub struct NoCredentials;
-
-impl Credentials for NoCredentials {
-    fn of(&self, _: &str) -> Result<Option<Credential>, Missing> {
-        Ok(None)
-    }
-
-    fn used(&self, _: AccountId, _: u64, _: &str) {}
-}
-
 /// A file in the folder of credentials.
 pub struct File {
     /// Its name.

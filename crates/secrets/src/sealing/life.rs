@@ -34,20 +34,9 @@ impl Standing {
     }
 }
 
-/// The key to be sealed to: the newest valid one that was confirmed, otherwise the newest valid one.
-pub fn current(keys: &[Standing], now: u64) -> Option<KeyId> {
-    let valid = keys.iter().filter(|key| key.valid(now));
-    valid.max_by_key(|key| (key.confirmed.is_some(), key.validity.from)).map(|key| key.id)
-}
-
 /// Whether another key is to be made: there is none with more than a third of its life left.
 pub fn due(keys: &[Standing], now: u64) -> bool {
     keys.iter().all(|key| key.old(now))
-}
-
-/// The keys that are to be published again, because no server has said that it has them.
-pub fn unconfirmed(keys: &[Standing], now: u64) -> impl Iterator<Item = KeyId> {
-    keys.iter().filter(move |key| key.valid(now) && key.confirmed.is_none()).map(|key| key.id)
 }
 
 /// The keys that may be deleted: there is a newer one, confirmed for a day, and nothing that is kept was sealed to them.
@@ -75,18 +64,6 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_confirmed_key_is_current_and_without_one_the_newest() {
-        let at = |keys: &[Standing], day: u64| current(keys, day * DAY).map(|id| id.0[0]);
-        let keys = [key(1, 100, Some(0)), key(2, 200, None)];
-        assert_eq!((at(&keys, 99), at(&keys, 100), at(&keys, 250), at(&keys, 400)), (None, Some(1), Some(1), Some(1)));
-        // The confirmed one has ended: better one that nobody has confirmed than none.
-        assert_eq!((at(&keys, 401), at(&keys, 501)), (Some(2), None));
-        let keys = [key(1, 100, Some(0)), key(2, 200, Some(0)), key(3, 150, Some(0))];
-        assert_eq!(at(&keys, 250), Some(2));
-        assert_eq!(at(&[], 1), None);
-    }
-
-    #[test]
     fn the_next_key_is_due_when_a_third_of_the_life_is_left() {
         let keys = [key(1, 100, Some(0))];
         let at = |day: u64| due(&keys, day * DAY);
@@ -94,8 +71,6 @@ mod tests {
         // Another one that was made is enough, confirmed or not: it is published until it is.
         let keys = [keys[0], key(2, 300, None)];
         assert!(!due(&keys, 300 * DAY) && !due(&keys, 499 * DAY) && due(&keys, 500 * DAY));
-        assert_eq!(ids(unconfirmed(&keys, 300 * DAY)), [2]);
-        assert_eq!(ids(unconfirmed(&keys, 299 * DAY)), [0; 0]);
     }
 
     #[test]
