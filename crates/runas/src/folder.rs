@@ -1,4 +1,5 @@
-//! The folders of secrets, in memory: one for each run, its user's own, gone when the run is over.
+//! The folders of secrets, in memory: one for each run, gone when the run is over. They stay root's: who runs in one can
+//! make, rename or nest nothing there, so that it always can be removed.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, remove_dir_all, set_permissions};
@@ -16,8 +17,6 @@ use crate::policy::Target;
 
 /// The file systems that are in memory: tmpfs and ramfs, by their magic numbers (statfs(2)).
 const IN_MEMORY: [FsType; 2] = [FsType(0x0102_1994), FsType(0x8584_58f6)];
-/// How often a folder is tried to be removed, while its user may still write into it.
-const ATTEMPTS: usize = 5;
 
 /// The folder of the folders.
 #[derive(Debug)]
@@ -57,11 +56,11 @@ impl Runtime {
         }
         // Others pass through it to their own folder, and do not see which there are.
         set_permissions(path, Permissions::from_mode(0o711)).map_err(told)?;
-        left.iter().try_for_each(|entry| clear(&entry.path())).map_err(told)?;
+        left.iter().try_for_each(|entry| remove_dir_all(entry.path())).map_err(told)?;
         Ok((Self { path: path.to_owned(), _lock: lock }, left.len()))
     }
 
-    /// Makes a folder with these files, which this user, and nobody else but root, can read.
+    /// Makes a folder with these files, which this user, and nobody else but root, can read. Its group sees their names.
     ///
     /// # Errors
     /// It cannot be made; nothing of it is left.
@@ -77,8 +76,8 @@ impl Runtime {
             fchown(&file, user, group)?;
             folder.files.push((file, content.len()));
         }
-        set_permissions(&folder.path, Permissions::from_mode(0o500))?;
-        chown(&folder.path, user, group)?;
+        chown(&folder.path, None, group)?;
+        set_permissions(&folder.path, Permissions::from_mode(0o750))?;
         Ok(folder)
     }
 }
@@ -105,25 +104,11 @@ impl Drop for Folder {
             let _ = file.write_all_at(&vec![0; *length], 0);
         }
         // A start after this one removes what is left.
-        let _ = clear(&self.path);
+        let _ = remove_dir_all(&self.path);
     }
 }
 
 /// Whether a folder has the name of one that was made for a run.
 fn is_ours(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// Removes a folder that may be somebody else's, while he may still be at work in it.
-fn clear(path: &Path) -> io::Result<()> {
-    chown(path, Some(0), Some(0))?;
-    set_permissions(path, Permissions::from_mode(0o700))?;
-    let mut result = Ok(());
-    for _ in 0..ATTEMPTS {
-        result = remove_dir_all(path);
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
 }

@@ -34,6 +34,8 @@ const CONNECTIONS: usize = 512;
 const TRANSFER: Duration = Duration::from_secs(10);
 /// How many different refusals are told, each once.
 const TOLD: usize = 1000;
+/// The most characters of one: it may name what was asked for.
+const REASON: usize = 500;
 
 /// A request with what follows it.
 struct Asked {
@@ -89,9 +91,10 @@ pub fn bind(policy: &Policy) -> io::Result<UnixListener> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(path);
     umask(before);
+    let bound = bound?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     chown(path, Some(policy.agent.as_raw()), None)?;
-    bound
+    Ok(bound)
 }
 
 impl Server {
@@ -132,7 +135,7 @@ impl Server {
         let asked = match timeout(TRANSFER, self.read(&mut stream)).await.unwrap_or(Err(Refusal::Slow)) {
             Ok(asked) => asked,
             Err(refusal) => {
-                let text = refusal.to_string();
+                let text: String = refusal.to_string().chars().take(REASON).collect();
                 if !matches!(refusal, Refusal::Gone(_)) {
                     self.tell(&stream, &text);
                     answer(&mut stream, &said(Ended::Refused, text), &Printed::default()).await;

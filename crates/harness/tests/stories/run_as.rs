@@ -100,10 +100,11 @@ fn a_run_as_secret_reaches_a_plugin_without_arguments_or_environment() {
         let status = as_root("stat").args(["-c", "%a %U %u %g", folder]).output().unwrap();
         let status = program::succeeds(&status);
         let words: Vec<_> = status.split_whitespace().collect();
-        assert_eq!(words[0], "500");
-        assert!(helper.gives(words[2].parse().unwrap()) && words[2] == words[3], "{status}");
-        let mode = as_root("stat").args(["-c", "%a"]).arg(format!("{folder}/password")).output().unwrap();
-        assert_eq!(program::succeeds(&mode).trim(), "400");
+        assert_eq!((words[0], words[2]), ("750", "0"), "it stays root's: {status}");
+        let mode = as_root("stat").args(["-c", "%a %u %g"]).arg(format!("{folder}/password")).output().unwrap();
+        let of_file = program::succeeds(&mode);
+        assert_eq!(of_file.trim(), format!("400 {0} {0}", words[3]));
+        assert!(helper.gives(words[3].parse().unwrap()), "{status}");
         let limits = read(format!("/proc/{pid}/limits"));
         let limits = String::from_utf8(limits).unwrap();
         let limit = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
@@ -190,6 +191,9 @@ try folders ls "$folders"
 try other-memory peek "$other"
 try other-environment cat "/proc/$other/environ"
 try other-signal kill -0 "$other"
+try own-folder mkdir "$CREDENTIALS_DIRECTORY/nested"
+try own-folder-mode chmod 777 "$CREDENTIALS_DIRECTORY"
+try own-names mv "$CREDENTIALS_DIRECTORY/password" "$CREDENTIALS_DIRECTORY/kept"
 try helper-memory peek "$helper"
 try helper-signal kill -0 "$helper"
 "#;
@@ -238,9 +242,12 @@ fn a_hostile_plugin_cannot_read_the_agents_keys_or_anothers_secret() {
         let place = meeting.arg();
         let arguments = [&place, &pid, &key, victim, folder, &runtime, &own];
         // The control: who may do all that can do it, by the same script.
-        let control = as_root("sh").args(["-c", HOSTILE, "sh"]).args(arguments).output().unwrap();
+        let mut control = as_root("env");
+        control.arg(format!("CREDENTIALS_DIRECTORY={place}")).args(["sh", "-c", HOSTILE, "sh"]).args(arguments);
+        fs::write(meeting.path("password"), "").unwrap();
+        let control = control.output().unwrap();
         let (could, made) = tries(&control.stdout);
-        assert_eq!((could.len(), made), (14, 14), "the control: {}", program::said(&control));
+        assert_eq!((could.len(), made), (17, 17), "the control: {}", program::said(&control));
 
         let (answer, printed) = helper.shell(&script, &arguments, &[("password", "its own")]);
         assert_eq!((answer.ended(), answer.number), (Ended::Exit, 0), "{}", answer.text);
@@ -249,7 +256,7 @@ fn a_hostile_plugin_cannot_read_the_agents_keys_or_anothers_secret() {
         assert_eq!((answer.ended(), answer.number), (Ended::Exit, 0), "the other has noticed nothing");
         printed
     });
-    assert_eq!(tries(&printed.stdout), (Vec::new(), 14), "{}", String::from_utf8_lossy(&printed.stdout));
+    assert_eq!(tries(&printed.stdout), (Vec::new(), 17), "{}", String::from_utf8_lossy(&printed.stdout));
     // It got away from its process group, and was ended all the same.
     let escaped = fs::read_to_string(meeting.path("escaped")).unwrap();
     assert_eq!(escaped.lines().count(), 3, "the control: they were there");
@@ -402,7 +409,8 @@ fn a_plugin_that_makes_processes_without_end_is_bounded_and_gone() {
 fn two_runs_at_a_time_are_never_one_user_and_the_rest_waits() {
     let (helper, meeting) = (Helper::start(""), Meeting::new());
     // More than there are numbers, each in its own thread.
-    let script = "id -u; : >\"$1/$2\"; while [ \"$(ls \"$1\" | wc -l)\" -lt 7 ]; do sleep 0.02; done";
+    let script = "id -u; mkdir \"$1/user-$(id -u)\" || exit 7; : >\"$1/run-$2\"
+        while [ \"$(ls -d \"$1\"/run-* | wc -l)\" -lt 7 ]; do sleep 0.02; done; rmdir \"$1/user-$(id -u)\"";
     let said: Vec<_> = thread::scope(|scope| {
         let asked: Vec<_> = (0..12)
             .map(|i| {
@@ -413,7 +421,7 @@ fn two_runs_at_a_time_are_never_one_user_and_the_rest_waits() {
         asked.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(said.iter().all(|(answer, _)| (answer.ended(), answer.number) == (Ended::Exit, 0)));
-    // Seven had to run at the same time for the first to end.
+    // Nobody has found its own number at work. Seven had to run at the same time for the first to end.
     let mut users: Vec<_> =
         said.iter().map(|(_, printed)| String::from_utf8_lossy(&printed.stdout).into_owned()).collect();
     users.sort();
