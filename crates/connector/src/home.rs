@@ -51,17 +51,9 @@ pub fn protected_as(name: &str) -> Option<String> {
     KEYS.contains(&pair).then(|| format!("{pair}.key"))
 }
 
-/// Whether a file is what an interrupted write has left of a private one: it may be half of a key. The state folder is
-/// locked, so nobody is writing it.
-fn is_half_written(name: &str) -> bool {
-    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
-    parts.is_some_and(|(file, random)| {
-        random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit()) && protected_as(file).is_some()
-    })
-}
-
 /// Puts the private files that an earlier version has left in the clear under protection, in the folder of each group and
-/// of each join that is under way. Each is replaced by one rename. What cannot be read is left to whoever needs it.
+/// of each join that is under way. Each is replaced by one rename. What cannot be read is left to whoever needs it. What
+/// interrupted writes have left there is removed: the state folder is locked, so nobody else is writing.
 pub(crate) fn take_over(vault: &Vault, state: &Path) -> io::Result<()> {
     for folder in fs::read_dir(state)? {
         let folder = folder?;
@@ -71,14 +63,14 @@ pub(crate) fn take_over(vault: &Vault, state: &Path) -> io::Result<()> {
         if !joins && !folder.join("root.pem").is_file() {
             continue;
         }
-        for file in fs::read_dir(&folder).into_iter().flatten() {
+        if !folder.is_dir() {
+            continue;
+        }
+        private::sweep(&folder)?;
+        for file in fs::read_dir(&folder)? {
             let file = file?;
-            let name = file.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if let Some(description) = protected_as(name) {
+            if let Some(description) = file.file_name().to_str().and_then(protected_as) {
                 let _ = vault.read(&file.path(), &description);
-            } else if is_half_written(name) {
-                fs::remove_file(file.path())?;
             }
         }
     }

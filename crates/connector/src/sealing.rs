@@ -332,6 +332,7 @@ fn remove(folder: &Path, id: KeyId) -> io::Result<()> {
 
 /// Deletes private keys without a certificate: of one that was being made, or deleted.
 fn sweep(folder: &Path) -> io::Result<()> {
+    private::sweep(folder)?;
     for file in fs::read_dir(folder)? {
         let path = file?.path();
         if path.extension().is_some_and(|extension| extension == "key") && !path.with_extension("pem").exists() {

@@ -98,6 +98,28 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
+/// Removes what interrupted [`write`]s have left in a folder: it may be half of a key. Nobody else may be writing there.
+///
+/// # Errors
+/// The folder cannot be read, or such a file not be removed.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for file in fs::read_dir(folder)? {
+        let file = file?;
+        if file.file_name().to_str().is_some_and(is_half_written) {
+            fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is one that [`write`] gives what it has not finished.
+fn is_half_written(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(name, random)| {
+        !name.is_empty() && random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 /// Makes a folder that only its owner may use, mode 0700. One that is there already and is like that is fine.
 ///
 /// # Errors
@@ -175,6 +197,12 @@ mod tests {
         write(&path, b"third").unwrap();
         assert_eq!((mode(&path), fs::read(&elsewhere).unwrap().as_slice()), (0o600, b"untouched".as_slice()));
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "no temporary file is left");
+        // One that a power cut has left is swept, and nothing else.
+        let half = scratch.0.join(format!(".a.key.{}", "0f".repeat(16)));
+        write(&half, b"half").unwrap();
+        write(&scratch.0.join(".join-0f0f0f0f"), b"").unwrap();
+        sweep(&scratch.0).unwrap();
+        assert_eq!((half.exists(), fs::read_dir(&scratch.0).unwrap().count()), (false, 3));
     }
 
     #[test]

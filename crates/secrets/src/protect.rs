@@ -143,7 +143,7 @@ impl Vault {
         let folder = state.join(FOLDER);
         private::create_folder(&folder).map_err(|error| file(&folder, &error))?;
         let _one_at_a_time = hold(&folder)?;
-        sweep(state, MACHINE_KEY).and_then(|()| sweep(&folder, "")).map_err(|error| file(&folder, &error))?;
+        private::sweep(state).and_then(|()| private::sweep(&folder)).map_err(|error| file(&folder, &error))?;
         let path = state.join(MACHINE_KEY);
         let machine = match machine_key(&path) {
             Ok(Some(key)) => key,
@@ -431,18 +431,6 @@ fn wrapped(master: &Master, machine: &Locked<KEY>) -> Result<Vec<u8>, ProtectErr
 fn hold(folder: &Path) -> Result<Flock<File>, ProtectError> {
     let opened = File::open(folder).map_err(|error| file(folder, &error))?;
     Flock::lock(opened, FlockArg::LockExclusive).map_err(|(_, errno)| file(folder, &errno.into()))
-}
-
-/// Removes what an interrupted write has left of files whose names begin so.
-fn sweep(folder: &Path, name: &str) -> io::Result<()> {
-    let left = format!(".{name}");
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(left.as_bytes()) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn file(path: &Path, error: &io::Error) -> ProtectError {
