@@ -37,6 +37,11 @@ impl Scrubber {
         let mut scrubber = Self::default();
         for (_, value) in fields.iter().filter(|(name, value)| name != "user" && !value.is_empty()) {
             scrubber.plain.push(value.clone());
+            // A shell takes the line breaks off the end of what it reads.
+            let trimmed = value.trim_ascii();
+            if !trimmed.is_empty() && trimmed.len() < value.len() {
+                scrubber.plain.push(Zeroizing::new(trimmed.to_vec()));
+            }
         }
         let field = |name| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
         if let (Some(user), Some(password)) = (field("user"), field("password")) {

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use wardline_connector::config;
 use wardline_proto::Role;
 use wardline_sdk::{Client, Kind, Problem, SOCKET};
 
@@ -92,10 +93,14 @@ enum Noun {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::new(Kind::Failed, error.to_string(), "see what this user's limits are: `ulimit -a`"))
+    let limits = |reason: String| Problem::new(Kind::Failed, reason, "see what this user's limits are: `ulimit -a`");
+    // It holds passwords and tokens for as long as it takes to seal or hand them over.
+    let done = config::no_dumps()
+        .map_err(|event| limits(event.text()))
+        .and_then(|()| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|error| limits(error.to_string()))
+        })
         .and_then(|runtime| runtime.block_on(run(arguments)));
     match done {
         Ok(()) => ExitCode::SUCCESS,

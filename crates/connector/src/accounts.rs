@@ -86,6 +86,8 @@ struct State {
     profiles: BTreeMap<String, (Result<AccountId, Missing>, Option<String>)>,
     /// Whether the server was told of what is here since the program has started.
     told: bool,
+    /// What could not be written: the receipts of what would have been wiped by it.
+    unwritten: Option<Vec<(AccountId, u64, Became)>>,
 }
 
 /// The accounts of a host in one group.
@@ -130,12 +132,12 @@ impl Accounts {
     /// not to be here any more. Gives the receipts, for the server: at the first time of all that are here, since those of
     /// before may not have come into the queue. Blocks; not to be called twice at a time.
     pub fn install(&self, content: &Content) -> Vec<Entry> {
-        let (mut before, first) = {
+        let (mut before, first, unwritten) = {
             let mut state = self.state();
-            (state.accounts.clone(), !std::mem::replace(&mut state.told, true))
+            (state.accounts.clone(), !std::mem::replace(&mut state.told, true), state.unwritten.take())
         };
-        let (mut accounts, mut receipts, mut wiped) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let (mut healed, mut changed) = (true, false);
+        let (mut healed, mut changed) = (true, unwritten.is_some());
+        let (mut accounts, mut receipts, mut wiped) = (BTreeMap::new(), Vec::new(), unwritten.unwrap_or_default());
         for data in &content.accounts {
             let known = before.remove(&data.account);
             let same = known.as_ref().filter(|known| known.version == data.version && self.opens(data.account, known));
@@ -165,10 +167,16 @@ impl Accounts {
         }
         changed |= !before.is_empty();
         wiped.extend(before.into_iter().map(|(id, known)| (id, known.version, Became::Removed)));
+        // What has come back meanwhile is not gone.
+        wiped.retain(|(id, version, _)| accounts.get(id).is_none_or(|kept: &KeptAccount| kept.version != *version));
         // What is not written is not wiped; it is tried again with the next configuration.
-        if !changed || self.keep(&accounts) {
-            receipts.extend(wiped);
-        }
+        let unwritten = match !changed || self.keep(&accounts) {
+            true => {
+                receipts.extend(wiped);
+                None
+            }
+            false => Some(wiped),
+        };
         let users: BTreeMap<_, _> = content.accounts.iter().map(|data| (data.account, data.user.clone())).collect();
         let profile = |RunAs { profile, account }: &RunAs| {
             let user = account.ok().and_then(|id| users.get(&id).cloned().flatten());
@@ -178,7 +186,7 @@ impl Accounts {
         self.sealing.needs(content.accounts.iter().map(|data| KeyId(data.key)));
         {
             let mut state = self.state();
-            (state.accounts, state.profiles) = (accounts, profiles);
+            (state.accounts, state.profiles, state.unwritten) = (accounts, profiles, unwritten);
         }
         if !healed {
             self.sealing.heal();

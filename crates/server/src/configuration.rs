@@ -142,6 +142,15 @@ pub struct Configurations {
     state: Mutex<State>,
 }
 
+/// Why an agent's configuration cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotIssued {
+    /// It may be in a moment: the database does not answer, or goes on.
+    Passing,
+    /// Not before somebody gives something anew, which the trust log will say.
+    Lasting,
+}
+
 impl Configurations {
     /// With nothing computed yet.
     pub fn new(store: Store, accounts: Accounts) -> Self {
@@ -171,19 +180,26 @@ impl Configurations {
         Some(due)
     }
 
-    /// An agent's configuration, signed. Nothing when an account that it is to have is not to be had: then it keeps what
-    /// it has.
-    pub async fn issue(&self, view: &View, agent: &Name, due: Due) -> Option<(Configuration, Vec<(AccountId, u64)>)> {
-        let member = view.member_named(agent)?;
+    /// An agent's configuration, signed, with the accounts that are in it.
+    ///
+    /// # Errors
+    /// It cannot be had, an account of it for example: then the agent keeps what it has.
+    pub async fn issue(
+        &self,
+        view: &View,
+        agent: &Name,
+        due: Due,
+    ) -> Result<(Configuration, Vec<(AccountId, u64)>), NotIssued> {
+        let member = view.member_named(agent).ok_or(NotIssued::Lasting)?;
         let identity = Bytes::copy_from_slice(&member.key().0);
-        let (mut content, packs) = self.parts(view, agent).await?;
+        let (mut content, packs) = self.parts(view, agent).await.ok_or(NotIssued::Passing)?;
         self.seal(view, member, &mut content).await?;
         let accounts = content.accounts.iter().map(|data| (data.account, data.version)).collect();
         let head = content.head_to_xml(Form::Sealed);
         let document = document(&due.cookie, due.version, &[&head, &packs]);
         if document.len() > LIMIT {
             self.tell(&format!("of {agent}"), due.cookie, format!("its configuration has more than {LIMIT} bytes"));
-            return None;
+            return Err(NotIssued::Lasting);
         }
         let issue = Issue {
             agent: agent.to_string(),
@@ -194,18 +210,26 @@ impl Configurations {
         };
         let signed = self.store.keeper().duty.signed(Context::Config, encode(&issue));
         let issued = Configuration { signed: Some(signed), document: document.into(), ..Configuration::default() };
-        Some((issued, accounts))
+        Ok((issued, accounts))
     }
 
     /// Encrypts the accounts in an agent's configuration to its sealing key, those that were not yet.
-    async fn seal(&self, view: &View, agent: &Member, content: &mut Content) -> Option<()> {
+    async fn seal(&self, view: &View, agent: &Member, content: &mut Content) -> Result<(), NotIssued> {
         let mut now = HashMap::with_capacity(content.accounts.len());
         for data in &mut content.accounts {
             let which = (data.account, data.version, data.key);
             let known = self.state().sealed.get(&agent.name).and_then(|sealed| sealed.get(&which).cloned());
-            data.sealed = match known {
-                Some(sealed) => sealed,
-                None => self.sealed(view, agent, data.account).await?,
+            let sealed = match known {
+                Some(sealed) => Ok(sealed),
+                None => self.sealed(view, agent, data.account).await,
+            };
+            data.sealed = match sealed {
+                Ok(sealed) => sealed,
+                Err(why) => {
+                    // What is done is not done again.
+                    self.state().sealed.entry(agent.name.clone()).or_default().extend(now);
+                    return Err(why);
+                }
             };
             now.insert(which, Arc::clone(&data.sealed));
         }
@@ -214,12 +238,13 @@ impl Configurations {
             true => drop(state.sealed.remove(&agent.name)),
             false => drop(state.sealed.insert(agent.name.clone(), now)),
         }
-        Some(())
+        Ok(())
     }
 
     /// An account's secret, encrypted to an agent's sealing key: the one that the view has, by the agent's own word.
-    async fn sealed(&self, view: &View, agent: &Member, id: AccountId) -> Option<Arc<str>> {
-        let (account, sealing) = (view.run_as().account(id)?, agent.sealing.as_ref()?);
+    async fn sealed(&self, view: &View, agent: &Member, id: AccountId) -> Result<Arc<str>, NotIssued> {
+        let account = view.run_as().account(id).ok_or(NotIssued::Lasting)?;
+        let sealing = agent.sealing.as_ref().ok_or(NotIssued::Lasting)?;
         let sealed = match self.accounts.secret(account).await {
             Ok(secret) => {
                 let header = Header {
@@ -232,19 +257,22 @@ impl Configurations {
                 seal(&sealing.certificate, &header, secret.as_bytes()).map_err(|error| error.to_string())
             }
             // The database does not answer just now: that is no word about the account.
-            Err(Unusable::Store(_)) => return None,
+            Err(Unusable::Store(_)) => return Err(NotIssued::Passing),
             Err(error) => Err(error.to_string()),
         };
         match sealed {
-            Ok(der) => Some(Base64::encode_string(&der).into()),
+            Ok(der) => Ok(Base64::encode_string(&der).into()),
             Err(reason) => {
                 // Who looks with the view of a moment ago finds the row of a moment later.
                 let now = self.store.view().borrow().run_as().account(id).map(|now| now.secret);
                 let name = format!("account {}", account.name);
-                if now == Some(account.secret) && self.state().told.insert((name, account.secret)) {
+                if now != Some(account.secret) {
+                    return Err(NotIssued::Passing);
+                }
+                if self.state().told.insert((name, account.secret)) {
                     journal::emit(Event::AccountUnusable { account: account.name.clone(), reason });
                 }
-                None
+                Err(NotIssued::Lasting)
             }
         }
     }

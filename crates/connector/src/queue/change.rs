@@ -155,7 +155,9 @@ fn reopen(tx: &Tx<'_>, step: &mut Step, reopening: &Reopening, group: &Name) -> 
     let epoch = step.state.epoch();
     for batch in load_batches(tx, epoch)?.iter().skip(reopening.committed) {
         if batch.is_damaged() {
-            damaged.unknown += batch.link.last - batch.link.first + 1;
+            // What it says of itself may be what was damaged.
+            let numbers = batch.link.last.saturating_sub(batch.link.first).saturating_add(1);
+            damaged.unknown = damaged.unknown.saturating_add(numbers);
             continue;
         }
         let entries = batch_entries(&batch.bytes);
@@ -362,7 +364,10 @@ impl Waiting {
         if let Some(body) = body {
             return Run { class, numbers, body };
         }
-        events.push(damaged(group, &format!("the row of entries {first} to {}", first + numbers.max(1) - 1)));
+        events.push(damaged(
+            group,
+            &format!("the row of entries {first} to {}", first.saturating_add(numbers.max(1) - 1)),
+        ));
         let mut gap = Gap { reason: GapReason::Damaged.into(), ..Gap::default() };
         gap.add(class, numbers);
         let mut body = Vec::new();

@@ -26,6 +26,7 @@ use wardline_secrets::signature::sha256;
 use wardline_secrets::view::{Member, View};
 
 use super::{Ingest, Told, changed, stands};
+use crate::configuration::NotIssued;
 use crate::live::Conversation;
 use crate::store::{self, Commit, Open, Opened, Outcome};
 
@@ -179,12 +180,14 @@ impl Talk {
         if asked && held.sent.is_some_and(|sent| sent.elapsed() < AGAIN) {
             return Ok(());
         }
-        let issued = self.ingest.configurations.issue(view, &name, due).await;
-        let Some((issued, accounts)) = issued else {
-            // Something of it could not be had: perhaps it can soon.
-            self.configured = Some(Held { version: 0, ..held });
-            self.again = Some(Instant::now() + AGAIN);
-            return Ok(());
+        let (issued, accounts) = match self.ingest.configurations.issue(view, &name, due).await {
+            Ok(issued) => issued,
+            Err(NotIssued::Passing) => {
+                self.configured = Some(Held { version: 0, ..held });
+                self.again = Some(Instant::now() + AGAIN);
+                return Ok(());
+            }
+            Err(NotIssued::Lasting) => return Ok(()),
         };
         if !accounts.is_empty() {
             // In line before what the agent will say of it; the conversation does not wait for the database.

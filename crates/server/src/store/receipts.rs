@@ -55,7 +55,7 @@ pub(super) fn became(connection: &Connection, agent: &str, receipt: &Receipt, at
     };
     // One that the server has not begun itself: after a restore. Nobody makes more of them than there can be.
     let begun = "INSERT OR IGNORE INTO receipt (agent, account, version) SELECT ?1, ?2, ?3
-                 WHERE EXISTS (SELECT 1 FROM account WHERE id = ?2)
+                 WHERE EXISTS (SELECT 1 FROM account WHERE id = ?2) AND EXISTS (SELECT 1 FROM member WHERE name = ?1)
                    AND (SELECT count(*) FROM receipt WHERE agent = ?1 AND account = ?2) <= ?4";
     connection.prepare_cached(begun)?.execute(params![agent, account.0, to_sql(receipt.version), VERSIONS])?;
     let update = format!("UPDATE receipt SET {columns} WHERE agent = ?1 AND account = ?2 AND version = ?3");
@@ -80,7 +80,9 @@ impl Write for Sent {
 
     fn write(&self, connection: &Connection, _effects: &mut Effects) -> rusqlite::Result<()> {
         let mut insert = connection.prepare_cached(
-            "INSERT INTO receipt (agent, account, version, sent_at) VALUES (?, ?, ?, ?)
+            // Either may have gone while this was in line.
+            "INSERT INTO receipt (agent, account, version, sent_at) SELECT ?1, ?2, ?3, ?4
+             WHERE EXISTS (SELECT 1 FROM account WHERE id = ?2) AND EXISTS (SELECT 1 FROM member WHERE name = ?1)
              ON CONFLICT DO UPDATE SET sent_at = coalesce(sent_at, excluded.sent_at)",
         )?;
         let mut forget = connection.prepare_cached(

@@ -20,6 +20,7 @@ CREATE TABLE receipt (
     removed_at  INTEGER,
     PRIMARY KEY (agent, account, version)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX receipt_account ON receipt (account);
 
 -- The sealing key of each member, like the other columns.
 ALTER TABLE member ADD COLUMN sealing BLOB; -- the key's id
