@@ -216,12 +216,16 @@ impl Daemon {
         let what = format!("{} is ready", self.name);
         wait::until(&what, LIMIT, || {
             self.assert_running();
-            match self.role {
-                Role::Agent => self.events().iter().any(|event| event.number == STARTED),
-                Role::Gateway | Role::Server => self.listening().is_some(),
-            }
-            .then_some(())
+            self.is_ready().then_some(())
         });
+    }
+
+    /// Whether its present process is ready, see [`Self::start`].
+    pub fn is_ready(&self) -> bool {
+        match self.role {
+            Role::Agent => self.events().iter().any(|event| event.number == STARTED),
+            Role::Gateway | Role::Server => self.listening().is_some(),
+        }
     }
 
     /// Starts it and does not wait.

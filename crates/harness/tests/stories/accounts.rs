@@ -131,10 +131,20 @@ fn a_receipt_says_sent_opened_used() {
     // An account that profiles stand for stays; without them it goes, and the host wipes it.
     let kept = estate.group.wardline(&["account", "delete", "shop"]);
     assert_eq!((kept.status.code(), said(&kept).contains("profiles stand for: web")), (Some(5), true), "{kept:?}");
+    let rows = |estate: &Estate| {
+        let count = |table| estate.group.sql::<i64>(&format!("SELECT count(*) FROM {table}"))[0];
+        (count("account"), count("receipt"))
+    };
+    let on_disk = estate.group.agent(0).state().join("accounts");
+    assert_eq!(rows(&estate), (1, 2), "the control: they are there");
+    assert!(!fs::read(&on_disk).unwrap().is_empty(), "the control: it is on the host's disk");
     estate.group.done(&["profile", "unset", "web"]);
     estate.group.done(&["account", "delete", "shop"]);
     assert_eq!(estate.group.wardline(&["account", "show", "shop"]).status.code(), Some(3));
-    wait::until("the host holds nothing", LIMIT, || holds(estate.group.agent(0)).is_empty().then_some(()));
+    assert_eq!(rows(&estate), (0, 0), "its secret and its receipts are gone");
+    wait::until("the host holds nothing", LIMIT, || {
+        (holds(estate.group.agent(0)).is_empty() && fs::read(&on_disk).unwrap().is_empty()).then_some(())
+    });
 }
 
 #[test]
@@ -145,15 +155,23 @@ fn an_agent_cannot_earn_a_credential_by_what_it_claims() {
     let claim = "[[check]]\nname = \"claim\"\nprogram = [\"/bin/true\"]\nrun_as = \"web\"\nevery = \"250ms\"\n";
     estate.group.write_pack("own", &format!("{own}{claim}"));
     estate.group.start();
-    estate.account(PASSWORD, "agent1.test");
+    // Both may have it, and no pack of theirs asks for it.
+    estate.account(PASSWORD, "agent1.test,agent2.test");
     estate.group.agent(1).wait_event(1107);
-    assert!(holds(estate.group.agent(1)).is_empty());
+    wait_explained(&estate.group, "web", &["unused", "unused"]);
+    estate.group.done(&["account", "update", "shop", "--not-to", "agent2.test"]);
     // An operator has it run a pack that does. Whom the account is for says an operator, too, and has not.
     estate.watch(&["agent1.test", "agent2.test"]);
     estate.meeting.wait("agent1.test", &hash(PASSWORD));
     estate.group.agent(1).wait_event(1108);
     wait_explained(&estate.group, "web", &["used", "undistributed"]);
     assert!(holds(estate.group.agent(1)).is_empty());
+    let receipts = |estate: &Estate| {
+        let shown = estate.group.json(&["account", "show", "shop"]);
+        let agents = shown["receipts"].as_array().unwrap().iter().map(|receipt| receipt["agent"].clone());
+        agents.collect::<Vec<_>>()
+    };
+    assert_eq!(receipts(&estate), ["agent1.test"], "who it was not for never had it");
 
     // Who has the name of one that had it is another: nothing is inherited, from the moment that the first was removed.
     estate.group.agent(0).stop();
@@ -170,6 +188,7 @@ fn an_agent_cannot_earn_a_credential_by_what_it_claims() {
     wait_explained(&estate.group, "web", &["undistributed", "undistributed"]);
     assert!(holds(&second).is_empty());
     assert_eq!(estate.meeting.said("agent1.test"), None);
+    assert_eq!(receipts(&estate), [""; 0], "nothing is inherited");
 
     // The control: an operator's word is what it takes, and all that it takes.
     estate.group.done(&["account", "update", "shop", "--also-to", "agent1.test"]);

@@ -12,7 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use wardline_harness::group::{Group, sql};
 use wardline_harness::program::{fails, succeeds};
-use wardline_harness::{Daemon, private, program, scratch, wait};
+use wardline_harness::{Daemon, PowerCut, private, program, scratch, wait};
 use wardline_secrets::protect::is_protected;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -141,7 +141,7 @@ fn make_plain(daemon: &Daemon) {
     fs::remove_dir_all(state(daemon).join("protect")).unwrap();
 }
 
-/// A queue as an earlier version has left it, with an entry that waits.
+/// A queue as an earlier version has left it, with an entry that waits, and what is left of others in its file.
 fn earlier_queue(path: &Path, text: &str) {
     use wardline_proto::entry::{self, Entry, Event, What};
 
@@ -158,18 +158,31 @@ fn earlier_queue(path: &Path, text: &str) {
                   INSERT INTO stream VALUES (0, randomblob(16), NULL, NULL, 0, zeroblob(32));
                   PRAGMA user_version = 1;";
     connection.execute_batch(schema).unwrap();
-    let id = uuid::Uuid::now_v7().into_bytes().to_vec().into();
-    let event = Event { id, source: "base/app".into(), severity: 2, text: text.into() };
     let at = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-    let entry = Entry { at, what: Some(What::Event(event)) };
-    let mut body = Vec::new();
-    entry::append(&entry, &mut body);
-    connection.execute("INSERT INTO open VALUES (1, ?, 1, ?)", (entry.class() as u8, body)).unwrap();
+    for number in 1..=500 {
+        let id = uuid::Uuid::now_v7().into_bytes().to_vec().into();
+        let event = Event { id, source: "base/app".into(), severity: 2, text: text.into() };
+        let entry = Entry { at, what: Some(What::Event(event)) };
+        let mut body = Vec::new();
+        entry::append(&entry, &mut body);
+        connection.execute("INSERT INTO open VALUES (?, ?, 1, ?)", (number, entry.class() as u8, body)).unwrap();
+    }
+    connection.execute_batch("DELETE FROM open WHERE first > 1; PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
+}
+
+/// What the keys of a daemon are, once they are opened.
+fn keys(daemon: &Daemon) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = private_files(daemon).into_iter().filter(|file| !file.ends_with("head") && !file.ends_with("claimed"));
+    files.map(|file| (file.clone(), private::read(&file))).collect()
 }
 
 #[test]
 fn files_of_an_earlier_version_come_under_protection_whatever_is_interrupted() {
-    let (mut group, log) = Group::builder().lay_with_log();
+    let disk = PowerCut::mount();
+    let place = |name: &str| disk.path().join(name);
+    let states = [("srv1.test", place("srv1")), ("gw1.test", place("gw1")), ("agent1.test", place("agent1"))];
+    let builder = states.iter().fold(Group::builder(), |builder, (name, state)| builder.state(name, state));
+    let (mut group, log) = builder.lay_with_log();
     let queue = group.agent(0).state().join("queue.db");
     earlier_queue(&queue, "a-line-of-before");
     let mut needles = vec![b"PRIVATE KEY".to_vec(), b"a-line-of".to_vec()];
@@ -180,22 +193,34 @@ fn files_of_an_earlier_version_come_under_protection_whatever_is_interrupted() {
             _ => group.agent(0),
         };
         let files = private_files(daemon);
-        let before: Vec<_> = files.iter().map(|file| private::read(file)).collect();
+        let before = keys(daemon);
         make_plain(daemon);
         needles.extend(files.iter().filter(|file| !file.ends_with("head")).flat_map(|file| traces(file)));
         // The control: they are in the clear now.
         assert!(find(state(daemon), &needles, "wardline.db").len() + 1 >= files.len());
-        // Killed at some moment of its start, sooner and later. Whatever is there then, nothing is lost.
-        for moment in [1, 3, 6, 10, 15, 25, 40] {
+        // The power goes out at its first change of the disk, at the second of what is left to do, and so on, until there
+        // is less left than that. Whatever is there then, nothing is lost.
+        disk.settle();
+        let mut cuts = 0;
+        for moment in 1.. {
+            disk.cut_at(moment, moment);
             daemon.spawn();
-            std::thread::sleep(Duration::from_millis(moment));
+            let what = format!("{} is ready, or has no power", daemon.name());
+            let out = wait::until(&what, LIMIT, || {
+                // Ready before the power went out, when it is both.
+                let out = disk.is_out();
+                (out || daemon.is_ready()).then_some(out)
+            });
             daemon.kill9();
-            let now: Vec<_> =
-                files.iter().filter(|file| !file.ends_with("head")).map(|file| private::read(file)).collect();
-            let keys =
-                files.iter().zip(&before).filter(|(file, _)| !file.ends_with("head")).map(|(_, content)| content);
-            assert!(keys.eq(&now), "{} after {moment} ms", daemon.name());
+            disk.cut(moment);
+            assert!(keys(daemon) == before, "{} after {moment} changes", daemon.name());
+            if !out {
+                break;
+            }
+            cuts += 1;
         }
+        println!("{}: {cuts} cuts", daemon.name());
+        assert!(cuts >= 5, "{}: {cuts} cuts", daemon.name());
         daemon.start();
         let protected = |path: &PathBuf| is_protected(&fs::read(path).unwrap());
         assert!(files.iter().all(protected), "{}", daemon.name());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, params};
 use wardline_harness::estate::{Estate, hash, sealing_keys};
 use wardline_harness::group::Group;
-use wardline_harness::search::Search;
+use wardline_harness::search::{Report, Search};
 use wardline_harness::{Daemon, program, scratch, wait};
 use wardline_proto::configuration::{Configuration as Document, Content, Form, SecureData};
 use wardline_proto::message::{self, Context, Issue, SealingConfirmed, SealingKey, Signed, decode, encode};
@@ -149,6 +149,13 @@ fn a_gateway_cannot_bind_a_password_to_its_own_check() {
     let genuine = gateway.sent();
     // It has what it needs to try: the account, encrypted, and the check that uses it, in the clear.
     let text = String::from_utf8(genuine.document.to_vec()).unwrap();
+    let found = |search: &Search| {
+        let mut report = Report::default();
+        search.bytes("what came down", &genuine.document, &mut report);
+        report
+    };
+    found(&Search::of("the password", NEXT.as_bytes()).and("the one before", PASSWORD.as_bytes())).finds_nothing();
+    found(&Search::of("the check", b"sha256sum")).finds_it();
     let stolen = estate.meeting.path().join("stolen");
     let own = "sum=$(sha256sum &lt;";
     let with_own_check =
@@ -437,7 +444,7 @@ fn a_gateway_that_keeps_every_byte_learns_no_password() {
     });
     before.files(&places).finds_nothing();
 
-    // The control of the search: what really passes the gateway, and what lies there, it finds, however it is written.
+    // The control of the search: what the gateway has in its memory, and what lies there, it finds.
     let control = Search::of("the decoy", decoy.as_bytes());
     let config = estate.group.gateway(0).config();
     let text = fs::read_to_string(&config).unwrap();
