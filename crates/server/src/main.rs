@@ -29,7 +29,7 @@ use wardline_server::live::Registry;
 use wardline_server::operating::accounts::Policy;
 use wardline_server::restore;
 use wardline_server::sealing::{self, Publications};
-use wardline_server::store::Store;
+use wardline_server::store::{Location, Login, Settings, Store};
 
 #[derive(Parser)]
 #[command(version, about = "Keeps what agents say, exactly once, and gives access to it.")]
@@ -86,6 +86,8 @@ struct Config {
     listen: SocketAddr,
     api_socket: Option<PathBuf>,
     database: Option<String>,
+    #[serde(default)]
+    postgres: Login,
     measure: Option<PathBuf>,
     #[serde(default = "founding::default_lifetime", deserialize_with = "founding::lifetime")]
     channel_lifetime: Duration,
@@ -132,14 +134,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration, and the database's path.
-fn read(path: &Path) -> Result<(Config, Option<PathBuf>), Event> {
+/// The configuration, and where the database is.
+fn read(path: &Path) -> Result<(Config, Location), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let config: Config = config::read(path)?;
-    let database = match config.database.as_deref().map(|url| url.strip_prefix("sqlite:")) {
-        None => None,
-        Some(Some(file)) if !file.is_empty() => Some(PathBuf::from(file)),
-        Some(_) => return Err(refuse("database: `sqlite:PATH` is allowed".into())),
+    let own = || config.state_dir.join(config.group.name.as_str()).join("wardline.db");
+    let database = match config.database.as_deref() {
+        None => Location::File(own()),
+        Some(url) => match (url.strip_prefix("sqlite:"), url.starts_with("postgres://")) {
+            (Some(file), _) if !file.is_empty() => Location::File(file.into()),
+            (None, true) => Location::Server(Box::new(Settings::new(url, &config.postgres).map_err(refuse)?)),
+            _ => return Err(refuse("database: `sqlite:PATH` or `postgres://USER@HOST/DATABASE` is expected".into())),
+        },
     };
     Ok((config, database))
 }
@@ -154,15 +160,16 @@ fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
     let (config, database) = read(path)?;
     let state = StateFolder::open(&config.state_dir)?;
     let folder = config.state_dir.join(config.group.name.as_str());
-    let database = database.unwrap_or_else(|| folder.join("wardline.db"));
     // Nothing is founded and nothing made where there is nothing to accept.
-    if !database.exists() {
-        let (path, reason) = (database.display().to_string(), "it is not there; restore it first".into());
+    if let Location::File(file) = &database
+        && !file.exists()
+    {
+        let (path, reason) = (file.display().to_string(), "it is not there; restore it first".into());
         return Err(Event::DatabaseUnusable { path, reason });
     }
     let foundation =
         founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
-    restore::accept(&database, foundation, sure)
+    restore::accept(database, foundation, sure)
 }
 
 fn run(path: &Path) -> Result<(), Event> {
@@ -174,9 +181,8 @@ fn run(path: &Path) -> Result<(), Event> {
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
     let foundation =
         founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
-    let database = database.unwrap_or_else(|| folder.join("wardline.db"));
     let Foundation { keeper, authorities, identity, channel, presence } = foundation;
-    let (store, writer) = Store::open(&database, measure, keeper).map_err(|error| error.event())?;
+    let (store, writer) = Store::open(database, measure, keeper).map_err(|error| error.event())?;
     let key = accounts::group_key(state.vault(), &folder, &store.view().borrow())?;
     let root = store.keeper().root.clone();
     let identity = Arc::new(identity);

@@ -1,14 +1,13 @@
 //! `wardline-server accept-restore`: an operator says that the database was restored on purpose.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write};
-use std::path::Path;
 
 use nix::unistd::{User, getuid};
 use wardline_connector::journal;
 use wardline_proto::event::Event;
 
 use crate::founding::{Foundation, moment};
-use crate::store::Restoring;
+use crate::store::{Location, Restoring};
 
 /// The longest answer that is read.
 const ANSWER: u64 = 64;
@@ -20,7 +19,7 @@ const YES: &str = "restored";
 ///
 /// # Errors
 /// One event: the database, its log or a file cannot be used. Nothing was changed then.
-pub fn accept(database: &Path, foundation: Foundation, sure: bool) -> Result<bool, Event> {
+pub fn accept(database: Location, foundation: Foundation, sure: bool) -> Result<bool, Event> {
     let Foundation { keeper, presence, .. } = foundation;
     let mut out = io::stdout().lock();
     // Who does not read what is said here loses nothing that counts.

@@ -24,7 +24,7 @@ use crate::founding::tests::renewal;
 use crate::founding::{Foundation, default_lifetime};
 use crate::joining::{JoinDesk, WithoutToken};
 use crate::operating::accounts::Policy;
-use crate::store::{Commit, Open, Opened, Store};
+use crate::store::{Commit, Location, Open, Opened, Store};
 
 mod accounts;
 
@@ -78,7 +78,7 @@ impl Served {
         let folder = std::env::temp_dir().join(format!("wardline-api-{}", Uuid::now_v7()));
         std::fs::create_dir(&folder).unwrap();
         let Foundation { keeper, presence, authorities, channel, .. } = crate::founding::tests::found(&folder);
-        let (store, _) = Store::open(&folder.join("server.db"), None, keeper).unwrap();
+        let (store, _) = Store::open(Location::File(folder.join("server.db")), None, keeper).unwrap();
         let live = Arc::new(Running::default());
         let socket = folder.join("api.sock");
         let lifetime = default_lifetime();

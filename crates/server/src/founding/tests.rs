@@ -8,6 +8,7 @@ use wardline_connector::credential::{Credential, credential};
 use wardline_secrets::tls;
 
 use super::*;
+use crate::store::Location;
 
 fn now() -> u64 {
     wardline_connector::now_ms() / 1000
@@ -275,7 +276,8 @@ impl Running {
     /// The event with which it does not start.
     pub(crate) async fn start(folder: &Path) -> Result<Self, Event> {
         let Foundation { keeper, authorities, presence, .. } = found(folder);
-        let (store, _) = Store::open(&folder.join("wardline.db"), None, keeper).map_err(|error| error.event())?;
+        let (store, _) =
+            Store::open(Location::File(folder.join("wardline.db")), None, keeper).map_err(|error| error.event())?;
         announce(&store, presence.clone()).await?;
         Ok(Self { store, authorities, presence })
     }
@@ -330,7 +332,7 @@ async fn a_running_server_makes_itself_a_new_certificate_in_time_and_enters_it()
     let name = "srv1.test".parse().unwrap();
     let made = super::found(&vault(&scratch.0), &scratch.group(), &name, &settings(), lifetime, now() - 7).unwrap();
     let Foundation { keeper, authorities, channel, presence, .. } = made;
-    let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
+    let (store, _) = Store::open(Location::File(scratch.0.join("wardline.db")), None, keeper).unwrap();
     announce(&store, presence.clone()).await.unwrap();
     let (first, stop) = (channel.not_after, tokio_util::sync::CancellationToken::new());
     let (renewal, credential) = renewal(&scratch.group(), &store, presence, authorities, channel, lifetime);
@@ -410,7 +412,7 @@ async fn a_running_server_makes_anew_what_is_due_once_the_roots_key_is_there() {
     let (root_key, away) = (scratch.group().join("root.key"), scratch.0.join("root.key"));
     fs::rename(&root_key, &away).unwrap();
     let Foundation { keeper, authorities, channel, presence, .. } = found(&scratch.0);
-    let (store, _) = Store::open(&scratch.0.join("wardline.db"), None, keeper).unwrap();
+    let (store, _) = Store::open(Location::File(scratch.0.join("wardline.db")), None, keeper).unwrap();
     announce(&store, presence.clone()).await.unwrap();
     let lifetime = default_lifetime();
     let (renewal, _) = renewal(&scratch.group(), &store, presence, Arc::clone(&authorities), channel, lifetime);

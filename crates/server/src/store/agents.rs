@@ -1,10 +1,10 @@
 //! Who was heard, when, and how far.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use wardline_proto::Name;
 use wardline_proto::message::Epoch;
 use wardline_sdk::{Agent, AgentFilter, Page, Time, page};
 
+use super::sql::{self, Connection, Row, params};
 use super::writer::{Effects, Write};
 use super::{Error, alerts, from_sql, row_name, streams, to_sql};
 
@@ -28,17 +28,16 @@ pub(super) struct Release {
 impl Write for Release {
     type Answer = Released;
 
-    fn write(&self, connection: &Connection, _: &mut Effects) -> rusqlite::Result<Released> {
+    fn write(&self, connection: &Connection, _: &mut Effects) -> Result<Released, sql::Error> {
+        let select = format!("SELECT id, held FROM agent WHERE name = ?1{}", connection.for_update());
         let agent = connection
-            .prepare_cached("SELECT id, held FROM agent WHERE name = ?")?
-            .query_row([self.agent.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)))
-            .optional()?;
+            .first(&select, params![self.agent.as_str()], |row| Ok((row.get::<i64>(0)?, row.get::<bool>(1)?)))?;
         let agent = match agent {
             Some((agent, true)) => agent,
             Some((_, false)) => return Ok(Released::NotHeld),
             None => return Ok(Released::NotKnown),
         };
-        connection.prepare_cached("UPDATE agent SET held = 0, displacements = 0 WHERE id = ?")?.execute([agent])?;
+        connection.execute("UPDATE agent SET held = 0, displacements = 0 WHERE id = ?1", params![agent])?;
         alerts::close_all_of(connection, agent, streams::MONITOR, to_sql(self.now_ms), "released by an operator")?;
         Ok(Released::Released)
     }
@@ -54,11 +53,10 @@ impl Write for Seen {
         self.0.len()
     }
 
-    fn write(&self, connection: &Connection, _: &mut Effects) -> rusqlite::Result<()> {
-        let mut update =
-            connection.prepare_cached("UPDATE agent SET last_seen = max(last_seen, ?2) WHERE name = ?1")?;
+    fn write(&self, connection: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
+        let update = "UPDATE agent SET last_seen = ?2 WHERE name = ?1 AND last_seen < ?2";
         for (name, at) in &self.0 {
-            update.execute(params![name.as_str(), to_sql(*at)])?;
+            connection.execute(update, params![name.as_str(), to_sql(*at)])?;
         }
         Ok(())
     }
@@ -72,20 +70,17 @@ const SELECT: &str = "SELECT agent.name, first_seen, last_seen, held, displaceme
 /// Lists agents by name.
 pub(super) fn list(connection: &Connection, filter: &AgentFilter) -> Result<Page<Agent>, Error> {
     let limit = page::limit(filter.limit);
-    let agents = connection
-        .prepare_cached(&format!("{SELECT} name > ? ORDER BY name LIMIT ?"))?
-        .query_map(params![filter.cursor.as_deref().unwrap_or_default(), limit + 1], agent)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let select = format!("{SELECT} name > ?1 ORDER BY name LIMIT ?2");
+    let agents = connection.read(&select, params![filter.cursor.as_deref().unwrap_or_default(), limit + 1], agent)?;
     Ok(Page::of(agents, limit, |agent| agent.name.to_string()))
 }
 
 /// One agent.
 pub(super) fn one(connection: &Connection, name: &Name) -> Result<Option<Agent>, Error> {
-    let mut select = connection.prepare_cached(&format!("{SELECT} name = ?"))?;
-    Ok(select.query_row([name.as_str()], agent).optional()?)
+    Ok(connection.first(&format!("{SELECT} name = ?1"), params![name.as_str()], agent)?)
 }
 
-fn agent(row: &Row<'_>) -> rusqlite::Result<Agent> {
+fn agent(row: &Row) -> Result<Agent, sql::Error> {
     Ok(Agent {
         name: row_name(row, 0)?,
         first_seen: Time(from_sql(row.get(1)?)),
@@ -93,8 +88,8 @@ fn agent(row: &Row<'_>) -> rusqlite::Result<Agent> {
         session: None,
         held: row.get(3)?,
         displacements: row.get(4)?,
-        epoch: row.get::<_, Option<[u8; 16]>>(5)?.map(|epoch| Epoch(epoch).to_string()),
-        number: from_sql(row.get::<_, Option<i64>>(6)?.unwrap_or(0)),
+        epoch: row.get::<Option<[u8; 16]>>(5)?.map(|epoch| Epoch(epoch).to_string()),
+        number: from_sql(row.get::<Option<i64>>(6)?.unwrap_or(0)),
         gaps: from_sql(row.get(7)?),
     })
 }

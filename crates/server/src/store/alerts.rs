@@ -1,12 +1,12 @@
 //! An alert's life: raised, said again, closed; and lists of alerts for whoever looks at them.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 use uuid::Uuid;
 use wardline_proto::entry::{self, Close};
 use wardline_proto::health::{Priority, Severity, resolution};
 use wardline_sdk::{Alert, AlertChange, AlertDetail, AlertFilter, Change, Page, Time, page};
 
 use super::entries::Refused;
+use super::sql::{self, Connection, Param, Row, params};
 use super::{Error, from_sql, row_name, row_word};
 
 /// What was found by the beginning of an id.
@@ -44,25 +44,22 @@ pub(super) fn raise(
     Severity::from_number(alert.severity).ok_or("its severity is not known")?;
     Priority::from_number(alert.priority).ok_or("its priority is not known")?;
     let Some(known) = look(connection, &id)? else {
-        connection
-            .prepare_cached(
-                "INSERT INTO alert (id, agent, monitor, severity, priority, text, detail, state, repeat_count, raised_at,
-                                    modified_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?9)",
-            )?
-            .execute(params![
-                id.as_bytes(),
-                agent,
-                alert.monitor,
-                alert.severity,
-                alert.priority,
-                alert.text,
-                alert.detail,
-                resolution::NEW,
-                at
-            ])?;
-        let known =
-            Known { number: connection.last_insert_rowid(), agent, severity: alert.severity, state: resolution::NEW };
+        let insert = "INSERT INTO alert (id, agent, monitor, severity, priority, text, detail, state, repeat_count,
+                                         raised_at, modified_at)
+                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?9) RETURNING number";
+        let new = params![
+            id.as_bytes(),
+            agent,
+            &alert.monitor,
+            alert.severity,
+            alert.priority,
+            &alert.text,
+            &alert.detail,
+            resolution::NEW,
+            at
+        ];
+        let number = connection.first(insert, new, |row| row.get(0))?.ok_or(sql::Error::Vanished)?;
+        let known = Known { number, agent, severity: alert.severity, state: resolution::NEW };
         note(connection, &known, Change::Raised, at, received_at, &alert.text)?;
         return Ok(Some(id));
     };
@@ -74,13 +71,12 @@ pub(super) fn raise(
         resolution::CLOSED => (Change::Reopened, resolution::NEW),
         state => (Change::Repeated, state),
     };
-    connection
-        .prepare_cached(
-            "UPDATE alert SET severity = ?2, priority = ?3, text = ?4, detail = ?5, state = ?6, modified_at = ?7,
-                              closed_at = NULL, repeat_count = repeat_count + 1
-             WHERE number = ?1",
-        )?
-        .execute(params![known.number, alert.severity, alert.priority, alert.text, alert.detail, state, at])?;
+    connection.execute(
+        "UPDATE alert SET severity = ?2, priority = ?3, text = ?4, detail = ?5, state = ?6, modified_at = ?7,
+                          closed_at = NULL, repeat_count = repeat_count + 1
+         WHERE number = ?1",
+        params![known.number, alert.severity, alert.priority, &alert.text, &alert.detail, state, at],
+    )?;
     let known = Known { severity: alert.severity, state, ..known };
     note(connection, &known, change, at, received_at, &alert.text)?;
     Ok(None)
@@ -110,33 +106,28 @@ pub(super) fn close_all_of(
     monitor: &str,
     now: i64,
     text: &str,
-) -> rusqlite::Result<()> {
-    let open = connection
-        .prepare_cached(
-            "SELECT number, agent, severity, state FROM alert WHERE agent = ? AND monitor = ? AND state <> 255",
-        )?
-        .query_map(params![agent, monitor], Known::from_row)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+) -> Result<(), sql::Error> {
+    let open = "SELECT number, agent, severity, state FROM alert WHERE agent = ?1 AND monitor = ?2 AND state <> 255";
+    let open = connection.read(open, params![agent, monitor], Known::from_row)?;
     open.into_iter().try_for_each(|known| shut(connection, known, now, now, text))
 }
 
-fn shut(connection: &Connection, known: Known, at: i64, received_at: i64, text: &str) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("UPDATE alert SET state = ?2, modified_at = ?3, closed_at = ?3 WHERE number = ?1")?
-        .execute(params![known.number, resolution::CLOSED, at])?;
+fn shut(connection: &Connection, known: Known, at: i64, received_at: i64, text: &str) -> Result<(), sql::Error> {
+    connection.execute(
+        "UPDATE alert SET state = ?2, modified_at = ?3, closed_at = ?3 WHERE number = ?1",
+        params![known.number, resolution::CLOSED, at],
+    )?;
     let known = Known { state: resolution::CLOSED, ..known };
     note(connection, &known, Change::Closed, at, received_at, text)
 }
 
-fn look(connection: &Connection, id: &Uuid) -> rusqlite::Result<Option<Known>> {
-    connection
-        .prepare_cached("SELECT number, agent, severity, state FROM alert WHERE id = ?")?
-        .query_row([id.as_bytes()], Known::from_row)
-        .optional()
+fn look(connection: &Connection, id: &Uuid) -> Result<Option<Known>, sql::Error> {
+    let select = format!("SELECT number, agent, severity, state FROM alert WHERE id = ?1{}", connection.for_update());
+    connection.first(&select, params![id.as_bytes()], Known::from_row)
 }
 
 impl Known {
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    fn from_row(row: &Row) -> Result<Self, sql::Error> {
         Ok(Self { number: row.get(0)?, agent: row.get(1)?, severity: row.get(2)?, state: row.get(3)? })
     }
 }
@@ -149,14 +140,14 @@ fn note(
     at: i64,
     received_at: i64,
     text: &str,
-) -> rusqlite::Result<()> {
+) -> Result<(), sql::Error> {
     let change = CHANGES.iter().position(|known| *known == change).unwrap_or_default() as i64;
     connection
-        .prepare_cached(
+        .execute(
             "INSERT INTO alert_history (alert, step, change, at, received_at, severity, state, text)
              SELECT ?1, coalesce(max(step), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7 FROM alert_history WHERE alert = ?1",
-        )?
-        .execute(params![alert.number, change, at, received_at, alert.severity, alert.state, text])
+            params![alert.number, change, at, received_at, alert.severity, alert.state, text],
+        )
         .map(drop)
 }
 
@@ -171,41 +162,33 @@ pub(super) fn list(connection: &Connection, filter: &AlertFilter) -> Result<Page
         None => Uuid::max(),
     };
     let limit = page::limit(filter.limit);
-    let rows = limit + 1;
-    let mut sql = format!("SELECT {COLUMNS} FROM alert WHERE id < ?");
-    let mut values: Vec<&dyn ToSql> = vec![before.as_bytes()];
+    let mut sql = format!("SELECT {COLUMNS} FROM alert WHERE id < ?1");
+    let mut values: Vec<Param<'_>> = params![before.as_bytes(), limit + 1].to_vec();
     if !filter.all {
         sql += " AND state <> 255";
     }
-    let agent = filter.agent.as_ref().map(|name| name.as_str());
-    if agent.is_some() {
-        sql += " AND agent = (SELECT id FROM agent WHERE name = ?)";
-        values.push(&agent);
+    if let Some(agent) = &filter.agent {
+        sql += " AND agent = (SELECT id FROM agent WHERE name = ?3)";
+        values.push(agent.as_str().into());
     }
-    sql += " ORDER BY id DESC LIMIT ?";
-    values.push(&rows);
-    let alerts =
-        connection.prepare_cached(&sql)?.query_map(values.as_slice(), alert)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    sql += " ORDER BY id DESC LIMIT ?2";
+    let alerts = connection.read(&sql, &values, alert)?;
     Ok(Page::of(alerts, limit, |alert| alert.id.to_string()))
 }
 
 /// The alert whose id begins with `prefix`, and what became of it.
 pub(super) fn find(connection: &Connection, prefix: &str) -> Result<Found<AlertDetail>, Error> {
     let Some((low, high)) = range(prefix) else { return Ok(Found::Nothing) };
+    let select = format!("SELECT {COLUMNS}, number, detail FROM alert WHERE id BETWEEN ?1 AND ?2 LIMIT 2");
     let found = connection
-        .prepare_cached(&format!("SELECT {COLUMNS}, number, detail FROM alert WHERE id BETWEEN ? AND ? LIMIT 2"))?
-        .query_map(params![low, high], |row| Ok((alert(row)?, row.get::<_, i64>(11)?, row.get(12)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+        .read(&select, params![&low, &high], |row| Ok((alert(row)?, row.get::<i64>(11)?, row.get::<String>(12)?)))?;
     if found.len() > 1 {
         return Ok(Found::Many);
     }
     let Some((alert, number, detail)) = found.into_iter().next() else { return Ok(Found::Nothing) };
-    let history = connection
-        .prepare_cached(
-            "SELECT change, at, received_at, severity, state, text FROM alert_history WHERE alert = ? ORDER BY step",
-        )?
-        .query_map([number], change)?
-        .collect::<rusqlite::Result<_>>()?;
+    let select =
+        "SELECT change, at, received_at, severity, state, text FROM alert_history WHERE alert = ?1 ORDER BY step";
+    let history = connection.read(select, params![number], change)?;
     Ok(Found::One(AlertDetail { alert, detail, history }))
 }
 
@@ -219,7 +202,7 @@ fn range(prefix: &str) -> Option<([u8; 16], [u8; 16])> {
     Some((bytes(format!("{digits:0<32}"))?, bytes(format!("{digits:f<32}"))?))
 }
 
-fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
+fn alert(row: &Row) -> Result<Alert, sql::Error> {
     Ok(Alert {
         id: Uuid::from_bytes(row.get(0)?),
         agent: row_name(row, 1)?,
@@ -231,11 +214,11 @@ fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
         repeat_count: row.get(7)?,
         raised_at: Time(from_sql(row.get(8)?)),
         modified_at: Time(from_sql(row.get(9)?)),
-        closed_at: row.get::<_, Option<i64>>(10)?.map(|at| Time(from_sql(at))),
+        closed_at: row.get::<Option<i64>>(10)?.map(|at| Time(from_sql(at))),
     })
 }
 
-fn change(row: &Row<'_>) -> rusqlite::Result<AlertChange> {
+fn change(row: &Row) -> Result<AlertChange, sql::Error> {
     Ok(AlertChange {
         change: row_word(row, 0, |number| CHANGES.get(number as usize).copied())?,
         at: Time(from_sql(row.get(1)?)),

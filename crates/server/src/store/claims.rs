@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 use wardline_proto::Name;
 use wardline_proto::entry::Alert;
@@ -13,6 +12,7 @@ use wardline_secrets::head::Reach;
 
 use super::entries::Refused;
 use super::log::Keeper;
+use super::sql::{self, Connection, params};
 use super::writer::{Effects, Write};
 use super::{alerts, kept, to_sql};
 
@@ -35,7 +35,7 @@ pub(super) fn file(keeper: &Keeper) -> PathBuf {
 impl Write for Claim {
     type Answer = ();
 
-    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
         let path = file(&self.keeper);
         let known = kept::read(&self.keeper.vault, &path).ok().flatten();
         if known.is_none_or(|known| known.version < self.shown.version)
@@ -44,12 +44,11 @@ impl Write for Claim {
             let (path, reason) = (path.display().to_string(), error.to_string());
             effects.events.push(Event::StateFolderInUse { path, reason });
         }
-        let open = "SELECT agent.id, EXISTS (SELECT 1 FROM alert WHERE alert.agent = agent.id AND monitor = ? AND state <> 255)
-                    FROM agent WHERE name = ?";
-        let found = connection.prepare_cached(open)?.query_row(params![MONITOR, self.agent.as_str()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
-        });
-        let Some((agent, false)) = found.optional()? else { return Ok(()) };
+        let open = "SELECT agent.id, EXISTS (SELECT 1 FROM alert WHERE alert.agent = agent.id AND monitor = ?1 AND state <> 255)
+                    FROM agent WHERE name = ?2";
+        let found = connection
+            .first(open, params![MONITOR, self.agent.as_str()], |row| Ok((row.get::<i64>(0)?, row.get::<bool>(1)?)))?;
+        let Some((agent, false)) = found else { return Ok(()) };
         let now = to_sql(self.now_ms);
         match alerts::raise(connection, agent, &self.alert(&effects.view.reach()), now, now) {
             Ok(new) => effects.raised.extend(new),
@@ -81,8 +80,8 @@ impl Claim {
 }
 
 /// Closes all alerts of this.
-pub(super) fn close(connection: &Connection, now_ms: u64, text: &str) -> rusqlite::Result<()> {
-    let mut agents = connection.prepare("SELECT DISTINCT agent FROM alert WHERE monitor = ? AND state <> 255")?;
-    let agents = agents.query_map([MONITOR], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+pub(super) fn close(connection: &Connection, now_ms: u64, text: &str) -> Result<(), sql::Error> {
+    let agents = "SELECT DISTINCT agent FROM alert WHERE monitor = ?1 AND state <> 255";
+    let agents = connection.read(agents, params![MONITOR], |row| row.get::<i64>(0))?;
     agents.into_iter().try_for_each(|agent| alerts::close_all_of(connection, agent, MONITOR, to_sql(now_ms), text))
 }

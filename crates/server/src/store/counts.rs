@@ -1,8 +1,7 @@
 //! How much there is.
 
-use rusqlite::Connection;
-
-use super::{Error, from_sql};
+use super::sql::Connection;
+use super::{Error, database, from_sql};
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +25,14 @@ pub struct Counts {
 }
 
 pub(super) fn of_database(connection: &Connection) -> Result<Counts, Error> {
-    let number = |sql| connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).map(from_sql);
+    let number = |sql| connection.number(sql).map(from_sql);
     Ok(Counts {
-        schema: number("PRAGMA user_version")? as u32,
-        bytes: number("PRAGMA page_count")? * number("PRAGMA page_size")?,
+        schema: from_sql(database::schema(connection)?) as u32,
+        bytes: from_sql(connection.bytes()?),
         agents: number("SELECT count(*) FROM agent")?,
-        held: number("SELECT count(*) FROM agent WHERE held")?,
+        held: number("SELECT count(*) FROM agent WHERE held <> 0")?,
         alerts_open: number("SELECT count(*) FROM alert WHERE state <> 255")?,
-        // Events are numbered without holes; counting them would read every page.
+        // Numbers have no holes but those of what was rolled back; counting would read every page.
         events: number("SELECT coalesce(max(number), 0) FROM event")?,
         gaps: number("SELECT count(*) FROM gap")?,
         set_aside: number("SELECT count(*) FROM set_aside")?,

@@ -1,11 +1,11 @@
 //! The rows of what a batch carries. What makes no sense here is set aside as it came, and the stream goes on.
 
 use prost::Message as _;
-use rusqlite::{Connection, ErrorCode, params};
 use wardline_proto::entry::{Entry, Event, Gap, Performance, State, What};
 use wardline_proto::event;
 use wardline_proto::health::{Health, Severity};
 
+use super::sql::{self, Connection, Values, params};
 use super::streams::Commit;
 use super::writer::Effects;
 use super::{alerts, receipts, to_sql};
@@ -23,7 +23,7 @@ pub(super) enum Refused {
     /// It makes no sense.
     Senseless(&'static str),
     /// The database did not take it.
-    Failed(rusqlite::Error),
+    Failed(sql::Error),
 }
 
 impl From<&'static str> for Refused {
@@ -32,25 +32,28 @@ impl From<&'static str> for Refused {
     }
 }
 
-impl From<rusqlite::Error> for Refused {
-    fn from(error: rusqlite::Error) -> Self {
+impl From<sql::Error> for Refused {
+    fn from(error: sql::Error) -> Self {
         Self::Failed(error)
     }
 }
 
+/// The most bytes of words by which rows are found: an index of PostgreSQL takes 2,700 in all.
+const WORDS: usize = 2000;
+
 /// Writes all entries of a batch.
-pub(super) fn write(connection: &Connection, effects: &mut Effects, source: &Source<'_>) -> rusqlite::Result<()> {
+pub(super) fn write(connection: &Connection, effects: &mut Effects, source: &Source<'_>) -> Result<(), sql::Error> {
     let received_at = to_sql(source.commit.received_at_ms);
     let mut number = source.commit.first;
     let mut first_refused = None;
     let mut refused = 0_u64;
-    let mut rows = Rows { connection, effects, source, received_at, events: None };
+    let mut rows = Rows { connection, effects, source, received_at, events: Vec::new() };
     for entry in &source.commit.entries {
-        if let Err(reason) = rows.write(number, entry) {
+        if let Err(reason) = connection.guarded(|| rows.write(number, entry)) {
             let reason = match reason {
                 Refused::Senseless(reason) => reason.to_owned(),
                 // About this entry alone. Trying it again would only hold up the stream for ever.
-                Refused::Failed(error) if is_about_the_row(&error) => error.to_string(),
+                Refused::Failed(error) if error.is_about_the_row() => error.to_string(),
                 Refused::Failed(error) => return Err(error),
             };
             rows.set_aside(number, entry, &reason)?;
@@ -59,6 +62,7 @@ pub(super) fn write(connection: &Connection, effects: &mut Effects, source: &Sou
         }
         number = number.saturating_add(entry.numbers());
     }
+    rows.insert_events()?;
     drop(rows);
     if let Some((number, mut reason)) = first_refused {
         // One event per batch: whoever sends nonsense does not fill the journal with it.
@@ -74,25 +78,18 @@ pub(super) fn write(connection: &Connection, effects: &mut Effects, source: &Sou
     Ok(())
 }
 
-fn is_about_the_row(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
-    )
-}
-
 /// Writes entries of one batch.
 struct Rows<'a> {
     connection: &'a Connection,
     effects: &'a mut Effects,
     source: &'a Source<'a>,
     received_at: i64,
-    /// Kept from one event to the next: by far the most entries are events.
-    events: Option<rusqlite::CachedStatement<'a>>,
+    /// By far the most entries are events: they are inserted together.
+    events: Vec<(i64, &'a Event)>,
 }
 
-impl Rows<'_> {
-    fn write(&mut self, number: u64, entry: &Entry) -> Result<(), Refused> {
+impl<'a> Rows<'a> {
+    fn write(&mut self, number: u64, entry: &'a Entry) -> Result<(), Refused> {
         let at = to_sql(entry.at);
         match entry.what.as_ref().ok_or("it says nothing that this version knows")? {
             What::Event(event) => self.event(at, event),
@@ -109,28 +106,40 @@ impl Rows<'_> {
         }
     }
 
-    fn event(&mut self, at: i64, event: &Event) -> Result<(), Refused> {
+    fn event(&mut self, at: i64, event: &'a Event) -> Result<(), Refused> {
         if event.id.len() != 16 {
             return Err("an id has 16 bytes".into());
         }
         Severity::from_number(event.severity).ok_or("its severity is not known")?;
-        let insert = match &mut self.events {
-            Some(insert) => insert,
-            none => none.insert(self.connection.prepare_cached(
-                "INSERT INTO event (agent, at, severity, id, source, text) VALUES (?, ?, ?, ?, ?, ?)",
-            )?),
-        };
-        insert.execute(params![self.source.agent, at, event.severity, &event.id[..], event.source, event.text])?;
-        Ok(())
+        self.events.push((at, event));
+        if self.connection.is_careful() { Ok(self.insert_events()?) } else { Ok(()) }
+    }
+
+    fn insert_events(&mut self) -> Result<(), sql::Error> {
+        let events = std::mem::take(&mut self.events);
+        if events.is_empty() {
+            return Ok(());
+        }
+        let columns = [
+            ("agent", Values::Integers(vec![self.source.agent; events.len()])),
+            ("at", Values::Integers(events.iter().map(|(at, _)| *at).collect())),
+            ("severity", Values::Integers(events.iter().map(|(_, event)| event.severity.into()).collect())),
+            ("id", Values::Blobs(events.iter().map(|(_, event)| &event.id[..]).collect())),
+            ("source", Values::Texts(events.iter().map(|(_, event)| event.source.as_str()).collect())),
+            ("text", Values::Texts(events.iter().map(|(_, event)| event.text.as_str()).collect())),
+        ];
+        self.connection.insert("event", &columns)
     }
 
     fn state(&self, at: i64, state: &State) -> Result<(), Refused> {
         Health::from_number(state.health).ok_or("its health is not known")?;
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO state (agent, monitor, health, since, text) VALUES (?, ?, ?, ?, ?)",
-            )?
-            .execute(params![self.source.agent, state.monitor, state.health, at, state.text])?;
+        short(&[&state.monitor])?;
+        self.connection.execute(
+            "INSERT INTO state (agent, monitor, health, since, text) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (agent, monitor)
+             DO UPDATE SET health = excluded.health, since = excluded.since, text = excluded.text",
+            params![self.source.agent, &state.monitor, state.health, at, &state.text],
+        )?;
         Ok(())
     }
 
@@ -140,17 +149,17 @@ impl Rows<'_> {
             return Err("a sample is not a number".into());
         }
         let agent = self.source.agent;
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO sample (series, at, value)
-             SELECT id, ?5, ?6 FROM series WHERE agent = ?1 AND source = ?2 AND label = ?3 AND unit = ?4",
-        )?;
+        let insert = "INSERT INTO sample (series, at, value)
+                      SELECT id, ?5, ?6 FROM series WHERE agent = ?1 AND source = ?2 AND label = ?3 AND unit = ?4";
         for sample in &performance.samples {
-            let sampled = params![agent, performance.source, sample.label, sample.unit, at, sample.value];
-            if insert.execute(sampled)? == 0 {
-                self.connection
-                    .prepare_cached("INSERT INTO series (agent, source, label, unit) VALUES (?, ?, ?, ?)")?
-                    .execute(params![agent, performance.source, sample.label, sample.unit])?;
-                insert.execute(sampled)?;
+            short(&[&performance.source, &sample.label, &sample.unit])?;
+            let sampled = params![agent, &performance.source, &sample.label, &sample.unit, at, sample.value];
+            if self.connection.execute(insert, sampled)? == 0 {
+                self.connection.execute(
+                    "INSERT INTO series (agent, source, label, unit) VALUES (?1, ?2, ?3, ?4)",
+                    params![agent, &performance.source, &sample.label, &sample.unit],
+                )?;
+                self.connection.execute(insert, sampled)?;
             }
         }
         Ok(())
@@ -161,36 +170,38 @@ impl Rows<'_> {
         if count == 0 {
             return Err("a gap of nothing".into());
         }
-        self.connection
-            .prepare_cached(
-                "INSERT INTO gap (agent, stream, first, last, reason, performance, events, states, alerts, unknown,
-                                  found_from, found_to, received_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?
-            .execute(params![
-                self.source.agent,
-                self.source.stream,
-                to_sql(number),
-                to_sql(number.saturating_add(count - 1)),
-                gap.reason,
-                to_sql(gap.performance),
-                to_sql(gap.events),
-                to_sql(gap.states),
-                to_sql(gap.alerts),
-                to_sql(gap.unknown),
-                to_sql(gap.from),
-                to_sql(gap.to),
-                self.received_at
-            ])?;
+        let insert = "INSERT INTO gap (agent, stream, first, last, reason, performance, events, states, alerts,
+                                       unknown, found_from, found_to, received_at)
+                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+        let gap = params![
+            self.source.agent,
+            self.source.stream,
+            to_sql(number),
+            to_sql(number.saturating_add(count - 1)),
+            gap.reason,
+            to_sql(gap.performance),
+            to_sql(gap.events),
+            to_sql(gap.states),
+            to_sql(gap.alerts),
+            to_sql(gap.unknown),
+            to_sql(gap.from),
+            to_sql(gap.to),
+            self.received_at
+        ];
+        self.connection.execute(insert, gap)?;
         Ok(())
     }
 
-    fn set_aside(&self, number: u64, entry: &Entry, reason: &str) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached(
-                "INSERT INTO set_aside (stream, number, reason, entry, received_at) VALUES (?, ?, ?, ?, ?)",
-            )?
-            .execute(params![self.source.stream, to_sql(number), reason, entry.encode_to_vec(), self.received_at])
-            .map(drop)
+    fn set_aside(&self, number: u64, entry: &Entry, reason: &str) -> Result<(), sql::Error> {
+        let insert = "INSERT INTO set_aside (stream, number, reason, entry, received_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let entry = entry.encode_to_vec();
+        let row = params![self.source.stream, to_sql(number), reason, &entry, self.received_at];
+        self.connection.execute(insert, row).map(drop)
     }
+}
+
+/// Words that rows are found by must fit into an index.
+fn short(words: &[&str]) -> Result<(), &'static str> {
+    let bytes: usize = words.iter().map(|word| word.len()).sum();
+    if bytes > WORDS { Err("its names are too long to be kept") } else { Ok(()) }
 }

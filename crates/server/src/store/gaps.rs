@@ -1,9 +1,9 @@
 //! What is missing.
 
-use rusqlite::{Connection, Row, ToSql};
 use wardline_proto::message::Epoch;
 use wardline_sdk::{Gap, GapFilter, GapReason, Page, Time, page};
 
+use super::sql::{self, Connection, Param, Row, params};
 use super::{Error, from_sql, row_name};
 
 /// Lists gap records, newest first.
@@ -13,29 +13,23 @@ pub(super) fn list(connection: &Connection, filter: &GapFilter) -> Result<Page<G
         None => i64::MAX,
     };
     let limit = page::limit(filter.limit);
-    let rows = limit + 1;
     let mut sql =
         "SELECT gap.id, (SELECT name FROM agent WHERE agent.id = gap.agent), stream.epoch, first, last, reason,
                           performance, events, states, alerts, unknown, found_from, found_to, received_at
-                   FROM gap CROSS JOIN stream ON stream.id = gap.stream WHERE gap.id < ?"
+                   FROM gap JOIN stream ON stream.id = gap.stream WHERE gap.id < ?1"
             .to_owned();
-    let mut values: Vec<&dyn ToSql> = vec![&before];
-    let agent = filter.agent.as_ref().map(|name| name.as_str());
-    if agent.is_some() {
-        sql += " AND gap.agent = (SELECT id FROM agent WHERE name = ?)";
-        values.push(&agent);
+    let mut values: Vec<Param<'_>> = params![before, limit + 1].to_vec();
+    if let Some(agent) = &filter.agent {
+        sql += " AND gap.agent = (SELECT id FROM agent WHERE name = ?3)";
+        values.push(agent.as_str().into());
     }
-    sql += " ORDER BY gap.id DESC LIMIT ?";
-    values.push(&rows);
-    let gaps = connection
-        .prepare_cached(&sql)?
-        .query_map(values.as_slice(), |row| Ok((row.get::<_, i64>(0)?, gap(row)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    sql += " ORDER BY gap.id DESC LIMIT ?2";
+    let gaps = connection.read(&sql, &values, |row| Ok((row.get::<i64>(0)?, gap(row)?)))?;
     let page = Page::of(gaps, limit, |(id, _)| id.to_string());
     Ok(Page { items: page.items.into_iter().map(|(_, gap)| gap).collect(), next: page.next })
 }
 
-fn gap(row: &Row<'_>) -> rusqlite::Result<Gap> {
+fn gap(row: &Row) -> Result<Gap, sql::Error> {
     let number = |index| row.get(index).map(from_sql);
     let time = |index| row.get(index).map(|at| (at != 0).then(|| Time(from_sql(at))));
     Ok(Gap {

@@ -4,10 +4,9 @@
 //!  request: decide over the staged view ─► sign ─► apply ─► rows ─► COMMIT ─► kept head, published view ─► answer
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
 use wardline_connector::now_ms;
 use wardline_proto::Name;
 use wardline_proto::message::{AccountId, Signed, decode, encode};
@@ -17,9 +16,13 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::trust::Root;
 use wardline_secrets::view::{self, Unsound, View};
 
-use super::database::OpenError;
+use super::database::{Location, OpenError};
+use super::sql::{self, Connection, params};
 use super::writer::{Effects, Write};
 use super::{Error, accounts, from_sql, kept, packs, to_sql, views};
+
+/// So many entries are read at a time.
+const PAGE: u32 = 1000;
 
 /// Who keeps the trust log: what its entries must lead to, and what new ones are signed with.
 #[derive(Debug)]
@@ -37,30 +40,54 @@ pub struct Keeper {
 }
 
 /// Reads the log, and holds it against the head that was kept.
-pub(super) fn load(connection: &Connection, path: &Path, keeper: &Keeper) -> Result<View, OpenError> {
-    let log = replay(connection, path, keeper)?;
+pub(super) fn load(connection: &Connection, location: &Location, keeper: &Keeper) -> Result<View, OpenError> {
+    let log = replay(connection, location, keeper)?;
     compare(&log, keeper)?;
     Ok(log)
 }
 
 /// Reads the log, whatever was kept.
-pub(super) fn replay(connection: &Connection, path: &Path, keeper: &Keeper) -> Result<View, OpenError> {
-    let unusable = |error: rusqlite::Error| OpenError::Unusable { path: path.into(), reason: error.to_string() };
+pub(super) fn replay(connection: &Connection, location: &Location, keeper: &Keeper) -> Result<View, OpenError> {
+    let unusable = |error: Error| OpenError::Unusable { place: location.to_string(), reason: error.to_string() };
     let mut log = View::new(keeper.root.clone());
-    let mut select = connection.prepare("SELECT number, entry FROM log ORDER BY number").map_err(unusable)?;
-    let mut rows = select.query([]).map_err(unusable)?;
-    while let Some(row) = rows.next().map_err(unusable)? {
-        let expected = log.tree().size();
-        let damaged = |reason: String| OpenError::LogDamaged { number: expected, reason };
-        let number: i64 = row.get(0).map_err(unusable)?;
-        if number != to_sql(expected) {
-            return Err(damaged("it is missing".into()));
+    loop {
+        let page = entries(connection, log.tree().size(), PAGE).map_err(unusable)?;
+        if page.is_empty() {
+            return Ok(log);
         }
-        let entry: Vec<u8> = row.get(1).map_err(unusable)?;
-        let signed = open(&entry).ok_or_else(|| damaged(Unsound::Encoding.to_string()))?;
-        log.apply(&signed).map_err(|unsound| damaged(unsound.to_string()))?;
+        for (number, entry) in page {
+            let expected = log.tree().size();
+            let damaged = |reason: String| OpenError::LogDamaged { number: expected, reason };
+            if number != expected {
+                return Err(damaged("it is missing".into()));
+            }
+            let signed = open(&entry).ok_or_else(|| damaged(Unsound::Encoding.to_string()))?;
+            log.apply(&signed).map_err(|unsound| damaged(unsound.to_string()))?;
+        }
     }
-    Ok(log)
+}
+
+/// Takes over what other servers have appended since. What nobody of them has signed is none of the log.
+pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
+    loop {
+        let page = page(connection, effects.view.tree().size(), PAGE)?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let mut next = Arc::clone(&effects.view);
+        let staged = Arc::make_mut(&mut next);
+        let believed = page.iter().all(|(number, entry)| {
+            *number == staged.tree().size() && open(entry).is_some_and(|signed| staged.apply(&signed).is_ok())
+        });
+        let longer = staged.tree().size() > effects.view.tree().size();
+        if longer {
+            effects.view = next;
+            effects.appended = true;
+        }
+        if !believed {
+            return Ok(());
+        }
+    }
 }
 
 /// An entry from its bytes. Other bytes that would be decoded to the same are another leaf, and none of ours.
@@ -93,11 +120,12 @@ fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
 
 /// Entries from a number on, as they were signed.
 pub(super) fn entries(connection: &Connection, from: u64, limit: u32) -> Result<Vec<(u64, Vec<u8>)>, Error> {
-    let entries = connection
-        .prepare_cached("SELECT number, entry FROM log WHERE number >= ? ORDER BY number LIMIT ?")?
-        .query_map(params![to_sql(from), limit], |row| Ok((from_sql(row.get(0)?), row.get(1)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(entries)
+    Ok(page(connection, from, limit)?)
+}
+
+fn page(connection: &Connection, from: u64, limit: u32) -> Result<Vec<(u64, Vec<u8>)>, sql::Error> {
+    let select = "SELECT number, entry FROM log WHERE number >= ?1 ORDER BY number LIMIT ?2";
+    connection.read(select, params![to_sql(from), limit], |row| Ok((from_sql(row.get(0)?), row.get(1)?)))
 }
 
 /// What decides whether something is so from now on, and what: from what the log says, the time, milliseconds since
@@ -125,7 +153,9 @@ pub(super) enum Beside {
 impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
     type Answer = Result<Vec<Fact>, R>;
 
-    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Self::Answer> {
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Self::Answer, sql::Error> {
+        connection.lock("log")?;
+        catch_up(connection, effects)?;
         let now = now_ms();
         let others = match &self.beside {
             Some(Beside::Pack(name, _)) => packs::others(connection, name)?,
@@ -150,9 +180,10 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             entries.push((number, encode(&signed)));
         }
         // What somebody else may have written at these places is none of the log.
-        let mut insert = connection.prepare_cached("INSERT OR REPLACE INTO log (number, entry) VALUES (?, ?)")?;
+        let insert = "INSERT INTO log (number, entry) VALUES (?1, ?2)
+                      ON CONFLICT (number) DO UPDATE SET entry = excluded.entry";
         for (number, entry) in entries {
-            insert.execute(params![to_sql(number), &entry[..]])?;
+            connection.execute(insert, params![to_sql(number), &entry[..]])?;
         }
         views::refresh(connection, staged, &facts)?;
         match &self.beside {

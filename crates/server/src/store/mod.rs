@@ -1,10 +1,13 @@
 //! The database: the only place that speaks SQL.
 //!
 //! ```text
-//!  callers ──► Store ──► bounded channel ──► writer thread ──► SQLite (WAL, synchronous FULL)
+//!  callers ──► Store ──► bounded channel ──► writer thread ──► sql ──► SQLite (WAL, synchronous FULL), PostgreSQL
 //!                  └───► readers: read-only connections on blocking threads ──┘
 //!
-//!  database   opening the file: its mode, its settings, its schema
+//!  database   where it is, opening it, its schema
+//!  sql        one face of both databases: statements, values, rows
+//!  sqlite     a file: its mode and settings
+//!  postgres   a server: its address, the login, TLS
 //!  writer     groups what waits into one transaction, and answers after its COMMIT
 //!  readers    connections that only read
 //!  streams    epochs and watermarks: a batch moves its stream or has no effect
@@ -37,19 +40,19 @@ mod gaps;
 mod kept;
 mod log;
 mod packs;
+mod postgres;
 mod readers;
 mod receipts;
 mod restoring;
+mod sql;
+mod sqlite;
 mod streams;
 mod views;
 mod writer;
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::Row;
-use rusqlite::types::Type;
 use tokio::sync::watch;
 use wardline_connector::journal;
 use wardline_proto::Name;
@@ -59,11 +62,14 @@ use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, Gap
 use wardline_secrets::head::Reach;
 use wardline_secrets::view::{Unsound, View};
 
+use sql::Row;
+
 pub use agents::Released;
 pub use alerts::Found;
 pub use counts::Counts;
-pub use database::OpenError;
+pub use database::{Location, OpenError};
 pub use log::Keeper;
+pub use postgres::{Login, Settings};
 pub use receipts::Known as Receipt;
 pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
@@ -80,7 +86,7 @@ pub enum Error {
     Cursor(String),
     /// The database cannot be read.
     #[error("the database cannot be read: {0}")]
-    Unreadable(#[from] rusqlite::Error),
+    Unreadable(#[from] sql::Error),
 }
 
 /// The database, shared by everybody who uses it. When the last handle is dropped the writer writes what waits and ends.
@@ -100,19 +106,18 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be used, a newer version has written it, or its trust log is not to be believed.
-    pub fn open(path: &Path, measure: Option<File>, keeper: Keeper) -> Result<(Self, WriterThread), OpenError> {
-        let unusable = |reason: &dyn ToString| OpenError::Unusable { path: path.into(), reason: reason.to_string() };
-        let mut connection = database::create_or_open(path)?;
-        let view = log::load(&connection, path, &keeper)?;
-        let rebuilt = connection.transaction().and_then(|transaction| {
-            let events = views::rebuild(&transaction, &view)?;
-            transaction.commit().map(|()| events)
-        });
+    pub fn open(location: Location, measure: Option<File>, keeper: Keeper) -> Result<(Self, WriterThread), OpenError> {
+        let unusable =
+            |reason: &dyn ToString| OpenError::Unusable { place: location.to_string(), reason: reason.to_string() };
+        let connection = database::create_or_open(&location)?;
+        let view = log::load(&connection, &location, &keeper)?;
+        let rebuilt = connection.transaction(|| views::rebuild(&connection, &view));
         rebuilt.map_err(|error| unusable(&error))?.into_iter().for_each(journal::emit);
         let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(Arc::new(view)));
         let trust = writer::Trust { keeper: Arc::clone(&keeper), published };
-        let (writer, thread) = writer::start(path, connection, measure, trust).map_err(|error| unusable(&error))?;
-        Ok((Self { writer, readers: readers::Readers::new(path), keeper, view }, thread))
+        let (writer, thread) =
+            writer::start(location.clone(), connection, measure, trust).map_err(|error| unusable(&error))?;
+        Ok((Self { writer, readers: readers::Readers::new(location), keeper, view }, thread))
     }
 
     /// What the trust log says, now and with every entry from now on.
@@ -341,7 +346,7 @@ impl Store {
     }
 }
 
-/// SQLite's integers are signed. What does not fit is a time or count that somebody made up; it is as good as the
+/// The database's integers are signed. What does not fit is a time or count that somebody made up; it is as good as the
 /// largest.
 fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -353,15 +358,13 @@ fn from_sql(number: i64) -> u64 {
 }
 
 /// A name in a column.
-fn row_name(row: &Row<'_>, index: usize) -> rusqlite::Result<Name> {
-    let name: String = row.get(index)?;
-    name.parse().map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error)))
+fn row_name(row: &Row, index: usize) -> Result<Name, sql::Error> {
+    row.get::<String>(index)?.parse().map_err(|_| sql::Error::Column(index, "a name"))
 }
 
 /// A word in a column that holds its number.
-fn row_word<T>(row: &Row<'_>, index: usize, word: impl FnOnce(u32) -> Option<T>) -> rusqlite::Result<T> {
-    let number: u32 = row.get(index)?;
-    word(number).ok_or(rusqlite::Error::IntegralValueOutOfRange(index, number.into()))
+fn row_word<T>(row: &Row, index: usize, word: impl FnOnce(u32) -> Option<T>) -> Result<T, sql::Error> {
+    word(row.get(index)?).ok_or(sql::Error::Column(index, "the number of a word"))
 }
 
 #[cfg(test)]

@@ -1,28 +1,26 @@
 //! The texts of packs. Whether a text is the right one says the trust log.
 
-use rusqlite::{Connection, OptionalExtension as _};
-
 use super::Error;
+use super::sql::{self, Connection, params};
 
 /// A pack's text.
 pub(super) fn text(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
-    let mut select = connection.prepare_cached("SELECT text FROM pack WHERE name = ?")?;
-    Ok(select.query_row([name], |row| row.get(0)).optional()?)
+    Ok(connection.first("SELECT text FROM pack WHERE name = ?1", params![name], |row| row.get(0))?)
 }
 
 /// Names and texts of all packs but one.
-pub(super) fn others(connection: &Connection, name: &str) -> rusqlite::Result<Vec<(String, String)>> {
-    let mut select = connection.prepare_cached("SELECT name, text FROM pack WHERE name <> ?")?;
-    select.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+pub(super) fn others(connection: &Connection, name: &str) -> Result<Vec<(String, String)>, sql::Error> {
+    let others = "SELECT name, text FROM pack WHERE name <> ?1";
+    connection.read(others, params![name], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Keeps a pack's text, in place of the one before.
-pub(super) fn put(connection: &Connection, name: &str, text: &str) -> rusqlite::Result<()> {
-    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO pack (name, text) VALUES (?, ?)")?;
-    put.execute([name, text]).map(drop)
+pub(super) fn put(connection: &Connection, name: &str, text: &str) -> Result<(), sql::Error> {
+    let put = "INSERT INTO pack (name, text) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET text = excluded.text";
+    connection.execute(put, params![name, text]).map(drop)
 }
 
 /// A pack's text is not needed any more.
-pub(super) fn delete(connection: &Connection, name: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM pack WHERE name = ?")?.execute([name]).map(drop)
+pub(super) fn delete(connection: &Connection, name: &str) -> Result<(), sql::Error> {
+    connection.execute("DELETE FROM pack WHERE name = ?1", params![name]).map(drop)
 }

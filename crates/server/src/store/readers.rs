@@ -1,12 +1,12 @@
 //! Connections that only read: a few, each used by one question at a time on a blocking thread.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{Error, database};
+use super::Error;
+use super::database::{self, Location};
+use super::sql::Connection;
 
 /// How many questions are answered at a time; the others wait.
 const READERS: usize = 4;
@@ -16,15 +16,15 @@ const READERS: usize = 4;
 pub(super) struct Readers(Arc<Shared>);
 
 struct Shared {
-    path: Box<Path>,
+    location: Location,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
     /// Connections to this database; none is opened before it is needed.
-    pub(super) fn new(path: &Path) -> Self {
-        Self(Arc::new(Shared { path: path.into(), turns: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() }))
+    pub(super) fn new(location: Location) -> Self {
+        Self(Arc::new(Shared { location, turns: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() }))
     }
 
     /// Answers a question from one state of the database.
@@ -48,13 +48,13 @@ impl Shared {
         let idle = self.idle().pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => database::open_to_read(&self.path)?,
+            None => database::open_to_read(&self.location)?,
         };
-        let transaction = connection.unchecked_transaction()?;
-        let answer = question(&transaction);
-        transaction.finish()?;
+        connection.begin_reading()?;
+        let answer = question(&connection);
         // One that failed to read is closed: whatever is wrong with it is not kept.
         if !matches!(answer, Err(Error::Unreadable(_))) {
+            connection.rollback()?;
             self.idle().push(connection);
         }
         answer

@@ -1,11 +1,11 @@
 //! What became of Run As accounts on agents: sent, opened, used, removed.
 
-use rusqlite::{Connection, params};
 use wardline_proto::Name;
 use wardline_proto::entry::{Became, Receipt};
 use wardline_proto::message::AccountId;
 
 use super::entries::Refused;
+use super::sql::{self, Connection, params};
 use super::writer::{Effects, Write};
 use super::{Error, from_sql, row_name, to_sql};
 
@@ -38,9 +38,8 @@ pub struct Known {
 const VERSIONS: u32 = 4;
 
 /// An account is not there any more, or an agent.
-pub(super) fn forget(connection: &Connection, account: Option<&[u8]>, agent: Option<&str>) -> rusqlite::Result<()> {
-    let mut delete = connection.prepare_cached("DELETE FROM receipt WHERE account = ?1 OR agent = ?2")?;
-    delete.execute(params![account, agent]).map(drop)
+pub(super) fn forget(connection: &Connection, account: Option<&[u8]>, agent: Option<&str>) -> Result<(), sql::Error> {
+    connection.execute("DELETE FROM receipt WHERE account = ?1 OR agent = ?2", params![account, agent]).map(drop)
 }
 
 /// Writes what an agent has said of a secret.
@@ -54,16 +53,16 @@ pub(super) fn became(connection: &Connection, agent: &str, receipt: &Receipt, at
         Became::Unspecified => return Err("what became of an account is not known".into()),
     };
     // One that the server has not begun itself: after a restore. Nobody makes more of them than there can be.
-    let begun = "INSERT OR IGNORE INTO receipt (agent, account, version) SELECT ?1, ?2, ?3
+    let begun = "INSERT INTO receipt (agent, account, version) SELECT ?1, ?2, ?3
                  WHERE EXISTS (SELECT 1 FROM account WHERE id = ?2) AND EXISTS (SELECT 1 FROM member WHERE name = ?1)
-                   AND (SELECT count(*) FROM receipt WHERE agent = ?1 AND account = ?2) <= ?4";
-    connection.prepare_cached(begun)?.execute(params![agent, account.0, to_sql(receipt.version), VERSIONS])?;
+                   AND (SELECT count(*) FROM receipt WHERE agent = ?1 AND account = ?2) <= ?4
+                 ON CONFLICT DO NOTHING";
+    connection.execute(begun, params![agent, &account.0, to_sql(receipt.version), VERSIONS])?;
     let update = format!("UPDATE receipt SET {columns} WHERE agent = ?1 AND account = ?2 AND version = ?3");
-    let mut update = connection.prepare_cached(&update)?;
     let (version, workflow) = (to_sql(receipt.version), receipt.workflow.as_str());
     match receipt.became() {
-        Became::Used => update.execute(params![agent, account.0, version, at, workflow])?,
-        _ => update.execute(params![agent, account.0, version, at])?,
+        Became::Used => connection.execute(&update, params![agent, &account.0, version, at, workflow])?,
+        _ => connection.execute(&update, params![agent, &account.0, version, at])?,
     };
     Ok(())
 }
@@ -78,20 +77,17 @@ pub(super) struct Sent {
 impl Write for Sent {
     type Answer = ();
 
-    fn write(&self, connection: &Connection, _effects: &mut Effects) -> rusqlite::Result<()> {
-        let mut insert = connection.prepare_cached(
-            // Either may have gone while this was in line.
-            "INSERT INTO receipt (agent, account, version, sent_at) SELECT ?1, ?2, ?3, ?4
+    fn write(&self, connection: &Connection, _effects: &mut Effects) -> Result<(), sql::Error> {
+        // Either may have gone while this was in line.
+        let insert = "INSERT INTO receipt (agent, account, version, sent_at) SELECT ?1, ?2, ?3, ?4
              WHERE EXISTS (SELECT 1 FROM account WHERE id = ?2) AND EXISTS (SELECT 1 FROM member WHERE name = ?1)
-             ON CONFLICT DO UPDATE SET sent_at = coalesce(sent_at, excluded.sent_at)",
-        )?;
-        let mut forget = connection.prepare_cached(
-            "DELETE FROM receipt WHERE agent = ?1 AND account = ?2 AND version NOT IN
-                 (SELECT version FROM receipt WHERE agent = ?1 AND account = ?2 ORDER BY version DESC LIMIT ?3)",
-        )?;
+             ON CONFLICT (agent, account, version) DO UPDATE SET sent_at = coalesce(receipt.sent_at, excluded.sent_at)";
+        let forget = "DELETE FROM receipt WHERE agent = ?1 AND account = ?2 AND version NOT IN
+                 (SELECT version FROM receipt WHERE agent = ?1 AND account = ?2 ORDER BY version DESC LIMIT ?3)";
         for (account, version) in &self.accounts {
-            insert.execute(params![self.agent.as_str(), account.0, to_sql(*version), to_sql(self.now_ms)])?;
-            forget.execute(params![self.agent.as_str(), account.0, VERSIONS])?;
+            connection
+                .execute(insert, params![self.agent.as_str(), &account.0, to_sql(*version), to_sql(self.now_ms)])?;
+            connection.execute(forget, params![self.agent.as_str(), &account.0, VERSIONS])?;
         }
         Ok(())
     }
@@ -99,12 +95,10 @@ impl Write for Sent {
 
 /// What is known of an account on every agent.
 pub(super) fn of_account(connection: &Connection, account: AccountId) -> Result<Vec<Known>, Error> {
-    let mut select = connection.prepare_cached(
-        "SELECT agent, version, sent_at, opened_at, failed_at, used_since, used_at, workflow, removed_at
-         FROM receipt WHERE account = ? ORDER BY agent, version",
-    )?;
-    let rows = select.query_map([account.0], |row| {
-        let time = |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(index)?.map(from_sql));
+    let select = "SELECT agent, version, sent_at, opened_at, failed_at, used_since, used_at, workflow, removed_at
+         FROM receipt WHERE account = ?1 ORDER BY agent, version";
+    let known = connection.read(select, params![&account.0], |row| {
+        let time = |index| Ok::<_, sql::Error>(row.get::<Option<i64>>(index)?.map(from_sql));
         Ok(Known {
             agent: row_name(row, 0)?,
             account,
@@ -118,5 +112,5 @@ pub(super) fn of_account(connection: &Connection, account: AccountId) -> Result<
             removed_at: time(8)?,
         })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(known)
 }

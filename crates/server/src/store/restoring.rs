@@ -1,21 +1,22 @@
 //! A database that was restored on purpose: the trust log goes on from what is there, and says what is given up.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use wardline_connector::now_ms;
 use wardline_proto::trust::{self, Fact};
 use wardline_secrets::head::Reach;
 use wardline_secrets::view::{Unsound, View};
 
+use super::database::Location;
 use super::log::{Act, Keeper, replay};
+use super::sql::{self, Connection};
 use super::writer::{Effects, Write as _};
 use super::{OpenError, claims, database, kept};
 
 /// A database whose trust log does not continue what is known of it.
 pub struct Restoring {
-    path: PathBuf,
+    location: Location,
     connection: Connection,
     keeper: Arc<Keeper>,
     view: Arc<View>,
@@ -28,9 +29,9 @@ impl Restoring {
     ///
     /// # Errors
     /// As for [`super::Store::open`], but for a log that was rolled back.
-    pub fn open(path: &Path, keeper: Keeper) -> Result<Option<Self>, OpenError> {
-        let connection = database::create_or_open(path)?;
-        let view = replay(&connection, path, &keeper)?;
+    pub fn open(location: Location, keeper: Keeper) -> Result<Option<Self>, OpenError> {
+        let connection = database::create_or_open(&location)?;
+        let view = replay(&connection, &location, &keeper)?;
         let read = |path: &Path| {
             kept::read(&keeper.vault, path)
                 .map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
@@ -39,8 +40,8 @@ impl Restoring {
         let foreign = [kept, claimed].into_iter().flatten().filter(|known| !view.continues(known));
         // Where no head was kept at all, nobody can say what is lost.
         let lost = foreign.max_by_key(|lost| lost.version).or_else(|| kept.is_none().then(|| view.reach()));
-        let (path, keeper, view) = (path.to_owned(), Arc::new(keeper), Arc::new(view));
-        Ok(lost.map(|lost| Self { path, connection, keeper, view, lost }))
+        let (keeper, view) = (Arc::new(keeper), Arc::new(view));
+        Ok(lost.map(|lost| Self { location, connection, keeper, view, lost }))
     }
 
     /// How far the log is that is there.
@@ -65,7 +66,7 @@ impl Restoring {
     /// # Errors
     /// The log does not take it, or a file cannot be written.
     pub fn accept(
-        mut self,
+        self,
         act: String,
         facts: impl Fn(&View) -> Result<Vec<Fact>, Unsound> + Send + Sync + 'static,
     ) -> Result<(), OpenError> {
@@ -80,13 +81,21 @@ impl Restoring {
         let closing = format!("{act} accepted that the server was restored");
         let act = Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide), beside: None };
         let mut effects = Effects { view: self.view, appended: false, events: Vec::new(), raised: Vec::new() };
-        let written = self.connection.transaction().and_then(|transaction| {
-            let decided = act.write(&transaction, &mut effects)?;
-            claims::close(&transaction, now_ms(), &closing)?;
-            // What is dropped is rolled back.
-            if decided.is_ok() { transaction.commit().map(|()| decided) } else { Ok(decided) }
-        });
-        let unusable = |reason: String| OpenError::Unusable { path: self.path.clone(), reason };
+        let connection = &self.connection;
+        let write = |effects: &mut Effects| {
+            connection.begin()?;
+            let decided = act.write(connection, effects)?;
+            claims::close(connection, now_ms(), &closing)?;
+            if decided.is_ok() {
+                connection.commit()?
+            } else {
+                connection.rollback()?
+            }
+            Ok::<_, sql::Error>(decided)
+        };
+        // What has failed is rolled back with the connection, which nobody uses again.
+        let written = write(&mut effects);
+        let unusable = |reason: String| OpenError::Unusable { place: self.location.to_string(), reason };
         written.map_err(|error| unusable(error.to_string()))?.map_err(|unsound| unusable(unsound.to_string()))?;
         // Without it the server starts all the same: the entry gives up what was kept.
         kept::write(&self.keeper.vault, &self.keeper.kept, &effects.view.reach())

@@ -1,7 +1,8 @@
 //! Epochs and watermarks: which of an agent's streams is live, how far it is in the database, and that a batch moves it
 //! or has no effect.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+use std::collections::HashSet;
+
 use uuid::Uuid;
 use wardline_proto::Name;
 use wardline_proto::entry::{Alert, Entry};
@@ -9,6 +10,7 @@ use wardline_proto::health::{Priority, Severity};
 use wardline_proto::message::{Digest, Epoch, Mark, Standing};
 
 use super::entries::Refused;
+use super::sql::{self, Connection, Row, params};
 use super::writer::{Effects, Write};
 use super::{Error, alerts, entries, from_sql, to_sql};
 
@@ -101,31 +103,33 @@ impl Write for Commit {
         self.entries.len() + 2
     }
 
-    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Outcome> {
-        // Beyond SQLite's integers two numbers would be taken for one.
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Outcome, sql::Error> {
+        // Beyond the database's integers two numbers would be taken for one.
         if self.from.epoch != self.to.epoch || i64::try_from(self.to.number).is_err() {
             return Ok(Outcome::Conflict);
         }
-        let moved = connection
-            .prepare_cached(
-                "UPDATE stream SET number = :to_number, hash = :to_hash, commits = commits + 1
-                 WHERE agent = (SELECT id FROM agent WHERE name = :agent AND NOT held) AND epoch = :epoch
-                   AND number = :from_number AND hash = :from_hash AND state = :live
-                 RETURNING id, agent, commits",
-            )?
-            .query_row(
-                named_params! {
-                    ":agent": self.agent.as_str(), ":epoch": self.from.epoch.0, ":live": LIVE,
-                    ":from_number": to_sql(self.from.number), ":from_hash": self.from.hash.0,
-                    ":to_number": to_sql(self.to.number), ":to_hash": self.to.hash.0,
-                },
-                |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
-            )
-            .optional()?;
+        let moved = connection.first(
+            "UPDATE stream SET number = ?1, hash = ?2, commits = commits + 1
+             WHERE agent = (SELECT id FROM agent WHERE name = ?3 AND held = 0) AND epoch = ?4
+               AND number = ?5 AND hash = ?6 AND state = ?7
+             RETURNING id, agent, commits",
+            params![
+                to_sql(self.to.number),
+                &self.to.hash.0,
+                self.agent.as_str(),
+                &self.from.epoch.0,
+                to_sql(self.from.number),
+                &self.from.hash.0,
+                LIVE
+            ],
+            |row| Ok((row.get::<i64>(0)?, row.get::<i64>(1)?, row.get::<i64>(2)?)),
+        )?;
         let Some((stream, agent, commits)) = moved else { return Ok(Outcome::Conflict) };
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO chain (stream, slot, number, hash) VALUES (?, ?, ?, ?)")?
-            .execute(params![stream, commits % REMEMBERED, to_sql(self.to.number), self.to.hash.0])?;
+        connection.execute(
+            "INSERT INTO chain (stream, slot, number, hash) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (stream, slot) DO UPDATE SET number = excluded.number, hash = excluded.hash",
+            params![stream, commits % REMEMBERED, to_sql(self.to.number), &self.to.hash.0],
+        )?;
         entries::write(connection, effects, &entries::Source { agent, stream, commit: self })?;
         Ok(Outcome::Committed)
     }
@@ -149,16 +153,13 @@ pub struct Open {
 impl Write for Open {
     type Answer = Opened;
 
-    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Opened> {
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Opened, sql::Error> {
         let now = to_sql(self.now_ms);
-        connection
-            .prepare_cached(
-                "INSERT INTO agent (name, first_seen, last_seen) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING",
-            )?
-            .execute(params![self.agent.as_str(), now])?;
-        let Some(agent) = Agent::load(connection, &self.agent)? else {
-            return Err(rusqlite::Error::QueryReturnedNoRows);
-        };
+        connection.execute(
+            "INSERT INTO agent (name, first_seen, last_seen) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING",
+            params![self.agent.as_str(), now],
+        )?;
+        let agent = Agent::load(connection, &self.agent, connection.for_update())?.ok_or(sql::Error::Vanished)?;
 
         if let Some(stream) = Stream::load(connection, agent.id, self.epoch)? {
             return Ok(Opened::Known(agent.standing(&stream)));
@@ -185,11 +186,10 @@ impl Write for Open {
         let foreign = before.is_some_and(|before| before.state == DISPLACED);
         let displacements = agent.displacements + u32::from(foreign);
         let held = foreign && displacements >= DISPLACEMENTS;
-        connection.prepare_cached("UPDATE agent SET displacements = ?, held = ? WHERE id = ?")?.execute(params![
-            displacements,
-            held,
-            agent.id
-        ])?;
+        connection.execute(
+            "UPDATE agent SET displacements = ?1, held = ?2 WHERE id = ?3",
+            params![displacements, held, agent.id],
+        )?;
         if held {
             self.insert(connection, agent.id, DISPLACED)?;
             let alert = self.alert();
@@ -201,30 +201,27 @@ impl Write for Open {
             }
             return Ok(Opened::Held);
         }
-        connection.prepare_cached("UPDATE stream SET state = ? WHERE id = ?")?.execute(params![DISPLACED, live.id])?;
+        connection.execute("UPDATE stream SET state = ?1 WHERE id = ?2", params![DISPLACED, live.id])?;
         self.insert(connection, agent.id, LIVE)?;
         Ok(Opened::Live { displaced: Some(live.mark) })
     }
 }
 
 impl Open {
-    fn insert(&self, connection: &Connection, agent: i64, state: i64) -> rusqlite::Result<()> {
+    fn insert(&self, connection: &Connection, agent: i64, state: i64) -> Result<(), sql::Error> {
         let start = Mark::start(self.epoch);
-        connection
-            .prepare_cached(
-                "INSERT INTO stream (agent, epoch, previous, state, number, hash, opened_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
-            )?
-            .execute(params![
-                agent,
-                self.epoch.0,
-                self.previous.map(|epoch| epoch.0),
-                state,
-                to_sql(start.number),
-                start.hash.0,
-                to_sql(self.now_ms)
-            ])
-            .map(drop)
+        let insert = "INSERT INTO stream (agent, epoch, previous, state, number, hash, opened_at)
+                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let stream = params![
+            agent,
+            &self.epoch.0,
+            self.previous.as_ref().map(|epoch| &epoch.0),
+            state,
+            to_sql(start.number),
+            &start.hash.0,
+            to_sql(self.now_ms)
+        ];
+        connection.execute(insert, stream).map(drop)
     }
 
     fn alert(&self) -> Alert {
@@ -245,7 +242,7 @@ impl Open {
 
 /// How an agent's streams stand.
 pub(super) fn of_agent(connection: &Connection, name: &Name, epoch: Epoch) -> Result<AgentStreams, Error> {
-    let Some(agent) = Agent::load(connection, name)? else { return Ok(AgentStreams::default()) };
+    let Some(agent) = Agent::load(connection, name, "")? else { return Ok(AgentStreams::default()) };
     let known = Stream::load(connection, agent.id, epoch)?;
     Ok(AgentStreams {
         held: agent.held,
@@ -262,12 +259,11 @@ pub(super) fn remembers(
     epoch: Epoch,
     points: &[(u64, Digest)],
 ) -> Result<Option<Mark>, Error> {
-    let Some(agent) = Agent::load(connection, name)? else { return Ok(None) };
+    let Some(agent) = Agent::load(connection, name, "")? else { return Ok(None) };
     let Some(stream) = Stream::load(connection, agent.id, epoch)? else { return Ok(None) };
-    let mut known = connection
-        .prepare_cached("SELECT number, hash FROM chain WHERE stream = ?")?
-        .query_map([stream.id], |row| Ok((from_sql(row.get(0)?), Digest(row.get(1)?))))?
-        .collect::<rusqlite::Result<std::collections::HashSet<_>>>()?;
+    let ends = "SELECT number, hash FROM chain WHERE stream = ?1";
+    let ends = connection.read(ends, params![stream.id], |row| Ok((from_sql(row.get(0)?), Digest(row.get(1)?))))?;
+    let mut known: HashSet<_> = ends.into_iter().collect();
     known.insert((stream.mark.number, stream.mark.hash));
     // The start is in every queue's past. It says something only while nothing behind it was forgotten: a queue that
     // was rolled back further than that must not be told that nothing of it has arrived.
@@ -287,13 +283,12 @@ struct Agent {
 }
 
 impl Agent {
-    fn load(connection: &Connection, name: &Name) -> rusqlite::Result<Option<Self>> {
-        connection
-            .prepare_cached("SELECT id, held, displacements FROM agent WHERE name = ?")?
-            .query_row([name.as_str()], |row| {
-                Ok(Self { id: row.get(0)?, held: row.get(1)?, displacements: row.get(2)? })
-            })
-            .optional()
+    /// Reads it, `locked` for who will write it or not.
+    fn load(connection: &Connection, name: &Name, locked: &str) -> Result<Option<Self>, sql::Error> {
+        let select = format!("SELECT id, held, displacements FROM agent WHERE name = ?1{locked}");
+        connection.first(&select, params![name.as_str()], |row| {
+            Ok(Self { id: row.get(0)?, held: row.get(1)?, displacements: row.get(2)? })
+        })
     }
 
     const fn standing(&self, stream: &Stream) -> Standing {
@@ -313,21 +308,17 @@ struct Stream {
 }
 
 impl Stream {
-    fn load(connection: &Connection, agent: i64, epoch: Epoch) -> rusqlite::Result<Option<Self>> {
-        connection
-            .prepare_cached("SELECT id, state, epoch, number, hash FROM stream WHERE agent = ? AND epoch = ?")?
-            .query_row(params![agent, epoch.0], Self::from_row)
-            .optional()
+    fn load(connection: &Connection, agent: i64, epoch: Epoch) -> Result<Option<Self>, sql::Error> {
+        let select = "SELECT id, state, epoch, number, hash FROM stream WHERE agent = ?1 AND epoch = ?2";
+        connection.first(select, params![agent, &epoch.0], Self::from_row)
     }
 
-    fn live(connection: &Connection, agent: i64) -> rusqlite::Result<Option<Self>> {
-        connection
-            .prepare_cached("SELECT id, state, epoch, number, hash FROM stream WHERE agent = ? AND state = 0")?
-            .query_row([agent], Self::from_row)
-            .optional()
+    fn live(connection: &Connection, agent: i64) -> Result<Option<Self>, sql::Error> {
+        let select = "SELECT id, state, epoch, number, hash FROM stream WHERE agent = ?1 AND state = 0";
+        connection.first(select, params![agent], Self::from_row)
     }
 
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    fn from_row(row: &Row) -> Result<Self, sql::Error> {
         let mark = Mark { epoch: Epoch(row.get(2)?), number: from_sql(row.get(3)?), hash: Digest(row.get(4)?) };
         Ok(Self { id: row.get(0)?, state: row.get(1)?, mark })
     }

@@ -1,10 +1,13 @@
-//! What the store promises, on a real file.
+//! What the store promises, on a real file and on a real server.
 
+mod cluster;
+
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use uuid::Uuid;
 use wardline_proto::Name;
 use wardline_proto::entry::{self, Entry, What};
@@ -12,16 +15,25 @@ use wardline_proto::health::{Health, Severity};
 use wardline_proto::message::{Digest, Epoch, Mark, Standing};
 use wardline_sdk::{AgentFilter, AlertFilter, Change, GapFilter, GapReason};
 
-use super::{Commit, Error, Found, Open, Opened, Outcome, Released, Store, WriterThread};
+use super::sql::Engine;
+use super::{Commit, Error, Found, Location, Open, Opened, Outcome, Released, Store, WriterThread, database};
+use cluster::Cluster;
 
-/// A folder of one test, removed with it.
-pub(super) struct Folder(PathBuf);
+thread_local! {
+    /// Where databases of this thread's tests are, when not in files.
+    static CLUSTER: RefCell<Option<Cluster>> = const { RefCell::new(None) };
+}
+
+/// A folder of one test, removed with it, and the place of its database.
+pub(super) struct Folder(PathBuf, Location);
 
 impl Folder {
     pub(super) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("wardline-store-{}", Uuid::now_v7()));
         std::fs::create_dir(&path).unwrap();
-        Self(path)
+        let file = || Location::File(path.join("server.db"));
+        let location = CLUSTER.with_borrow(|cluster| cluster.as_ref().map_or_else(file, Cluster::database));
+        Self(path, location)
     }
 
     pub(super) fn path(&self) -> &std::path::Path {
@@ -37,8 +49,12 @@ impl Folder {
         self.0.join("server.db")
     }
 
+    pub(super) fn location(&self) -> Location {
+        self.1.clone()
+    }
+
     fn open(&self) -> (Store, WriterThread) {
-        Store::open(&self.database(), None, self.keeper()).unwrap()
+        apart(|| Store::open(self.location(), None, self.keeper()).unwrap())
     }
 
     /// Somebody else who uses the database.
@@ -47,8 +63,27 @@ impl Folder {
     }
 
     fn count(&self, from: &str) -> i64 {
-        self.second_connection().query_row(&format!("SELECT count(*) FROM {from}"), [], |row| row.get(0)).unwrap()
+        self.read(&format!("SELECT count(*) FROM {from}"))[0]
     }
+
+    /// The first column of an answer.
+    fn read(&self, sql: &str) -> Vec<i64> {
+        apart(|| database::open_to_read(&self.1).unwrap().read(sql, &[], |row| row.get(0)).unwrap())
+    }
+
+    /// Changes the database as nobody does who uses it.
+    fn change(&self, in_a_file: &str, on_a_server: &str) {
+        apart(|| {
+            let connection = database::create_or_open(&self.1).unwrap();
+            let sql = if matches!(connection.engine(), Engine::Sqlite(_)) { in_a_file } else { on_a_server };
+            connection.execute(sql, &[]).unwrap();
+        });
+    }
+}
+
+/// Does what may block, apart from the test's own runtime.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
 impl Drop for Folder {
@@ -452,14 +487,7 @@ async fn entries_that_make_no_sense_are_set_aside_and_the_stream_goes_on() {
     assert_eq!(store.commit(batch(A, 0, entries)).await.unwrap(), Outcome::Committed);
     assert_eq!(folder.count("event"), 2);
     assert_eq!(store.counts().await.unwrap().set_aside, count);
-    let numbers: Vec<i64> = folder
-        .second_connection()
-        .prepare("SELECT number FROM set_aside ORDER BY id")
-        .unwrap()
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let numbers = folder.read("SELECT number FROM set_aside ORDER BY id");
     assert_eq!(numbers, [2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(watermark(&store).await, mark(A, count + 2));
 }
@@ -517,7 +545,7 @@ async fn every_new_alert_is_measured_once_after_its_commit() {
     let folder = Folder::new();
     let path = folder.0.join("measure");
     let (store, thread) =
-        Store::open(&folder.database(), Some(std::fs::File::create(&path).unwrap()), folder.keeper()).unwrap();
+        apart(|| Store::open(folder.location(), Some(std::fs::File::create(&path).unwrap()), folder.keeper()).unwrap());
     store.open_epoch(open(A, None, None)).await.unwrap();
     let ids = [Uuid::now_v7(), Uuid::now_v7()];
     store.commit(batch(A, 0, ids.map(|id| alert(id, Severity::Warning, "x")).to_vec())).await.unwrap();
@@ -535,9 +563,86 @@ async fn a_row_that_the_database_does_not_take_is_set_aside_with_its_reason() {
     let folder = Folder::new();
     let store = opened(&folder).await;
     // A rule that this program does not know, as a newer one may add.
-    let rule = "CREATE TRIGGER rule BEFORE INSERT ON event WHEN new.text = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END";
-    folder.second_connection().execute(rule, params![]).unwrap();
+    folder.change(
+        "CREATE TRIGGER rule BEFORE INSERT ON event WHEN new.text = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "ALTER TABLE event ADD CONSTRAINT no CHECK (text <> 'bad')",
+    );
     let entries = vec![event("good"), event("bad"), event("good")];
     assert_eq!(store.commit(batch(A, 0, entries)).await.unwrap(), Outcome::Committed);
-    assert_eq!((folder.count("event"), folder.count("set_aside WHERE reason = 'no'")), (2, 1));
+    assert_eq!((folder.count("event"), folder.count("set_aside WHERE reason LIKE '%no%'")), (2, 1));
+}
+
+/// The same tests, and those that lock a file, which is done otherwise on a server.
+#[test]
+fn what_a_file_promises_a_server_promises_too() {
+    let tests: [fn(); 18] = [
+        a_batch_moves_its_stream_once_and_a_repeat_has_no_effect,
+        a_batch_that_does_not_continue_its_stream_writes_nothing,
+        what_was_committed_is_there_after_a_restart,
+        a_new_epoch_displaces_the_live_one_whose_batches_are_refused_from_then_on,
+        an_epoch_that_was_decided_over_another_than_the_live_one_comes_too_late,
+        a_queue_that_is_wiped_again_and_again_is_not_held,
+        two_queues_that_displace_each_other_are_held_until_an_operator_releases_them,
+        the_newest_1024_batch_ends_are_remembered_and_the_start_while_none_is_forgotten,
+        an_alert_is_raised_said_again_closed_and_opened_again,
+        an_agent_cannot_touch_the_alert_of_another,
+        an_id_is_found_by_a_beginning_that_only_it_has,
+        lists_are_read_page_by_page_and_by_agent,
+        entries_that_make_no_sense_are_set_aside_and_the_stream_goes_on,
+        a_gap_takes_the_numbers_that_it_counts,
+        states_are_kept_as_they_are_now_and_samples_by_series,
+        the_store_counts_what_there_is,
+        every_new_alert_is_measured_once_after_its_commit,
+        a_row_that_the_database_does_not_take_is_set_aside_with_its_reason,
+    ];
+    const OF_A_FILE: usize = 3;
+    let all = include_str!("tests.rs").matches("\n#[tokio::test]\n").count();
+    assert_eq!(tests.len() + OF_A_FILE, all, "a test is missing here");
+    CLUSTER.set(Some(Cluster::start()));
+    tests.iter().for_each(|test| test());
+}
+
+/// Columns, keys and indexes of a database, by table.
+fn schema(location: &Location) -> Vec<String> {
+    let connection = database::create_or_open(location).unwrap();
+    let columns = match connection.engine() {
+        Engine::Sqlite(_) => {
+            "SELECT m.name || '.' || p.name || CASE WHEN p.\"notnull\" <> 0 OR p.pk <> 0 THEN ' required' ELSE '' END
+                    || ' ' || CASE p.type WHEN 'INTEGER' THEN 'bigint' WHEN 'BLOB' THEN 'bytea' WHEN 'REAL'
+                              THEN 'double precision' ELSE lower(p.type) END || ' key ' || p.pk
+             FROM sqlite_schema m JOIN pragma_table_info(m.name) p WHERE m.type = 'table' ORDER BY 1"
+        }
+        Engine::Postgres(_) => {
+            "SELECT (c.relname || '.' || a.attname || CASE WHEN a.attnotnull THEN ' required' ELSE '' END || ' '
+                    || format_type(a.atttypid, NULL) || ' key ' || coalesce((SELECT array_position(i.indkey::int2[],
+                       a.attnum) + 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), 0)) COLLATE \"C\"
+             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+             WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'wardline_schema'
+             ORDER BY 1"
+        }
+    };
+    let indexes = match connection.engine() {
+        Engine::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY 1",
+        Engine::Postgres(_) => {
+            "SELECT c.relname::text COLLATE \"C\" FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+             WHERE c.relnamespace = 'public'::regnamespace AND NOT EXISTS
+                   (SELECT 1 FROM pg_constraint o WHERE o.conindid = i.indexrelid) ORDER BY 1"
+        }
+    };
+    let read = |select| connection.read(select, &[], |row| row.get::<String>(0)).unwrap();
+    [read(columns), read(indexes)].concat()
+}
+
+#[test]
+fn both_databases_have_the_same_schema_whichever_step_they_come_from() {
+    let (folder, cluster) = (Folder::new(), Cluster::start());
+    let expected = schema(&folder.1);
+    assert!(expected.len() > 80, "{expected:?}");
+    for steps in 0..=database::known() as usize {
+        let file = Location::File(folder.path().join(format!("{steps}.db")));
+        for location in [file, cluster.database()] {
+            database::made_by(&location, steps);
+            assert_eq!(schema(&location), expected, "after {steps} steps, {location}");
+        }
+    }
 }

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
 use wardline_proto::Name;
 use wardline_proto::event::Event;
 use wardline_proto::trust::Fact;
 use wardline_secrets::view::{Member, Token, View};
 
+use super::sql::{self, Connection, Param, Value, params};
 use super::writer::{Effects, Write};
 use super::{accounts, packs, receipts, to_sql};
 
@@ -18,18 +17,16 @@ struct Table {
     name: &'static str,
     key: &'static str,
     columns: &'static str,
-    width: usize,
 }
 
 const MEMBER: Table = Table {
     name: "member",
     key: "name",
     columns: "name, role, identity, parents, token, joined_at, certificate, not_after, sealing",
-    width: 9,
 };
 
 const TOKEN: Table =
-    Table { name: "token", key: "id", columns: "id, key, role, name, uses, used, expires, parents, revoked", width: 9 };
+    Table { name: "token", key: "id", columns: "id, key, role, name, uses, used, expires, parents, revoked" };
 
 /// A row by its key's bytes.
 type Rows = BTreeMap<Vec<u8>, Vec<Value>>;
@@ -77,33 +74,37 @@ fn tokens(view: &View) -> Rows {
 
 impl Table {
     /// What is in it.
-    fn rows(&self, connection: &Connection) -> rusqlite::Result<Rows> {
-        let mut select = connection.prepare_cached(&format!("SELECT {} FROM {}", self.columns, self.name))?;
-        let rows = select.query_map([], |row| {
-            let values = (0..self.width).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()?;
+    fn rows(&self, connection: &Connection) -> Result<Rows, sql::Error> {
+        let rows = connection.query(&format!("SELECT {} FROM {}", self.columns, self.name), params![])?;
+        let rows = rows.into_iter().map(|sql::Row(values)| {
             let key = match values.first() {
                 Some(Value::Text(text)) => text.clone().into_bytes(),
                 Some(Value::Blob(bytes)) => bytes.clone(),
                 _ => Vec::new(),
             };
-            Ok((key, values))
-        })?;
-        rows.collect()
+            (key, values)
+        });
+        Ok(rows.collect())
     }
 
-    fn put(&self, connection: &Connection, row: &[Value]) -> rusqlite::Result<()> {
-        let places = vec!["?"; self.width].join(", ");
-        let sql = format!("INSERT OR REPLACE INTO {} ({}) VALUES ({places})", self.name, self.columns);
-        connection.prepare_cached(&sql)?.execute(params_from_iter(row)).map(drop)
+    fn put(&self, connection: &Connection, row: &[Value]) -> Result<(), sql::Error> {
+        let Self { name, key, columns } = self;
+        let places: Vec<_> = (1..=row.len()).map(|place| format!("?{place}")).collect();
+        let changes: Vec<_> = columns.split(", ").map(|column| format!("{column} = excluded.{column}")).collect();
+        let (places, changes) = (places.join(", "), changes.join(", "));
+        let put =
+            format!("INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT ({key}) DO UPDATE SET {changes}");
+        let row: Vec<Param<'_>> = row.iter().map(Value::param).collect();
+        connection.execute(&put, &row).map(drop)
     }
 
-    fn delete(&self, connection: &Connection, key: &Value) -> rusqlite::Result<()> {
-        let sql = format!("DELETE FROM {} WHERE {} IS ?", self.name, self.key);
-        connection.prepare_cached(&sql)?.execute([key]).map(drop)
+    fn delete(&self, connection: &Connection, key: &Value) -> Result<(), sql::Error> {
+        let delete = format!("DELETE FROM {} WHERE {} IS NOT DISTINCT FROM ?1", self.name, self.key);
+        connection.execute(&delete, &[key.param()]).map(drop)
     }
 
     /// Puts right what does not say what it should; how many rows that were.
-    fn rebuild(&self, connection: &Connection, expected: &Rows) -> rusqlite::Result<usize> {
+    fn rebuild(&self, connection: &Connection, expected: &Rows) -> Result<usize, sql::Error> {
         let found = self.rows(connection)?;
         let mut wrong = 0;
         for (key, row) in &found {
@@ -123,7 +124,7 @@ impl Table {
 }
 
 /// Puts the tables right: an event for each that was wrong.
-pub(super) fn rebuild(connection: &Connection, view: &View) -> rusqlite::Result<Vec<Event>> {
+pub(super) fn rebuild(connection: &Connection, view: &View) -> Result<Vec<Event>, sql::Error> {
     let mut events = Vec::new();
     for (table, expected) in [(MEMBER, members(view)), (TOKEN, tokens(view))] {
         let wrong = table.rebuild(connection, &expected)?;
@@ -136,7 +137,7 @@ pub(super) fn rebuild(connection: &Connection, view: &View) -> rusqlite::Result<
 }
 
 /// Brings up to date what these facts, which the view knows already, are about.
-pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> rusqlite::Result<()> {
+pub(super) fn refresh(connection: &Connection, view: &View, facts: &[Fact]) -> Result<(), sql::Error> {
     let id = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok();
     for fact in facts {
         let (name, id) = match fact {
@@ -188,7 +189,7 @@ pub(super) struct Compare;
 impl Write for Compare {
     type Answer = ();
 
-    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
         effects.events.extend(rebuild(connection, &effects.view)?);
         Ok(())
     }

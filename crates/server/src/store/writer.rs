@@ -8,20 +8,20 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 use wardline_connector::journal;
 use wardline_proto::event::Event;
 use wardline_secrets::view::View;
 
+use super::database::Location;
 use super::log::Keeper;
+use super::sql::{self, Connection};
 use super::{Error, database, kept};
 
 /// The most requests in a transaction, and that can wait for one.
@@ -43,7 +43,7 @@ pub(super) trait Write: Send + Sync + 'static {
 
     /// Writes it within the group's transaction. An error rolls the group back and this is called again, so it must not
     /// be about what is written; a request that has no place here is an answer.
-    fn write(&self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<Self::Answer>;
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Self::Answer, sql::Error>;
 }
 
 /// What is written when somebody wants to stand in line only.
@@ -52,7 +52,7 @@ pub(super) struct Nothing;
 impl Write for Nothing {
     type Answer = ();
 
-    fn write(&self, _: &Connection, _: &mut Effects) -> rusqlite::Result<()> {
+    fn write(&self, _: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
         Ok(())
     }
 }
@@ -105,13 +105,13 @@ impl Trust {
 
 /// Starts the thread.
 pub(super) fn start(
-    path: &Path,
+    location: Location,
     connection: Connection,
     measure: Option<File>,
     trust: Trust,
 ) -> std::io::Result<(Writer, WriterThread)> {
     let (sender, requests) = mpsc::channel(GROUP);
-    let thread = Thread { path: path.into(), connection: Some(connection), requests, measure, trust };
+    let thread = Thread { location, connection: Some(connection), requests, measure, trust };
     let handle = std::thread::Builder::new().name("store".into()).spawn(|| thread.run())?;
     Ok((Writer(sender), WriterThread(handle)))
 }
@@ -136,7 +136,7 @@ impl Writer {
 /// A request of any type, with its answer once it is written.
 trait Pending: Send + Sync {
     fn weight(&self) -> usize;
-    fn write(&mut self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()>;
+    fn write(&mut self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error>;
     fn reply(self: Box<Self>);
 }
 
@@ -151,7 +151,7 @@ impl<W: Write> Pending for Request<W> {
         self.write.weight()
     }
 
-    fn write(&mut self, connection: &Connection, effects: &mut Effects) -> rusqlite::Result<()> {
+    fn write(&mut self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
         self.answer = Some(self.write.write(connection, effects)?);
         Ok(())
     }
@@ -167,7 +167,7 @@ impl<W: Write> Pending for Request<W> {
 type Group = Vec<Box<dyn Pending>>;
 
 struct Thread {
-    path: PathBuf,
+    location: Location,
     /// Nothing after a failure, until it is opened again.
     connection: Option<Connection>,
     requests: mpsc::Receiver<Box<dyn Pending>>,
@@ -226,7 +226,7 @@ impl Thread {
                     return Some(effects);
                 }
                 Err(error) => {
-                    if !is_busy(&error) {
+                    if !error.is_busy() {
                         self.connection = None;
                     }
                     if outage.is_none() {
@@ -243,19 +243,28 @@ impl Thread {
     }
 
     /// Writes the group in one transaction; an error leaves nothing of it.
-    fn write_once(&mut self, group: &mut Group) -> rusqlite::Result<Effects> {
+    fn write_once(&mut self, group: &mut Group) -> Result<Effects, sql::Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            closed => closed.insert(database::reopen(&self.path)?),
+            closed => closed.insert(database::reopen(&self.location)?),
         };
         let view = Arc::clone(&self.trust.published.borrow());
-        let mut effects = Effects { view, appended: false, events: Vec::new(), raised: Vec::new() };
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for request in group {
-            request.write(&transaction, &mut effects)?;
+        let mut write = || {
+            let mut effects =
+                Effects { view: Arc::clone(&view), appended: false, events: Vec::new(), raised: Vec::new() };
+            connection.transaction(|| {
+                group.iter_mut().try_for_each(|request| request.write(connection, &mut effects)).map(|()| effects)
+            })
+        };
+        match write() {
+            // One row of many is refused, and takes all with it: once more, each by itself.
+            Err(error) if error.is_about_the_row() && connection.set_careful(true) => {
+                let written = write();
+                connection.set_careful(false);
+                written
+            }
+            written => written,
         }
-        transaction.commit()?;
-        Ok(effects)
     }
 
     /// Sleeps, but ends early, with `false`, when the last handle is gone.
@@ -271,20 +280,14 @@ impl Thread {
         false
     }
 
-    fn trouble(&self, error: &rusqlite::Error) -> Event {
+    fn trouble(&self, error: &sql::Error) -> Event {
         let reason = error.to_string();
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                Event::DatabaseUnusable { path: self.path.display().to_string(), reason }
-            }
-            _ => Event::DatabaseBusy { reason },
+        if error.is_damage() {
+            Event::DatabaseUnusable { path: self.location.to_string(), reason }
+        } else {
+            Event::DatabaseBusy { reason }
         }
     }
-}
-
-/// Somebody else has the lock: nothing was tried, so nothing is in doubt.
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 #[cfg(test)]
@@ -299,45 +302,44 @@ mod tests {
     impl Write for Large {
         type Answer = ();
 
-        fn write(&self, connection: &Connection, _: &mut Effects) -> rusqlite::Result<()> {
+        fn write(&self, connection: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
             let sql = "INSERT INTO agent (name, first_seen, last_seen) VALUES (hex(zeroblob(100000)), 0, 0)";
-            connection.execute(sql, []).map(drop)
+            connection.execute(sql, &[]).map(drop)
         }
     }
 
     #[test]
     fn after_a_failure_the_connection_is_opened_anew_and_the_group_is_written_once() {
         let folder = Folder::new();
-        let connection = database::create_or_open(&folder.database()).unwrap();
+        let connection = database::create_or_open(&folder.location()).unwrap();
         // As if the disk were full: a limit of this connection alone.
-        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-        connection.pragma_update(None, "max_page_count", pages).unwrap();
+        let pages = connection.number("PRAGMA page_count").unwrap();
+        connection.query(&format!("PRAGMA max_page_count = {pages}"), &[]).unwrap();
         let (_sender, requests) = mpsc::channel(1);
         let keeper = Arc::new(folder.keeper());
         let (published, _) = watch::channel(Arc::new(View::new(keeper.root.clone())));
         let trust = Trust { keeper, published };
         let mut thread =
-            Thread { path: folder.database(), connection: Some(connection), requests, measure: None, trust };
+            Thread { location: folder.location(), connection: Some(connection), requests, measure: None, trust };
         let (reply, mut answer) = oneshot::channel();
         let mut group: Group = vec![Box::new(Request { write: Large, answer: None, reply })];
 
         let error = thread.write_once(&mut group).err().unwrap();
-        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DiskFull));
+        assert!(error.to_string().contains("disk is full"), "{error}");
         assert!(thread.write_until_it_works(&mut group).is_some());
         assert!(answer.try_recv().is_err(), "nothing is answered before the COMMIT");
         group.drain(..).for_each(Pending::reply);
         assert_eq!(answer.try_recv(), Ok(()));
-        let rows = thread.connection.unwrap().query_row("SELECT count(*) FROM agent", [], |row| row.get::<_, i64>(0));
-        assert_eq!(rows, Ok(1));
+        assert_eq!(thread.connection.unwrap().number("SELECT count(*) FROM agent").unwrap(), 1);
     }
 
     #[test]
     fn what_a_failed_transaction_has_decided_is_forgotten_and_decided_again() {
         let folder = Folder::new();
         let presence = crate::founding::tests::found(folder.path()).presence;
-        let connection = database::create_or_open(&folder.database()).unwrap();
-        let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-        connection.pragma_update(None, "max_page_count", pages).unwrap();
+        let connection = database::create_or_open(&folder.location()).unwrap();
+        let pages = connection.number("PRAGMA page_count").unwrap();
+        connection.query(&format!("PRAGMA max_page_count = {pages}"), &[]).unwrap();
         let (_sender, requests) = mpsc::channel(1);
         let keeper = Arc::new(folder.keeper());
         let (published, view) = watch::channel(Arc::new(View::new(keeper.root.clone())));
@@ -349,7 +351,7 @@ mod tests {
         };
         let trust = Trust { keeper, published };
         let mut thread =
-            Thread { path: folder.database(), connection: Some(connection), requests, measure: None, trust };
+            Thread { location: folder.location(), connection: Some(connection), requests, measure: None, trust };
         let ((first, mut decided), (second, _)) = (oneshot::channel(), oneshot::channel());
         let mut group: Group = vec![
             Box::new(Request { write: act, answer: None, reply: first }),
@@ -363,7 +365,6 @@ mod tests {
         thread.trust.publish(effects.view);
         group.drain(..).for_each(Pending::reply);
         assert_eq!((view.borrow().tree().size(), decided.try_recv().unwrap().unwrap().len()), (5, 5));
-        let rows = thread.connection.unwrap().query_row("SELECT count(*) FROM log", [], |row| row.get::<_, i64>(0));
-        assert_eq!(rows, Ok(5));
+        assert_eq!(thread.connection.unwrap().number("SELECT count(*) FROM log").unwrap(), 5);
     }
 }

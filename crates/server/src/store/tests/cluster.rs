@@ -1,0 +1,78 @@
+//! A PostgreSQL server of one test, on a unix socket in a folder of its own.
+
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use uuid::Uuid;
+
+use crate::store::{Location, Login, Settings};
+
+/// Where Debian keeps its programs.
+const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// Whose they are when root tests: they refuse root.
+const NOBODY: u32 = 65534;
+
+/// A server, ended and removed with the test.
+pub(in crate::store) struct Cluster {
+    folder: PathBuf,
+    server: Child,
+}
+
+impl Cluster {
+    pub(in crate::store) fn start() -> Self {
+        let folder = std::env::temp_dir().join(format!("wardline-cluster-{}", Uuid::now_v7()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let root = nix::unistd::getuid().is_root();
+        if root {
+            chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let command = |program: &str| {
+            let mut command = Command::new(format!("{PROGRAMS}/{program}"));
+            command.current_dir(&folder).env_clear().env("LC_ALL", "C.UTF-8");
+            if root {
+                command.uid(NOBODY).gid(NOBODY);
+            }
+            command
+        };
+        let data = folder.join("data");
+        let mut init = command("initdb");
+        init.args(["--no-sync", "--auth=trust", "--username=wardline", "--encoding=UTF8", "--pgdata"]).arg(&data);
+        let made = init.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = command("postgres");
+        server.args(["-c", "listen_addresses=", "-k"]).arg(&folder).arg("-D").arg(&data);
+        let server = server.stderr(std::fs::File::create(folder.join("log")).unwrap()).spawn().unwrap();
+        let cluster = Self { folder, server };
+        while cluster.sql("postgres", "SELECT 1").is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        cluster
+    }
+
+    /// A new database.
+    pub(in crate::store) fn database(&self) -> Location {
+        let name = format!("d{}", Uuid::now_v7().simple());
+        self.sql("postgres", &format!("CREATE DATABASE {name}")).unwrap();
+        let url = format!("postgres://wardline@/{name}?host={}", self.folder.display());
+        Location::Server(Box::new(Settings::new(&url, &Login::default()).unwrap()))
+    }
+
+    /// What psql prints; nothing when it fails.
+    fn sql(&self, database: &str, sql: &str) -> Option<String> {
+        let mut psql = Command::new(format!("{PROGRAMS}/psql"));
+        psql.args(["-qAtX", "-U", "wardline", "-c", sql, "-h"]).arg(&self.folder).arg(database);
+        let output = psql.output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
