@@ -191,14 +191,16 @@ impl Daemon {
         std::fs::write(self.config(), format!("{old}\n{text}")).expect("a configuration can be written");
     }
 
-    /// Sets a key of its configuration, in front of every table.
+    /// Sets a key of its configuration, over what it had.
     ///
     /// # Panics
     /// It has no configuration.
     pub fn set(&self, key: &str, value: impl Into<toml::Value>) {
         let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
-        let line = toml::to_string(&toml::Table::from_iter([(key.to_owned(), value.into())])).expect("a line");
-        std::fs::write(self.config(), line + &old).expect("a configuration can be written");
+        let mut table: toml::Table = old.parse().expect("a configuration");
+        table.insert(key.into(), value.into());
+        let text = toml::to_string(&table).expect("a configuration");
+        std::fs::write(self.config(), text).expect("a configuration can be written");
     }
 
     /// Begins its log anew, while it does not run.

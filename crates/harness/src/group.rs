@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use uuid::Uuid;
@@ -27,6 +26,7 @@ use wardline_secrets::signature::SigningKey;
 use crate::daemon::Daemon;
 use crate::pki::{Authority, Credential};
 use crate::port::Port;
+use crate::postgres::{Cell, Postgres};
 use crate::tap::Tap;
 use crate::{Scratch, private, program, scratch, wait};
 
@@ -50,6 +50,7 @@ pub struct Group {
     id: Uuid,
     socket: PathBuf,
     database: PathBuf,
+    postgres: Option<Postgres>,
     packs: PathBuf,
     _ports: Vec<Port>,
     runtime: Scratch,
@@ -220,8 +221,11 @@ impl Group {
 
     /// The first column of what the database answers, read beside the server.
     #[track_caller]
-    pub fn sql<T: FromSql>(&self, query: &str) -> Vec<T> {
-        sql(&self.database, query)
+    pub fn sql<T: Cell>(&self, query: &str) -> Vec<T> {
+        match &self.postgres {
+            Some(postgres) => postgres.sql(query),
+            None => sql(&self.database, query),
+        }
     }
 
     /// The texts of an agent's events, as they arrived.
@@ -274,8 +278,33 @@ impl Group {
     }
 
     /// The database's file.
+    ///
+    /// # Panics
+    /// It is no file.
     pub fn database(&self) -> &Path {
+        assert!(self.postgres.is_none(), "the database is no file");
         &self.database
+    }
+
+    /// From now on the database is read there; gives the server where it was.
+    ///
+    /// # Panics
+    /// It is a file.
+    pub const fn take_over(&mut self, by: Postgres) -> Postgres {
+        self.postgres.replace(by).expect("the builder was asked for it")
+    }
+
+    /// Whether the database is on a server of its own.
+    pub const fn has_postgres(&self) -> bool {
+        self.postgres.is_some()
+    }
+
+    /// The database's server.
+    ///
+    /// # Panics
+    /// It is a file.
+    pub const fn postgres(&mut self) -> &mut Postgres {
+        self.postgres.as_mut().expect("the builder was asked for it")
     }
 }
 
@@ -287,7 +316,7 @@ fn sorted(mut texts: Vec<String>) -> Vec<String> {
 /// The first column of what a program's database answers, read beside the program, which must run: the one that closes
 /// a database last does more than to read it.
 #[track_caller]
-pub fn sql<T: FromSql>(database: &Path, query: &str) -> Vec<T> {
+pub fn sql<T: Cell>(database: &Path, query: &str) -> Vec<T> {
     let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY);
     let read = |connection: Connection| -> rusqlite::Result<Vec<T>> {
         let mut statement = connection.prepare(query)?;

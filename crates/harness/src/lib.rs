@@ -12,6 +12,7 @@
 //!  helper    wardline-runas, as root
 //!  estate    a group with a Run As account, and a plugin that logs on with it
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
+//!  postgres  a PostgreSQL server, and its standby
 //!  search    for secrets: in memory, files, on the wire, however they are written
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
@@ -28,6 +29,7 @@ pub mod ids;
 pub mod log;
 pub mod pki;
 pub mod port;
+pub mod postgres;
 pub mod powercut;
 pub mod private;
 pub mod program;
@@ -42,6 +44,7 @@ pub use estate::Estate;
 pub use group::Group;
 pub use helper::Helper;
 pub use log::Log;
+pub use postgres::Postgres;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;
 pub use search::Search;

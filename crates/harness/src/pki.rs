@@ -140,6 +140,28 @@ impl Authority {
     }
 }
 
+/// A service that others have, such as a database server: its certificate and the CA of that.
+pub struct Service {
+    /// The CA's certificate, PEM.
+    pub authority: String,
+    /// The service's own.
+    pub credential: Credential,
+}
+
+impl Service {
+    /// One of this name, with a CA of its own.
+    pub fn new(name: &str) -> Self {
+        let authority = CertifiedIssuer::self_signed(authority("services", BasicConstraints::Constrained(0)), key());
+        let authority = authority.expect("a CA can be made");
+        let key = key();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &authority).expect("a certificate can be made");
+        let credential = Credential { chain: certificate.pem(), key: key.serialize_pem() };
+        Self { authority: authority.pem(), credential }
+    }
+}
+
 /// What can be wrong with a channel certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they say what they are")]

@@ -181,6 +181,8 @@ pub enum Reason {
     Stopping = 7,
     /// Its channel certificate was revoked, or not issued to it. A new one, by the identity key, cures it.
     Certificate = 8,
+    /// The database cannot be read now. Later it may.
+    Database = 9,
 }
 
 impl Reason {
@@ -196,6 +198,7 @@ impl Reason {
             Self::Replaced => "another session has taken its place",
             Self::Stopping => "the program is stopping",
             Self::Certificate => "its channel certificate was revoked, or not issued to it",
+            Self::Database => "the database cannot be read now",
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::daemon::Daemon;
 use crate::log::Log;
 use crate::pki::Authority;
 use crate::port::Port;
+use crate::postgres::Postgres;
 use crate::scratch::{Scratch, write};
 use crate::tap::Tap;
 
@@ -35,6 +36,7 @@ pub struct Builder {
     chained: bool,
     any_gateway: bool,
     channel_lifetime: Option<String>,
+    postgres: bool,
 }
 
 impl Default for Builder {
@@ -54,6 +56,7 @@ impl Default for Builder {
             chained: false,
             any_gateway: false,
             channel_lifetime: None,
+            postgres: false,
         }
     }
 }
@@ -140,6 +143,12 @@ impl Builder {
     /// How long channel certificates are valid.
     pub fn channel_lifetime(mut self, lifetime: &str) -> Self {
         self.channel_lifetime = Some(lifetime.into());
+        self
+    }
+
+    /// The server keeps its database in PostgreSQL; otherwise in a file.
+    pub const fn postgres(mut self, postgres: bool) -> Self {
+        self.postgres = postgres;
         self
     }
 
@@ -232,12 +241,17 @@ impl Builder {
         authority.write(&server.group);
         write(&server.group.join("group.toml"), format!("id = \"{id}\"\n"), 0o644);
         let (socket, database) = (server.runtime.join("api.sock"), server.state.join("wardline.db"));
+        let postgres = self.postgres.then(Postgres::start);
         server.write(&ServerFile {
             common: server.common(&self),
             listen,
             api_socket: socket.clone(),
-            database: format!("sqlite:{}", database.display()),
+            database: match &postgres {
+                Some(postgres) => postgres.url(&[]),
+                None => format!("sqlite:{}", database.display()),
+            },
             channel_lifetime: self.channel_lifetime.as_deref(),
+            postgres: postgres.as_ref().map(Login::of),
             group: Pinned { name },
         });
 
@@ -251,6 +265,7 @@ impl Builder {
             id,
             socket,
             database,
+            postgres,
             packs,
             _ports: ports,
             runtime,
@@ -363,7 +378,22 @@ struct ServerFile<'a> {
     database: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel_lifetime: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    postgres: Option<Login>,
     group: Pinned,
+}
+
+/// How the server logs on to PostgreSQL.
+#[derive(Serialize)]
+struct Login {
+    ca: PathBuf,
+    password_file: PathBuf,
+}
+
+impl Login {
+    fn of(postgres: &Postgres) -> Self {
+        Self { ca: postgres.ca(), password_file: postgres.password_file() }
+    }
 }
 
 #[derive(Serialize)]

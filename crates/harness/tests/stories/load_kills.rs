@@ -9,6 +9,7 @@ use wardline_harness::Daemon;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{self, Log, Tally};
 use wardline_harness::log::pack;
+use wardline_harness::postgres::Lock;
 use wardline_harness::random::{Random, seeds};
 use wardline_harness::wait;
 
@@ -25,8 +26,9 @@ const KILLS: RangeInclusive<u64> = 40..=600;
 
 /// How many lines are in the database, from all agents together.
 pub fn stored(group: &Group) -> u64 {
-    // Rows are numbered by ones and never deleted. Counting them would read them all.
-    group.sql::<i64>("SELECT coalesce(max(number), 0) FROM event")[0].try_into().unwrap()
+    // In a file rows are numbered by ones and never deleted; counting them would read them all.
+    let count = if group.has_postgres() { "count(*)" } else { "coalesce(max(number), 0)" };
+    group.sql::<i64>(&format!("SELECT {count} FROM event"))[0].try_into().unwrap()
 }
 
 /// Appends one line and waits until it is in the database from every agent: what was to come before it is there then.
@@ -59,28 +61,75 @@ fn daemon(group: &mut Group, index: usize) -> &mut Daemon {
     }
 }
 
-/// Locks the server's database, and returns when the server has something to write; with the mark before.
-fn hold_database(group: &mut Group, log: &mut Log) -> (Connection, usize) {
-    let other = Connection::open(group.database()).unwrap();
-    other.busy_timeout(LIMIT).unwrap();
-    let mark = group.server().mark();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    log.append(BURST);
-    group.server().wait_event_since(mark, 40020);
-    (other, mark)
+/// The database server, where there is one.
+const DATABASE: usize = 4;
+
+/// Kills one of them; its name.
+fn kill9(group: &mut Group, index: usize) -> String {
+    if index == DATABASE {
+        group.postgres().kill9();
+        return "postgres".into();
+    }
+    daemon(group, index).kill9();
+    daemon(group, index).name().into()
+}
+
+fn start(group: &mut Group, index: usize) {
+    if index == DATABASE { group.postgres().run() } else { daemon(group, index).start() }
+}
+
+/// Somebody else who holds the database.
+enum Holder {
+    File(Connection),
+    Server(Lock),
+}
+
+impl Holder {
+    /// Locks the server's database, and returns when the server has something to write; with the mark before.
+    fn hold(group: &mut Group, log: &mut Log) -> (Self, usize) {
+        let mark = group.server().mark();
+        let holder = if group.has_postgres() {
+            Self::Server(group.postgres().lock("stream"))
+        } else {
+            let other = Connection::open(group.database()).unwrap();
+            other.busy_timeout(LIMIT).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            Self::File(other)
+        };
+        log.append(BURST);
+        group.server().wait_event_since(mark, 40020);
+        (holder, mark)
+    }
+
+    fn release(self) {
+        match self {
+            Self::File(connection) => connection.execute_batch("ROLLBACK").unwrap(),
+            Self::Server(lock) => drop(lock),
+        }
+    }
 }
 
 #[test]
 fn killing_any_process_loses_and_doubles_nothing() {
-    let mut group = Group::builder().agents(2).pack("base", "").lay();
+    whatever_is_killed(false);
+}
+
+#[test]
+fn killing_postgresql_or_any_process_before_it_loses_and_doubles_nothing() {
+    whatever_is_killed(true);
+}
+
+fn whatever_is_killed(postgres: bool) {
+    let mut group = Group::builder().agents(2).postgres(postgres).pack("base", "").lay();
     let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
     group.write_pack("base", &pack("base", log.path()));
     group.start();
 
+    let victims = if postgres { DATABASE + 1 } else { DATABASE };
     let (mut killed, mut locked) = (BTreeMap::new(), 0);
     for seed in 0..seeds(40).end.clamp(*KILLS.start(), *KILLS.end()) {
         let mut random = Random::new(seed);
-        let victim = usize::try_from(random.below(4)).unwrap();
+        let victim = usize::try_from(random.below(victims as u64)).unwrap();
         // A fifth of the kills comes at once, while what was killed before connects again; the others come when some
         // of a burst of lines is stored and some is not.
         let goal = stored(&group) + if random.below(5) == 0 { 0 } else { 1 + random.below(BURST) };
@@ -94,19 +143,18 @@ fn killing_any_process_loses_and_doubles_nothing() {
         });
         assert!(in_flight > 0);
         // Some find the database locked: what the server has taken is not written yet when it comes a second time.
-        let lock = (victim != 3 && random.below(4) == 0).then(|| hold_database(&mut group, &mut log));
+        let lock = (victim < 3 && random.below(4) == 0).then(|| Holder::hold(&mut group, &mut log));
         let marks = [0, 1].map(|agent| group.agent(agent).mark());
-        daemon(&mut group, victim).kill9();
-        let name = daemon(&mut group, victim).name().to_owned();
+        let name = kill9(&mut group, victim);
         println!("seed {seed}: killed {name} with {in_flight} lines under way");
         *killed.entry(name).or_insert(0) += 1;
         if let Some((lock, mark)) = lock {
-            daemon(&mut group, victim).start();
+            start(&mut group, victim);
             // Those whose way was cut compare with what the database holds, which is less than the server has.
             for agent in (0..2).filter(|agent| victim == 2 || victim == *agent) {
                 group.agent(agent).wait_event_since(marks[agent], 40005);
             }
-            lock.execute_batch("ROLLBACK").unwrap();
+            lock.release();
             // An outage is said once: the next one must be another.
             group.server().wait_event_since(mark, 40021);
             locked += 1;
@@ -114,22 +162,31 @@ fn killing_any_process_loses_and_doubles_nothing() {
         }
         match random.below(4) {
             // Killed again while it starts.
-            0 => {
+            0 if victim != DATABASE => {
                 daemon(&mut group, victim).spawn();
                 daemon(&mut group, victim).kill9();
             }
             // Another one goes while it is away.
             1 => {
-                let other = (victim + 1 + usize::try_from(random.below(3)).unwrap()) % 4;
-                daemon(&mut group, other).kill9();
-                daemon(&mut group, other).start();
+                let other = (victim + 1 + usize::try_from(random.below(victims as u64 - 1)).unwrap()) % victims;
+                kill9(&mut group, other);
+                // A server does not start without its database.
+                if other != DATABASE && victim == DATABASE {
+                    start(&mut group, victim);
+                    start(&mut group, other);
+                    continue;
+                }
+                start(&mut group, other);
             }
             _ => {}
         }
-        daemon(&mut group, victim).start();
+        start(&mut group, victim);
     }
     println!("killed: {killed:?}; with the database locked: {locked}; lines: {}", log.written());
-    assert!(killed.len() == 4 && killed.values().all(|times| *times >= 5), "the seeds reach everybody: {killed:?}");
+    assert!(
+        killed.len() == victims && killed.values().all(|times| *times >= 4),
+        "the seeds reach everybody: {killed:?}"
+    );
     assert!(locked >= 3, "the seeds lock the database: {locked}");
 
     wait_for_the_last_line(&group, &mut log, LOG_SEED, AGENTS.len());

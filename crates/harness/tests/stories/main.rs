@@ -22,6 +22,7 @@ mod load_kills;
 mod load_power_cut;
 mod own_pki;
 mod passwords;
+mod postgresql;
 mod queue_lives;
 mod renewal;
 mod rolled_back;

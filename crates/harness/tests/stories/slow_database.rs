@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rusqlite::types::FromSql;
+
 use wardline_harness::group::{Group, sql};
 use wardline_harness::ids::{self, Log};
 use wardline_harness::log::pack;
+use wardline_harness::postgres::Cell;
 use wardline_harness::tap::Way;
 use wardline_harness::wait;
 
@@ -26,7 +27,7 @@ impl Queue {
     }
 
     #[track_caller]
-    pub fn one<T: FromSql>(&self, query: &str) -> T {
+    pub fn one<T: Cell>(&self, query: &str) -> T {
         sql(&self.0, query).pop().unwrap_or_else(|| panic!("no row: {query}"))
     }
 

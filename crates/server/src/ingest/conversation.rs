@@ -286,7 +286,12 @@ impl Talk {
         while let Some((mark, outcome)) = written(&mut self.writing).await {
             self.written(mark, outcome).await?;
         }
-        let Answered { standing, watermark, common, live } = self.compare(&asked).await.map_err(|_| End::Quiet)?;
+        let Answered { standing, watermark, common, live } =
+            self.compare(&asked).await.map_err(|error| match error {
+                store::Error::Stopped => End::Quiet,
+                // It comes again; by then the database may be back.
+                _ => End::Refused(Refusal::of(Reason::Database)),
+            })?;
         self.taken = (standing == Standing::Live).then_some(watermark);
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let due = self.ingest.configurations.due(&view, &self.member.name).await;

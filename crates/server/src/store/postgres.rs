@@ -5,6 +5,7 @@
 
 mod tls;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -28,7 +29,7 @@ const CONNECTING: Duration = Duration::from_secs(5);
 
 /// What every session is told. Whatever a role or a database sets: a commit means the disk has it, and what a server that
 /// hangs has locked is free again soon.
-const SESSION: &str = "SET statement_timeout = '25s'; SET lock_timeout = '10s'; \
+const SESSION: &str = "SET statement_timeout = '25s'; SET lock_timeout = '1s'; \
                        SET idle_in_transaction_session_timeout = '10s'; SET TimeZone = 'UTC'; \
                        SET default_transaction_isolation = 'read committed'; \
                        SELECT set_config('synchronous_commit', 'on', false) \
@@ -270,14 +271,20 @@ impl Postgres {
         let arrays: Vec<_> = arrays.collect();
         let sql = format!("INSERT INTO {table} ({}) SELECT * FROM unnest({})", names.join(", "), arrays.join(", "));
         let statement = self.prepare(&sql)?;
-        let params = columns.iter().map(|(_, values)| match values {
-            Values::Integers(values) => values as &(dyn ToSql + Sync),
-            Values::Texts(values) => values,
-            Values::Blobs(values) => values,
+        let arrays = columns.iter().map(|(_, values)| match values {
+            Values::Integers(values) => Box::new(values.as_slice()) as Box<dyn ToSql + Sync + '_>,
+            Values::Texts(values) => Box::new(values.iter().map(|text| storable(text)).collect::<Vec<_>>()),
+            Values::Blobs(values) => Box::new(values.as_slice()),
         });
-        let params: Vec<_> = params.collect();
+        let arrays: Vec<_> = arrays.collect();
+        let params: Vec<_> = arrays.iter().map(|array| &**array).collect();
         self.wait(self.client.execute(&statement, &params)).map(drop)
     }
+}
+
+/// A text as PostgreSQL takes it: it has no NUL, for which the symbol of it stands.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{2400}").into() } else { text.into() }
 }
 
 fn wait<T>(runtime: &Runtime, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -315,7 +322,7 @@ impl ToSql for Param<'_> {
             Self::Null => Ok(IsNull::Yes),
             Self::Integer(value) => value.to_sql_checked(ty, out),
             Self::Real(value) => value.to_sql_checked(ty, out),
-            Self::Text(value) => value.to_sql_checked(ty, out),
+            Self::Text(value) => storable(value).to_sql_checked(ty, out),
             Self::Blob(value) => value.to_sql_checked(ty, out),
         }
     }

@@ -45,12 +45,7 @@ impl Readers {
 
 impl Shared {
     fn answer<T>(&self, question: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
-        let idle = self.idle().pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => database::open_to_read(&self.location)?,
-        };
-        connection.begin_reading()?;
+        let connection = self.reading()?;
         let answer = question(&connection);
         // One that failed to read is closed: whatever is wrong with it is not kept.
         if !matches!(answer, Err(Error::Unreadable(_))) {
@@ -58,6 +53,22 @@ impl Shared {
             self.idle().push(connection);
         }
         answer
+    }
+
+    /// A connection that has begun to read one state of the database.
+    fn reading(&self) -> Result<Connection, Error> {
+        loop {
+            let idle = self.idle().pop();
+            let Some(connection) = idle else {
+                let connection = database::open_to_read(&self.location)?;
+                connection.begin_reading()?;
+                return Ok(connection);
+            };
+            // One that was cut off meanwhile is closed.
+            if connection.begin_reading().is_ok() {
+                return Ok(connection);
+            }
+        }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

@@ -530,6 +530,19 @@ async fn states_are_kept_as_they_are_now_and_samples_by_series() {
 }
 
 #[tokio::test]
+async fn texts_are_kept_whatever_is_in_them() {
+    let folder = Folder::new();
+    let store = opened(&folder).await;
+    let texts = ["a\0b", "'; DROP TABLE event; --", "ÄÖ \u{1f600} \r\n\t\u{7f}", "\\x00", "?1 $1", ""];
+    store.commit(batch(A, 0, texts.map(event).to_vec())).await.unwrap();
+    let id = Uuid::now_v7();
+    store.commit(batch(A, 6, vec![alert(id, Severity::Warning, "a\0b")])).await.unwrap();
+    assert_eq!((folder.count("event"), folder.count("set_aside")), (6, 0));
+    let kept = if matches!(folder.1, Location::File(_)) { "a\0b" } else { "a\u{2400}b" };
+    assert_eq!(store.alerts(AlertFilter::default()).await.unwrap().items[0].text, kept);
+}
+
+#[tokio::test]
 async fn the_store_counts_what_there_is() {
     let folder = Folder::new();
     let store = opened(&folder).await;
@@ -575,7 +588,7 @@ async fn a_row_that_the_database_does_not_take_is_set_aside_with_its_reason() {
 /// The same tests, and those that lock a file, which is done otherwise on a server.
 #[test]
 fn what_a_file_promises_a_server_promises_too() {
-    let tests: [fn(); 18] = [
+    let tests: [fn(); 19] = [
         a_batch_moves_its_stream_once_and_a_repeat_has_no_effect,
         a_batch_that_does_not_continue_its_stream_writes_nothing,
         what_was_committed_is_there_after_a_restart,
@@ -591,6 +604,7 @@ fn what_a_file_promises_a_server_promises_too() {
         entries_that_make_no_sense_are_set_aside_and_the_stream_goes_on,
         a_gap_takes_the_numbers_that_it_counts,
         states_are_kept_as_they_are_now_and_samples_by_series,
+        texts_are_kept_whatever_is_in_them,
         the_store_counts_what_there_is,
         every_new_alert_is_measured_once_after_its_commit,
         a_row_that_the_database_does_not_take_is_set_aside_with_its_reason,

@@ -1,0 +1,118 @@
+//! A database on a server of its own: who it is, how it is let in, and what becomes of the group when it fails.
+
+use std::time::Duration;
+
+use wardline_harness::group::Group;
+use wardline_harness::ids::Log;
+use wardline_harness::log::pack;
+use wardline_harness::pki::Service;
+use wardline_harness::{scratch, wait};
+
+use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LOG_SEED: u64 = 17;
+
+/// Starts the server, which does not come up; the reason of its event.
+#[track_caller]
+fn refused(group: &mut Group, number: u32) -> String {
+    let mark = group.server().mark();
+    group.server().spawn();
+    assert!(!group.server().wait_exit().success());
+    group.server().wait_event_since(mark, number).text
+}
+
+#[test]
+fn a_database_server_that_cannot_prove_who_it_is_gets_nothing() {
+    let mut group = Group::builder().agents(1).postgres(true).lay();
+    let (url, ca, password) = (group.postgres().url(&[]), group.postgres().ca(), group.postgres().password_file());
+    let set = |group: &mut Group, url: &str, login: &[(&str, &std::path::Path)]| {
+        let login = login.iter().map(|(key, path)| ((*key).to_owned(), path.to_str().unwrap().into()));
+        group.server().set("database", url);
+        group.server().set("postgres", toml::Value::Table(login.collect()));
+    };
+
+    // Its certificate is under another CA, or for another name.
+    let other = group.folder().join("other.pem");
+    scratch::write(&other, Service::new("localhost").authority, 0o644);
+    set(&mut group, &url, &[("ca", &other), ("password_file", &password)]);
+    let reason = refused(&mut group, 40023);
+    assert!(reason.contains("invalid peer certificate: ") && reason.contains("localhost"), "{reason}");
+    set(&mut group, &url.replace("localhost", "127.0.0.1"), &[("ca", &ca), ("password_file", &password)]);
+    let reason = refused(&mut group, 40023);
+    assert!(reason.contains("not valid for name \"127.0.0.1\""), "{reason}");
+    // Nothing of the password was said to either.
+    let log = group.postgres().log();
+    assert!(!log.contains("password authentication failed"), "{log}");
+
+    // It takes nobody in the clear, and neither do we: one that has no TLS is not spoken to.
+    set(&mut group, &url, &[("ca", &ca), ("password_file", &password)]);
+    group.postgres().restart(&["ssl=off"]);
+    let reason = refused(&mut group, 40023);
+    assert!(reason.contains("server does not support TLS"), "{reason}");
+    group.postgres().restart(&[]);
+
+    // Who comes with a wrong password is told so, and is not let in.
+    let wrong = group.folder().join("wrong");
+    scratch::write(&wrong, "guessed", 0o600);
+    set(&mut group, &url, &[("ca", &ca), ("password_file", &wrong)]);
+    assert!(refused(&mut group, 40023).contains("password authentication failed for user \"wardline\""));
+
+    // What cannot be meant is refused before anything is dialled.
+    for (url, login, says) in [
+        (url.as_str(), vec![("password_file", &password)], "has to prove who it is"),
+        (&url.replace("wardline@", "wardline:secret@"), vec![("ca", &ca)], "no password belongs into the address"),
+        (&url.replace("/wardline", ""), vec![("ca", &ca)], "`postgres://USER@HOST/DATABASE` is expected"),
+        (&format!("{url}?sslmode=disable&colour=red"), vec![("ca", &ca)], "colour"),
+    ] {
+        let login: Vec<_> = login.into_iter().map(|(key, path)| (key, path.as_path())).collect();
+        set(&mut group, url, &login);
+        let reason = refused(&mut group, 40001);
+        assert!(reason.contains(says) && !reason.contains("secret@"), "{reason}");
+    }
+
+    // The good one: the server comes up, by TLS 1.3, as who it should be.
+    set(&mut group, &url, &[("ca", &ca), ("password_file", &password)]);
+    group.start();
+    group.agent(0).wait_event(40005);
+    let sessions = "SELECT DISTINCT version || ' ' || usename FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                    WHERE application_name = 'wardline-server'";
+    assert_eq!(group.sql::<String>(sessions), ["TLSv1.3 wardline"]);
+    assert!(group.done(&["status"]).contains("schema"));
+}
+
+#[test]
+fn a_postgres_failover_loses_nothing() {
+    let mut group = Group::builder().agents(2).postgres(true).pack("base", "").lay();
+    let standby = group.postgres().standby(true);
+    let url = group.postgres().url(&[&standby]);
+    group.server().set("database", url);
+    let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
+    group.write_pack("base", &pack("base", log.path()));
+    group.start();
+    log.append(1000);
+    wait::until("some lines are stored", LIMIT, || (stored(&group) > 1000).then_some(()));
+
+    // The first one goes in the middle of what it takes.
+    let mark = group.server().mark();
+    let before = stored(&group);
+    log.append(20_000);
+    wait::until("more lines are stored", LIMIT, || (stored(&group) > before + 1000).then_some(()));
+    let acknowledged: Vec<i64> = group.sql("SELECT number FROM stream ORDER BY agent");
+    group.postgres().kill9();
+    group.server().wait_event_since(mark, 40020);
+    log.append(1000);
+    standby.promote();
+    let mut old = group.take_over(standby);
+    group.server().wait_event_since(mark, 40021);
+    // What the first one had said to be committed is in the second one too.
+    let now: Vec<i64> = group.sql("SELECT number FROM stream ORDER BY agent");
+    assert!(now.iter().zip(&acknowledged).all(|(now, before)| now >= before), "{now:?}, {acknowledged:?}");
+    wait_for_the_last_line(&group, &mut log, LOG_SEED, 2);
+    assert_each_line_once(&group, &log, &["agent1.test", "agent2.test"]);
+
+    // The control: the old one, put back, lacks what came since, and would be seen to.
+    old.run();
+    let texts = "SELECT count(*) FROM event";
+    assert!(old.sql::<i64>(texts)[0] < group.sql::<i64>(texts)[0]);
+}
