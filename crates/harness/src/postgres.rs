@@ -99,7 +99,7 @@ impl Postgres {
             self.admin("postgres", "SELECT pg_reload_conf()");
             wait::until("the standby is synchronous", LIMIT, || {
                 let state = self.admin("postgres", "SELECT sync_state FROM pg_stat_replication");
-                (state.trim() == "sync").then_some(())
+                (state == "sync\0").then_some(())
             });
         }
         standby
