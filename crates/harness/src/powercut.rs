@@ -100,15 +100,26 @@ impl PowerCut {
         self.order("changes")
     }
 
-    /// The next fsync of a file fails, once. What it should have made durable is lost with the next cut, even when a
-    /// later fsync succeeds, unless it is written again: as Linux does it.
-    pub fn fail_fsync_once(&self) {
-        self.order("fail_fsync");
+    /// The next so many syncs of files of this name fail, in place of what was ordered before. What they should have made
+    /// durable is lost with the next cut, even when a later sync succeeds, unless it is written again: as Linux does it.
+    pub fn fail_syncs(&self, name: &str, count: u64) {
+        self.order(&format!("fail_syncs {count} {name}"));
     }
 
-    /// Whether the disk is full: nothing new fits, what is there can be overwritten.
-    pub fn full(&self, full: bool) {
-        self.order(if full { "full 1" } else { "full 0" });
+    /// How many syncs are still to fail.
+    pub fn failing(&self) -> u64 {
+        self.order("failing")
+    }
+
+    /// So many bytes fit from now on, of all files together: a write that does not fit is done in part or not at all.
+    /// What is there stays, and can be overwritten.
+    pub fn limit(&self, bytes: u64) {
+        self.order(&format!("limit {bytes}"));
+    }
+
+    /// How many bytes all files take.
+    pub fn used(&self) -> u64 {
+        self.order("used")
     }
 
     fn order(&self, order: &str) -> u64 {
@@ -140,28 +151,30 @@ pub fn serve(folder: &Path) {
         if answered.is_err() {
             break;
         }
-        let (word, numbers) = order.split_once(' ').unwrap_or((&order, ""));
-        let numbers: Vec<u64> = numbers.split_whitespace().map(|number| number.parse().expect("a number")).collect();
-        answered = answer(obey(&mut disk.lock().expect("no thread of the disk panics"), word, &numbers));
+        let words: Vec<_> = order.split_whitespace().collect();
+        answered = answer(obey(&mut disk.lock().expect("no thread of the disk panics"), &words));
     }
     // Also from under programs that are still on it. An ordinary user may not, and leaves it to `fusermount3`.
     let _ = umount2(folder, MntFlags::MNT_DETACH);
     drop(session);
 }
 
-fn obey(disk: &mut Disk, order: &str, numbers: &[u64]) -> u64 {
-    match (order, numbers) {
-        ("settle", []) => disk.settle(),
-        ("cut", [seed]) => {
-            disk.cut(*seed);
+fn obey(disk: &mut Disk, order: &[&str]) -> u64 {
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    match order {
+        ["settle"] => disk.settle(),
+        ["cut", seed] => {
+            disk.cut(number(seed));
             disk.power_on();
         }
-        ("cut_at", [count, seed]) => disk.cut_at(*count, *seed),
-        ("is_out", []) => return disk.is_out().into(),
-        ("changes", []) => return disk.changes(),
-        ("fail_fsync", []) => disk.fail_fsync(),
-        ("full", [full]) => disk.full(*full == 1),
-        _ => panic!("no such order: {order} {numbers:?}"),
+        ["cut_at", count, seed] => disk.cut_at(number(count), number(seed)),
+        ["is_out"] => return disk.is_out().into(),
+        ["changes"] => return disk.changes(),
+        ["fail_syncs", count, name] => disk.fail_syncs(name, number(count)),
+        ["failing"] => return disk.failing(),
+        ["limit", bytes] => disk.limit(usize::try_from(number(bytes)).expect("a size")),
+        ["used"] => return disk.used() as u64,
+        _ => panic!("no such order: {order:?}"),
     }
     0
 }

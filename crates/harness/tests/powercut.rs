@@ -78,8 +78,12 @@ fn a_failed_fsync_loses_what_it_should_have_kept() {
     let mut file = File::create(&path).unwrap();
     disk.settle();
     file.write_all(&[1; 512]).unwrap();
-    disk.fail_fsync_once();
+    disk.fail_syncs("file", 1);
+    let mut other = File::create(disk.path().join("other")).unwrap();
+    other.write_all(b"text").unwrap();
+    other.sync_all().unwrap();
     assert!(file.sync_all().is_err());
+    assert_eq!(disk.failing(), 0);
     file.write_all(&[2; 512]).unwrap();
     file.sync_all().unwrap();
     assert_eq!(fs::read(&path).unwrap(), [[1; 512], [2; 512]].concat(), "it looks as if all were well");
@@ -92,13 +96,19 @@ fn a_full_disk_takes_nothing_new() {
     let disk = PowerCut::mount();
     let path = disk.path().join("file");
     fs::write(&path, [1; 1000]).unwrap();
-    disk.full(true);
+    disk.limit(1000);
     let mut file = File::options().write(true).open(&path).unwrap();
     file.write_all(&[2; 1000]).unwrap();
     let full = Some(nix::errno::Errno::ENOSPC as i32);
     assert_eq!(file.write_all(&[2; 1]).unwrap_err().raw_os_error(), full);
     assert_eq!(File::create(disk.path().join("other")).unwrap_err().raw_os_error(), full);
-    disk.full(false);
+    // What fits in part is written in part, as disks do it.
+    disk.limit(1003);
+    assert_eq!(file.write(&[2; 10]).unwrap(), 3);
+    assert_eq!((disk.used(), file.write(&[2; 10]).unwrap_err().raw_os_error()), (1003, full));
+    file.set_len(1000).unwrap();
+    assert_eq!(file.write(&[2; 3]).unwrap_err().raw_os_error(), full, "behind a hole");
+    disk.limit(u64::MAX);
     file.write_all(&[2; 1]).unwrap();
 }
 

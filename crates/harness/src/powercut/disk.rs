@@ -24,8 +24,10 @@ pub(super) struct Disk {
     /// Changes of names that no fsync has made durable, in their order.
     pending: Vec<Renaming>,
     out: bool,
-    full: bool,
-    fail_fsync: bool,
+    /// So many bytes of all files together fit.
+    limit: usize,
+    /// So many syncs of files of this name fail.
+    failing: (String, u64),
     changes: u64,
     /// At which change the power goes out, and by which seed.
     cut_at: Option<(u64, u64)>,
@@ -169,8 +171,8 @@ impl Disk {
             last: ROOT,
             pending: Vec::new(),
             out: false,
-            full: false,
-            fail_fsync: false,
+            limit: usize::MAX,
+            failing: (String::new(), 0),
             changes: 0,
             cut_at: None,
         }
@@ -203,16 +205,33 @@ impl Disk {
         self.changes
     }
 
-    pub(super) const fn fail_fsync(&mut self) {
-        self.fail_fsync = true;
+    pub(super) fn fail_syncs(&mut self, name: &str, count: u64) {
+        self.failing = (name.into(), count);
     }
 
-    pub(super) const fn full(&mut self, full: bool) {
-        self.full = full;
+    pub(super) const fn failing(&self) -> u64 {
+        self.failing.1
     }
 
-    pub(super) const fn is_full(&self) -> bool {
-        self.full
+    pub(super) const fn limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// How many bytes all files that have a name take.
+    pub(super) fn used(&self) -> usize {
+        self.used_below(ROOT)
+    }
+
+    fn used_below(&self, number: u64) -> usize {
+        match self.nodes.get(&number).map(|node| &node.body) {
+            Some(Body::File(contents)) => contents.len(),
+            Some(Body::Folder(names)) => names.now.values().map(|number| self.used_below(*number)).sum(),
+            None => 0,
+        }
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.used())
     }
 
     /// Forgets what was not synced, but for what the seed saves, and turns the power off.
@@ -311,25 +330,34 @@ impl Disk {
         self.set_modified(file, SystemTime::now())
     }
 
-    pub(super) fn write(&mut self, file: u64, offset: usize, bytes: &[u8]) -> Result<(), Errno> {
+    /// Writes as much as fits, and gives how many bytes that are.
+    pub(super) fn write(&mut self, file: u64, offset: usize, bytes: &[u8]) -> Result<usize, Errno> {
         self.change(&[file])?;
-        let full = self.full;
-        let contents = self.contents_mut(file)?;
-        if full && offset + bytes.len() > contents.len() {
+        let end = self.contents(file)?.len().saturating_add(self.room());
+        let written = bytes.len().min(end.saturating_sub(offset));
+        if written == 0 && !bytes.is_empty() {
             return Err(Errno::ENOSPC);
         }
-        contents.write(offset, bytes);
-        self.set_modified(file, SystemTime::now())
+        self.contents_mut(file)?.write(offset, &bytes[..written]);
+        self.set_modified(file, SystemTime::now())?;
+        Ok(written)
     }
 
     pub(super) fn sync(&mut self, file: u64) -> Result<(), Errno> {
         self.change(&[file])?;
-        if std::mem::take(&mut self.fail_fsync) {
+        if self.failing.1 > 0 && self.is_called(file, &self.failing.0) {
+            self.failing.1 -= 1;
             self.contents_mut(file)?.fail_to_sync();
             return Err(Errno::EIO);
         }
         self.contents_mut(file)?.sync();
         Ok(())
+    }
+
+    fn is_called(&self, file: u64, name: &str) -> bool {
+        let is =
+            |node: &Node| matches!(&node.body, Body::Folder(names) if names.now.get(OsStr::new(name)) == Some(&file));
+        self.nodes.values().any(is)
     }
 
     /// Makes every change of names durable up to the last one in this folder.
@@ -353,7 +381,7 @@ impl Disk {
         if self.names(folder)?.now.contains_key(name) {
             return Err(Errno::EEXIST);
         }
-        if self.full {
+        if self.room() == 0 {
             return Err(Errno::ENOSPC);
         }
         let number = self.add(Node::new(mode & 0o7777, owner, body));

@@ -229,7 +229,7 @@ impl Filesystem for Mount {
         reply: ReplyWrite,
     ) {
         match offset(to).and_then(|to| self.disk().write(ino.0, to, data)) {
-            Ok(()) => reply.written(u32::try_from(data.len()).expect("the kernel's own length")),
+            Ok(written) => reply.written(u32::try_from(written).expect("no more than the kernel's own length")),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -269,7 +269,7 @@ impl Filesystem for Mount {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const BLOCKS: u64 = 1 << 20;
-        let free = if self.disk().is_full() { 0 } else { BLOCKS / 2 };
+        let free = (self.disk().room() as u64 / 4096).min(BLOCKS / 2);
         reply.statfs(BLOCKS, free, free, BLOCKS, BLOCKS / 2, 4096, 255, 4096);
     }
 }
