@@ -22,7 +22,7 @@
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
 //! - `stream`: the rules of numbered, chained, signed streams; no IO
-//! - `queue`, `outbox`: an agent's durable queue and its one door
+//! - `queue`, `outbox`: an agent's durable queue and its one door; `outage`: what is said of a database that takes nothing
 //! - `parents`: which of several parents is talked to
 //! - `uplink`: an agent's way to its parent, kept up
 //! - `relay`: a gateway between who is below and its parent
@@ -42,6 +42,7 @@ pub mod join;
 pub mod journal;
 pub mod link;
 pub mod listener;
+pub mod outage;
 pub mod outbox;
 pub mod own_pki;
 pub mod parents;

@@ -309,16 +309,16 @@ catalogue! {
         cause "The database was restored from a backup."
         cure "Look at the gap records for what is missing."
 
-    40020 Warning DatabaseBusy { reason }
-        "the database does not take data now: {reason}; agents are held back, nothing is lost"
+    40020 Warning DatabaseBusy { path, reason }
+        "{path} does not take data now: {reason}; what comes is held back, nothing is lost"
         meaning "A commit failed or waits. Nothing is acknowledged before it is committed."
-        cause "Another program locks the database, the disk is full, or it fails."
-        cure "Free the lock or the disk; writing goes on by itself."
+        cause "Another program locks the database."
+        cure "Free the lock; writing goes on by itself."
 
-    40021 Information DatabaseBack { seconds }
-        "the database takes data again, after {seconds} s"
+    40021 Information DatabaseBack { path, seconds }
+        "{path} takes data again, after {seconds} s"
         meaning "What was held back is written."
-        cause "The trouble that event 40020 named is over."
+        cause "The trouble that event 40020, 40025 or 40026 named is over."
         cure "Nothing to do."
 
     40022 Critical DatabaseNewer { path, found, known }
@@ -338,6 +338,30 @@ catalogue! {
         meaning "The agent signed it, but it makes no sense here. It is kept as it is; the stream goes on."
         cause "The agent is of a newer version than the server, or damaged."
         cure "Upgrade the server; otherwise reinstall the agent."
+
+    40025 Critical DiskFull { path }
+        "the disk of {path} is full: nothing more is stored or acknowledged until there is room; what comes is held back, nothing is lost"
+        meaning "On a server agents are held back and keep what they find. On an agent logs and checks wait with what they have found."
+        cause "Something fills the file system that the file lies on."
+        cure "Make room on that file system (`df`, `du -x`), or make it larger. Writing goes on by itself, with event 40021."
+
+    40026 Critical DiskFailed { path, reason }
+        "writing {path} failed: {reason}; nothing of it was acknowledged, and all of it is written again"
+        meaning "What a disk could not keep counts as not written, whatever it says later: the file is opened anew and everything in doubt is written once more."
+        cause "A failing disk, controller or cable, or storage on a network that is away."
+        cure "See what the kernel says (`dmesg`) and how the disk is (`smartctl -a`). Writing goes on by itself, with event 40021; replace a disk that repeats this."
+
+    40027 Information DatabaseCopied { path, act }
+        "{act} has copied the database to {path}"
+        meaning "The copy is one state of the database, whole, and readable by its owner only."
+        cause "`wardline db backup`."
+        cure "Keep it as you keep the database: it has everything in it that the server was told."
+
+    40028 Critical DatabaseDamaged { place, reason }
+        "of the database {place} cannot be read: {reason}"
+        meaning "The disk has changed what it was given, or somebody has. Everything else is there, and the server goes on."
+        cause "A failing disk, memory or controller, or somebody who has written into the file."
+        cure "See what the kernel says (`dmesg`) and how the disk is (`smartctl -a`). Put a backup back if what is lost is needed: docs/operations/install.md."
 
     40030 Warning CheckFailed { workflow, reason }
         "check {workflow} gave no usable result: {reason}; its state is unknown"

@@ -9,16 +9,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, ffi, params};
 use wardline_proto::message::{Digest, Epoch, Mark};
 use wardline_secrets::protect::{RowKey, Vault};
 use wardline_secrets::signature::random;
 
 use super::{QueueError, Ready};
+use crate::outage::checkpoint_aloud;
 use crate::stream::{Link, Tail};
 
 /// This program's schema of the queue. In the first one rows were in the clear.
 pub(super) const SCHEMA: i64 = 2;
+/// Pages of the log of writes before they are copied into the database, 4 MiB.
+const CHECKPOINT_PAGES: i32 = 1000;
+/// How long opening waits for somebody who reads.
+const OPENING: Duration = Duration::from_secs(5);
 /// What the file's own key is protected as.
 const PROTECTED: &str = "queue.db";
 
@@ -93,6 +98,7 @@ impl Disk {
         if found > SCHEMA {
             return Err(QueueError::Newer(found));
         }
+        settle(&connection)?;
         if found < SCHEMA {
             let tx = connection.transaction()?;
             if found == 0 {
@@ -140,8 +146,9 @@ impl Disk {
     }
 
     fn connect(path: &Path) -> rusqlite::Result<Connection> {
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        checkpoint_aloud(&mut connection, CHECKPOINT_PAGES)?;
         // An acknowledgement or a sent batch must outlive a power cut: FULL syncs the log at every commit.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(Duration::ZERO)?;
@@ -150,8 +157,7 @@ impl Disk {
 
     pub(super) fn reopen(&mut self) -> rusqlite::Result<()> {
         self.connection = Self::connect(&self.path)?;
-        // What a failed fsync left in the log is written again, or the next commit fails too.
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        settle(&self.connection)
     }
 
     pub(super) fn load(&mut self) -> Result<(Tail, VecDeque<Ready>), QueueError> {
@@ -195,6 +201,15 @@ impl Disk {
             |row| Ok((from_sql(row.get(0)?), from_sql(row.get(1)?))),
         )
     }
+}
+
+/// Copies the log of writes into the database and empties it. What a failed sync left in the log may be only in the
+/// kernel's cache: looked at again it counts as written, and is gone with the power. Copied, it is written once more.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(OPENING)?;
+    let blocked: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    connection.busy_timeout(Duration::ZERO)?;
+    if blocked { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)) } else { Ok(()) }
 }
 
 impl Rows {

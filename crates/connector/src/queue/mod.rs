@@ -30,6 +30,7 @@ use wardline_secrets::signature::SigningKey;
 use self::change::{Sealer, State, damaged};
 use self::disk::{Disk, SCHEMA};
 use self::writer::Writer;
+use crate::outage::Outage;
 use crate::outbox::{Outbox, Put};
 use crate::stream::{Answered, Link, Tail, Verdict};
 use crate::{journal, now_ms};
@@ -162,6 +163,7 @@ impl Queue {
             closed_bytes,
             load,
             memory: Arc::clone(&memory),
+            outage: Outage::of(path),
         };
         let handle = std::thread::Builder::new().name("queue".into()).spawn(move || thread.run(inbox))?;
         let outbox = Outbox { commands: commands.clone(), load: changed.clone(), memory };

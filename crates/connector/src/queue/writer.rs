@@ -11,6 +11,7 @@ use super::change::{Closing, Run, Sealer, State, Step, acknowledge, drop_some, k
 use super::disk::{Disk, Tx, remember};
 use super::{BATCH_RAW, CROWDED, Command, GROUP, Load, Shared, WINDOW, lock};
 use crate::journal;
+use crate::outage::{Outage, is_busy};
 use crate::outbox::Memory;
 
 /// The thread that owns the database.
@@ -26,6 +27,7 @@ pub(super) struct Writer {
     pub(super) load: watch::Sender<Load>,
     /// What workflows remember.
     pub(super) memory: Memory,
+    pub(super) outage: Outage,
 }
 
 impl Writer {
@@ -52,7 +54,6 @@ impl Writer {
 
     /// Writes what a group of commands asks for in one transaction, trying again until the disk takes it.
     fn commit(&mut self, group: &mut Vec<Command>) {
-        let mut said = false;
         let mut broken = false;
         let mut pause = Duration::from_millis(50);
         let step = loop {
@@ -62,14 +63,12 @@ impl Writer {
                 Ok(step) => break step,
                 Err(error) => error,
             };
-            if !said {
-                journal::emit(Event::DatabaseBusy { reason: format!("queue of {}: {error}", self.sealer.group) });
-                said = true;
-            }
+            self.outage.failed(&error);
             broken = broken || !is_busy(&error);
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(2));
         };
+        self.outage.over();
         let Step { state, closed, replaced, dropped, events } = step;
         events.into_iter().for_each(journal::emit);
         if dropped > 0 {
@@ -178,9 +177,4 @@ impl Writer {
         transaction.commit()?;
         Ok(step)
     }
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
-    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use wardline_connector::outage;
 use wardline_proto::event::Event;
 
 use super::postgres::{Postgres, Settings};
@@ -113,6 +114,15 @@ impl OpenError {
                 Event::LogDamaged { number: number.to_string(), reason: reason.clone() }
             }
         }
+    }
+}
+
+/// What an operator has to know of a write that failed.
+pub(super) fn trouble(location: &Location, error: &Error) -> Event {
+    match (location, error) {
+        (Location::File(path), Error::Sqlite(error)) => outage::trouble(path, error),
+        (_, Error::Postgres(error)) => error.trouble(location.to_string()),
+        _ => Event::DatabaseBusy { path: location.to_string(), reason: error.to_string() },
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{self, FromSql, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Statement};
+use wardline_proto::event::Event;
 
 use super::sql::{Param, Row, Value, Values};
 
@@ -190,9 +191,16 @@ impl Error {
         self.state().is_some_and(|state| ["22", "23", "54"].iter().any(|class| state.code().starts_with(class)))
     }
 
-    /// What is stored is damaged.
-    pub(super) fn is_damage(&self) -> bool {
-        self.state().is_some_and(|state| [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(state))
+    /// What an operator has to know of it, when it has kept something from being written there.
+    pub(super) fn trouble(&self, path: String) -> Event {
+        match self.state() {
+            Some(state) if *state == SqlState::DISK_FULL => Event::DiskFull { path },
+            Some(state) if [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(state) => {
+                Event::DatabaseUnusable { path, reason: self.to_string() }
+            }
+            Some(state) if *state == SqlState::IO_ERROR => Event::DiskFailed { path, reason: self.to_string() },
+            _ => Event::DatabaseBusy { path, reason: self.to_string() },
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::cell::Cell;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
+use wardline_connector::outage::is_busy;
+
 use super::postgres::{self, Postgres};
 use super::sqlite;
 
@@ -46,7 +48,7 @@ pub enum Error {
 impl Error {
     /// Somebody else has the lock: nothing was tried, so nothing is in doubt.
     pub(super) fn is_busy(&self) -> bool {
-        matches!(self, Self::Sqlite(error) if sqlite::is_busy(error))
+        matches!(self, Self::Sqlite(error) if is_busy(error))
     }
 
     /// It is about one row; trying again cannot help.
@@ -54,15 +56,6 @@ impl Error {
         match self {
             Self::Sqlite(error) => sqlite::is_about_the_row(error),
             Self::Postgres(error) => error.is_about_the_row(),
-            Self::Column(..) | Self::Vanished | Self::Newer => false,
-        }
-    }
-
-    /// What is stored is damaged.
-    pub(super) fn is_damage(&self) -> bool {
-        match self {
-            Self::Sqlite(error) => sqlite::is_damage(error),
-            Self::Postgres(error) => error.is_damage(),
             Self::Column(..) | Self::Vanished | Self::Newer => false,
         }
     }

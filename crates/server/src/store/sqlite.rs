@@ -8,6 +8,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
+use wardline_connector::outage::checkpoint_aloud;
+
 use super::sql::Values;
 
 /// Marks the file as ours ("Ward"): a database of another program is not migrated.
@@ -18,7 +20,7 @@ const OPENING: Duration = Duration::from_secs(5);
 
 /// Pages of the WAL before they are copied into the database, 32 MiB: pages that every commit changes are copied and
 /// synced once for many commits.
-const CHECKPOINT_PAGES: u32 = 8192;
+const CHECKPOINT_PAGES: i32 = 8192;
 
 /// Opens the file for writing and brings its schema up to date by `migrate`, which is told its number and gives whether it
 /// knows that; makes it when it is not there. Gives the number, with nothing changed, when it is not known.
@@ -27,7 +29,7 @@ pub(super) fn open(
     known: u32,
     migrate: impl FnOnce(&Connection, u32) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<Result<Connection, u32>> {
-    let connection = connect(path)?;
+    let mut connection = connect(path)?;
     // Until it is known to be ours, not even closing may change the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(OPENING)?;
@@ -49,7 +51,7 @@ pub(super) fn open(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    checkpoint_aloud(&mut connection, CHECKPOINT_PAGES)?;
     // A WAL that had to grow while somebody was reading for long does not stay large.
     connection.pragma_update(None, "journal_size_limit", 4 * 4096 * i64::from(CHECKPOINT_PAGES))?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -110,20 +112,10 @@ pub(super) fn insert(connection: &Connection, table: &str, columns: &[(&str, Val
     Ok(())
 }
 
-/// Somebody else has the lock: nothing was tried, so nothing is in doubt.
-pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
 /// It is about one row; trying again cannot help.
 pub(super) fn is_about_the_row(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
     )
-}
-
-/// What is stored is damaged.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

@@ -16,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 use wardline_connector::journal;
+use wardline_connector::outage::Outage;
 use wardline_proto::event::Event;
 use wardline_secrets::view::View;
 
@@ -214,25 +215,19 @@ impl Thread {
 
     /// Gives nothing when the database takes nothing and everybody who could wait for it is gone.
     fn write_until_it_works(&mut self, group: &mut Group) -> Option<Effects> {
-        let mut outage: Option<Instant> = None;
+        let mut outage = Outage::of(&self.location);
         let mut pause = BACK_OFF.0;
         loop {
             match self.write_once(group) {
                 Ok(effects) => {
-                    if let Some(since) = outage {
-                        let seconds = format!("{:.1}", since.elapsed().as_secs_f64());
-                        journal::emit(Event::DatabaseBack { seconds });
-                    }
+                    outage.over();
                     return Some(effects);
                 }
                 Err(error) => {
                     if !error.is_busy() {
                         self.connection = None;
                     }
-                    if outage.is_none() {
-                        outage = Some(Instant::now());
-                        journal::emit(self.trouble(&error));
-                    }
+                    outage.failed(database::trouble(&self.location, &error));
                     if !self.sleep(pause) {
                         return None;
                     }
@@ -278,15 +273,6 @@ impl Thread {
             std::thread::sleep(left.min(BACK_OFF.0));
         }
         false
-    }
-
-    fn trouble(&self, error: &sql::Error) -> Event {
-        let reason = error.to_string();
-        if error.is_damage() {
-            Event::DatabaseUnusable { path: self.location.to_string(), reason }
-        } else {
-            Event::DatabaseBusy { reason }
-        }
     }
 }
 
