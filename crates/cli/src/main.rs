@@ -6,6 +6,7 @@ mod account;
 mod agent;
 mod alert;
 mod ca;
+mod db;
 mod explain;
 mod gap;
 mod keys;
@@ -80,6 +81,9 @@ enum Noun {
     Gap(gap::Verb),
     /// Which health services there are, and how the hops between them are protected.
     Topology,
+    /// The server's database as a file.
+    #[command(subcommand)]
+    Db(db::Verb),
     /// How the server is.
     Status,
     /// Makes many agents, to see what gateways and servers carry. For figures, not for a group that is in use.
@@ -131,6 +135,7 @@ async fn run(arguments: Arguments) -> Result<(), Problem> {
         Noun::Account(verb) => account::run(verb, &client, &output).await,
         Noun::Profile(verb) => profile::run(verb, &client, &output).await,
         Noun::Gap(verb) => gap::run(verb, &client, &output).await,
+        Noun::Db(verb) => db::run(verb, &client, &output).await,
         Noun::Topology => topology::run(&client, &output).await,
         Noun::Status => status::run(&client, &output).await,
         Noun::Load(load) => load::run(load).await,

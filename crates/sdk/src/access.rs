@@ -6,10 +6,10 @@ use wardline_proto::{Name, Role};
 
 use crate::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, BindingOrder, ExplainFilter, Explained, Gap, GapFilter, Group, Issuer,
-    LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter,
-    Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status, Token, TokenFilter,
-    TokenOrder, Topology, Use,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, ExplainFilter, Explained,
+    Gap, GapFilter, Group, Issuer, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder,
+    Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status,
+    Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
@@ -35,6 +35,12 @@ pub trait DataAccess: Send + Sync {
 
     /// How the server is.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
+
+    /// The server writes a copy of its database.
+    fn backup(&self, order: BackupOrder) -> impl Future<Output = Result<Backup, Problem>> + Send;
+
+    /// What of the database is damaged, as far as can be seen. Reads all of it.
+    fn examine(&self) -> impl Future<Output = Result<Page<Damage>, Problem>> + Send;
 
     /// Hosts may join with a new token.
     fn create_token(&self, order: TokenOrder) -> impl Future<Output = Result<Token, Problem>> + Send;
@@ -168,6 +174,10 @@ pub mod path {
     pub const TOPOLOGY: &str = "/api/v1/topology";
     /// `GET`: how the server is.
     pub const STATUS: &str = "/api/v1/status";
+    /// `POST`: copy the database.
+    pub const BACKUP: &str = "/api/v1/database/backup";
+    /// `POST`: look what of the database is damaged.
+    pub const EXAMINE: &str = "/api/v1/database/examine";
     /// `GET`: list of join tokens. `POST`: make one good.
     pub const TOKENS: &str = "/api/v1/tokens";
     /// `POST`: revoke a token.

@@ -11,14 +11,17 @@ use wardline_proto::{Name, Role};
 use crate::access::{DataAccess, path};
 use crate::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, BindingOrder, ExplainFilter, Explained, Gap, GapFilter, Group, Issuer,
-    Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page, Pending,
-    PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status, Token,
-    TokenFilter, TokenOrder, Topology, Use,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, ExplainFilter, Explained,
+    Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter,
+    PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
+    SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same for what reads or writes a whole database.
+const WHOLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Asks a server.
 #[derive(Clone, Debug)]
@@ -140,6 +143,14 @@ impl DataAccess for Client {
 
     async fn status(&self) -> Result<Status, Problem> {
         self.ask(Method::GET, path::STATUS, &()).await
+    }
+
+    async fn backup(&self, order: BackupOrder) -> Result<Backup, Problem> {
+        self.send(self.request(Method::POST, path::BACKUP).json(&order).timeout(WHOLE)).await
+    }
+
+    async fn examine(&self) -> Result<Page<Damage>, Problem> {
+        self.send(self.request(Method::POST, path::EXAMINE).json(&()).timeout(WHOLE)).await
     }
 
     async fn create_token(&self, order: TokenOrder) -> Result<Token, Problem> {

@@ -4,6 +4,7 @@
 //!  alert, agent, gap, topology, status   what is asked for
 //!  trust                                 members, join tokens, the trust log
 //!  account                               Run As accounts and profiles
+//!  database                              the database as a file
 //!  pack                                  what agents run by the server's word
 //!  page                                  how long lists are read
 //!  problem                               how a question is refused
@@ -18,6 +19,7 @@ pub mod account;
 pub mod agent;
 pub mod alert;
 pub mod client;
+pub mod database;
 pub mod gap;
 pub mod hex;
 pub mod pack;
@@ -36,6 +38,7 @@ pub use account::{
 pub use agent::{Agent, AgentFilter, Session};
 pub use alert::{Alert, AlertChange, AlertDetail, AlertFilter, Change};
 pub use client::Client;
+pub use database::{Backup, BackupOrder, Damage};
 pub use gap::{Gap, GapFilter, GapReason};
 pub use pack::{Pack, PackDetail, PackFilter, PackOrder};
 pub use page::Page;

@@ -29,7 +29,7 @@ const PROTECTED: &str = "queue.db";
 
 /// The database file.
 pub(super) struct Disk {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     pub(super) connection: Connection,
     pub(super) rows: Rows,
 }

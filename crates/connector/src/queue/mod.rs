@@ -163,7 +163,7 @@ impl Queue {
             closed_bytes,
             load,
             memory: Arc::clone(&memory),
-            outage: Outage::of(path),
+            outage: Outage::of(&path.display()),
         };
         let handle = std::thread::Builder::new().name("queue".into()).spawn(move || thread.run(inbox))?;
         let outbox = Outbox { commands: commands.clone(), load: changed.clone(), memory };

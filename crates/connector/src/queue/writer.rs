@@ -11,7 +11,7 @@ use super::change::{Closing, Run, Sealer, State, Step, acknowledge, drop_some, k
 use super::disk::{Disk, Tx, remember};
 use super::{BATCH_RAW, CROWDED, Command, GROUP, Load, Shared, WINDOW, lock};
 use crate::journal;
-use crate::outage::{Outage, is_busy};
+use crate::outage::{Outage, is_busy, trouble};
 use crate::outbox::Memory;
 
 /// The thread that owns the database.
@@ -63,7 +63,7 @@ impl Writer {
                 Ok(step) => break step,
                 Err(error) => error,
             };
-            self.outage.failed(&error);
+            self.outage.failed(trouble(&self.disk.path, &error));
             broken = broken || !is_busy(&error);
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(2));

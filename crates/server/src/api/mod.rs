@@ -11,6 +11,7 @@
 //! ```
 
 mod accounts;
+mod database;
 mod packs;
 mod routes;
 mod service;

@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, BindingOrder, DataAccess, ExplainFilter, Explained, Gap, GapFilter,
-    Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder, Page,
-    Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Session,
-    Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, ExplainFilter,
+    Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail,
+    PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
+    SealingTarget, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
-use super::{accounts, packs, trust};
+use super::{accounts, database, packs, trust};
 use crate::accounts::Accounts;
 use crate::founding::Renewal;
 use crate::joining::JoinDesk;
@@ -185,6 +185,14 @@ impl DataAccess for Service {
             agents_without_sealing_key: keyless.count() as u64,
             protector: self.renewal.vault.protector(),
         })
+    }
+
+    async fn backup(&self, order: BackupOrder) -> Result<Backup, Problem> {
+        database::backup(self, order).await
+    }
+
+    async fn examine(&self) -> Result<Page<Damage>, Problem> {
+        database::examine(self).await
     }
 
     async fn create_token(&self, order: TokenOrder) -> Result<Token, Problem> {

@@ -24,6 +24,7 @@
 //!  accounts   the encrypted secrets of Run As accounts
 //!  receipts   what became of these on agents
 //!  views      tables that show what the log says
+//!  upkeep     the database as a file: copies of it, and what of it cannot be read
 //! ```
 //!
 //! Whoever gets an answer to something written may rely on it: it survives the loss of power from then on. While the
@@ -47,10 +48,12 @@ mod restoring;
 mod sql;
 mod sqlite;
 mod streams;
+mod upkeep;
 mod views;
 mod writer;
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -58,7 +61,7 @@ use wardline_connector::journal;
 use wardline_proto::Name;
 use wardline_proto::message::{AccountId, Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
-use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Gap, GapFilter, Page};
+use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Damage, Gap, GapFilter, Page};
 use wardline_secrets::head::Reach;
 use wardline_secrets::view::{Unsound, View};
 
@@ -73,6 +76,7 @@ pub use postgres::{Login, Settings};
 pub use receipts::Known as Receipt;
 pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
+pub use upkeep::BackupError;
 pub use writer::WriterThread;
 
 /// Why there is no answer.
@@ -335,6 +339,22 @@ impl Store {
     /// [`Error::Unreadable`], [`Error::Cursor`].
     pub async fn gaps(&self, filter: GapFilter) -> Result<Page<Gap>, Error> {
         self.readers.read(move |connection| gaps::list(connection, &filter)).await
+    }
+
+    /// Writes a copy of the database, as it is at this moment, into a file that is not there yet. Gives its length.
+    ///
+    /// # Errors
+    /// The file is there or cannot be written, or the database cannot be read.
+    pub async fn backup(&self, file: PathBuf) -> Result<u64, BackupError> {
+        self.readers.apart(move |connection| upkeep::backup(connection, &file)).await?
+    }
+
+    /// What of the database is damaged, as far as can be seen.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn examine(&self) -> Result<Vec<Damage>, Error> {
+        self.readers.apart(upkeep::examine).await?
     }
 
     /// How much there is.

@@ -41,6 +41,16 @@ impl Readers {
         });
         answering.await.map_err(|_| Error::Stopped)?
     }
+
+    /// Does what takes long, or cannot be within a transaction, with a connection of its own; nobody waits for it.
+    pub(super) async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = Arc::clone(&self.0);
+        let working = tokio::task::spawn_blocking(move || Ok(work(&database::open_to_read(&shared.path)?)));
+        working.await.map_err(|_| Error::Stopped)?
+    }
 }
 
 impl Shared {
