@@ -89,9 +89,7 @@ impl Estate {
     }
 
     fn accept(&mut self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program::find("wardline-server"));
-        command.arg("accept-restore").arg("--config").arg(self.group.server().config()).args(arguments);
-        command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).output().unwrap()
+        accept(&mut self.group, arguments)
     }
 
     /// The server does not start, and says why.
@@ -101,6 +99,13 @@ impl Estate {
         assert!(!self.group.server().wait_exit().success());
         self.group.server().wait_event(40065);
     }
+}
+
+/// Says that the database was restored on purpose.
+pub fn accept(group: &mut Group, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program::find("wardline-server"));
+    command.arg("accept-restore").arg("--config").arg(group.server().config()).args(arguments);
+    command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).output().unwrap()
 }
 
 type Copy = Vec<(PathBuf, Option<Vec<u8>>)>;

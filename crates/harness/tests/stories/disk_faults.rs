@@ -1,0 +1,235 @@
+//! Disks that are full and disks that fail, of the server and of an agent, under load: it is said, what was acknowledged
+//! stays, and everything arrives once without a hand.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use wardline_harness::group::Group;
+use wardline_harness::ids::Log;
+use wardline_harness::log::pack;
+use wardline_harness::random::{Random, seeds};
+use wardline_harness::{Daemon, PowerCut, wait};
+
+use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
+use crate::slow_database::Queue;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const LOG_SEED: u64 = 15;
+/// So much room is left on a disk that fills up.
+const ROOM: u64 = 256 << 10;
+/// Lines that take more than that.
+const LINES: u64 = 20_000;
+
+/// A group whose agent and server each have a disk of their own. The agent follows a log, and counts how often it looks.
+struct Site {
+    // Its programs end before their disks.
+    group: Group,
+    log: Log,
+    of_agent: PowerCut,
+    of_server: PowerCut,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (of_agent, of_server) = (PowerCut::mount(), PowerCut::mount());
+        let group = Group::builder()
+            .state("agent1.test", &of_agent.path().join("state"))
+            .state("srv1.test", &of_server.path().join("state"))
+            .pack("base", "")
+            .lay();
+        let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
+        let looks = group.folder().join("looks");
+        fs::write(&looks, "0\n").unwrap();
+        let count = format!("read -r n < {0}; n=$((n + 1)); echo $n > {0}; echo \"OK | look=$n\"", looks.display());
+        let check =
+            format!("[[check]]\nname = \"looks\"\nprogram = [\"/bin/sh\", \"-c\", {count:?}]\nevery = \"250ms\"\n");
+        group.write_pack("base", &(pack("base", log.path()) + &check));
+        [&of_agent, &of_server].into_iter().for_each(PowerCut::settle);
+        log.append(100);
+        let mut site = Self { group, log, of_agent, of_server };
+        site.group.start();
+        site.last_line();
+        site
+    }
+
+    /// The disk of the agent, or of the server, and its program.
+    fn half(&mut self, of_agent: bool) -> (&PowerCut, &mut Daemon) {
+        if of_agent { (&self.of_agent, self.group.agent(0)) } else { (&self.of_server, self.group.server()) }
+    }
+
+    fn last_line(&mut self) {
+        wait_for_the_last_line(&self.group, &mut self.log, LOG_SEED, 1);
+    }
+
+    /// How often the agent has looked.
+    fn looks(&self) -> u64 {
+        let text = fs::read_to_string(self.group.folder().join("looks")).unwrap();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    fn looks_on(&self) {
+        let goal = self.looks() + 3;
+        wait::until("checks go on", LIMIT, || (self.looks() >= goal).then_some(()));
+    }
+
+    /// Each number of the stream is a row: what was committed was committed as a whole.
+    fn assert_nothing_in_parts(&self) {
+        let query = "SELECT (SELECT number FROM stream) - (SELECT count(*) FROM event) - (SELECT count(*) FROM sample)";
+        assert_eq!(self.group.sql::<i64>(query), [0]);
+    }
+
+    /// Each line and each look has arrived once.
+    fn assert_all_once(&mut self) {
+        self.last_line();
+        assert_each_line_once(&self.group, &self.log, &["agent1.test"]);
+        let looks = self.group.sql::<f64>("SELECT value FROM sample ORDER BY value");
+        let all: Vec<f64> = (1..=looks.len()).map(|look| look as f64).collect();
+        assert_eq!(looks, all, "each look once");
+        self.assert_nothing_in_parts();
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_says_so() {
+    let mut site = Site::new();
+    for of_agent in [false, true] {
+        let server = site.group.server().mark();
+        let agent = site.group.agent(0).mark();
+        let (disk, daemon) = site.half(of_agent);
+        let mark = daemon.mark();
+        disk.limit(disk.used() + ROOM);
+        site.log.append(LINES);
+        let (disk, daemon) = site.half(of_agent);
+        let event = daemon.wait_event_since(mark, 40025);
+        let file = if of_agent { "queue.db" } else { "wardline.db" };
+        assert!(event.severity == "critical" && event.text.contains(&format!("{file} is full")), "{event:?}");
+        assert!(event.text.contains(&*disk.path().to_string_lossy()), "{event:?}");
+        // The control: it is.
+        let error = fs::write(disk.path().join("more"), vec![0; 2 << 20]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        drop(fs::remove_file(disk.path().join("more")));
+
+        // What an agent finds goes into its queue; on its own disk it waits for room.
+        if !of_agent {
+            site.looks_on();
+        }
+        let queue = Queue::of(&mut site.group);
+        site.assert_nothing_in_parts();
+        let acknowledged = queue.one::<i64>("SELECT number FROM stream");
+        assert!(acknowledged <= site.group.sql::<i64>("SELECT number FROM stream")[0]);
+        let status = site.group.json(&["status"]);
+        assert_eq!(status["agents_connected"], 1, "nobody was thrown out: {status}");
+        assert!(site.group.done(&["explain", "40025"]).contains("Make room"));
+        let before = stored(&site.group);
+        assert!(before < site.log.written(), "something is held back");
+
+        let (disk, daemon) = site.half(of_agent);
+        disk.limit(u64::MAX);
+        let event = daemon.wait_event_since(mark, 40021);
+        assert!(event.text.contains(file), "{event:?}");
+        site.looks_on();
+        site.assert_all_once();
+        let (_, daemon) = site.half(of_agent);
+        // Something small may fit yet, and it is full again behind that; and the log of writes may be what has no room.
+        let said = daemon.events_since(mark).iter().filter(|event| event.number == 40025).count();
+        assert!(said <= 3, "said {said} times: at each try");
+        let gone = [site.group.server().events_since(server), site.group.agent(0).events_since(agent)].concat();
+        assert!(gone.iter().all(|event| ![20070, 40041].contains(&event.number)), "{gone:?}");
+    }
+    // The control: one line less would be seen.
+    let mut arrived = site.group.event_texts("agent1.test");
+    arrived.remove(5000);
+    assert_eq!(site.log.tally(arrived).lost.len(), 1);
+}
+
+/// How a sync fails.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    of_agent: bool,
+    file: &'static str,
+    /// So many times, or until the program was killed.
+    times: Option<u64>,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault { of_agent: false, file: "wardline.db-wal", times: Some(1) },
+    Fault { of_agent: true, file: "queue.db-wal", times: Some(1) },
+    Fault { of_agent: false, file: "wardline.db-wal", times: None },
+    Fault { of_agent: true, file: "queue.db-wal", times: None },
+    // The log of writes is copied there now and then.
+    Fault { of_agent: true, file: "queue.db", times: Some(1) },
+];
+
+#[test]
+fn an_fsync_error_is_never_acknowledged() {
+    let mut site = Site::new();
+    for seed in seeds(6) {
+        let fault = FAULTS[usize::try_from(seed).unwrap() % FAULTS.len()];
+        let mut random = Random::new(seed);
+        let queue = Queue::of(&mut site.group);
+        let (disk, daemon) = site.half(fault.of_agent);
+        let mark = daemon.mark();
+        disk.fail_syncs(fault.file, fault.times.unwrap_or(u64::MAX));
+        let burst = 1 + random.below(2000);
+        let event = wait::until("it is said", LIMIT, || {
+            site.log.append(burst);
+            let (_, daemon) = site.half(fault.of_agent);
+            daemon.events_since(mark).into_iter().find(|event| event.number == 40026)
+        });
+        let (disk, daemon) = site.half(fault.of_agent);
+        assert!(event.severity == "critical" && event.text.contains(&*disk.path().to_string_lossy()), "{event:?}");
+        if fault.times.is_none() {
+            // The program goes, the kernel's cache stays: what it shows there was never kept.
+            daemon.kill9();
+            disk.fail_syncs(fault.file, 0);
+            daemon.start();
+        } else {
+            wait::until("it is over", LIMIT, || {
+                site.log.append(burst);
+                let (_, daemon) = site.half(fault.of_agent);
+                daemon.events_since(mark).iter().any(|event| event.number == 40021).then_some(())
+            });
+        }
+        // On what is there now more is built, and acknowledged.
+        site.log.append(1 + random.below(500));
+        site.last_line();
+        let [stored] = site.group.sql::<i64>("SELECT number FROM stream")[..] else { panic!("there is one stream") };
+        let acknowledged = wait::until("it is acknowledged", LIMIT, || {
+            Some(queue.one::<i64>("SELECT number FROM stream")).filter(|number| *number >= stored)
+        });
+
+        let mark = site.group.agent(0).mark();
+        let (disk, daemon) = site.half(fault.of_agent);
+        daemon.kill9();
+        disk.cut(seed);
+        daemon.start();
+        site.group.agent(0).wait_event_since(mark, 40005);
+        let [number] = site.group.sql::<i64>("SELECT number FROM stream")[..] else {
+            panic!("seed {seed}, {fault:?}: queue and database did not belong together any more")
+        };
+        assert!(number >= acknowledged, "seed {seed}, {fault:?}: {acknowledged} was acknowledged, {number} is there");
+        let gaps = site.group.json(&["gap", "list"]);
+        assert_eq!(gaps, serde_json::json!([]), "seed {seed}, {fault:?}: what was acknowledged is gone");
+        println!("seed {seed}, {fault:?}: {number} numbers, {acknowledged} acknowledged before the cut");
+    }
+    site.last_line();
+    assert_each_line_once(&site.group, &site.log, &["agent1.test"]);
+    let lost = lost_by_who_believes_the_second_sync(site.of_server.path(), &site.of_server);
+    assert!(lost, "who believes the second sync loses nothing on this disk: it proves nothing");
+}
+
+/// Whether a writer loses what a second sync said was kept.
+fn lost_by_who_believes_the_second_sync(folder: &Path, disk: &PowerCut) -> bool {
+    let path = folder.join("credulous");
+    let mut file = File::create(&path).unwrap();
+    disk.settle();
+    file.write_all(b"kept?").unwrap();
+    disk.fail_syncs("credulous", 1);
+    assert!(file.sync_all().is_err());
+    file.sync_all().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"kept?", "it looks as if all were well");
+    disk.cut(0);
+    fs::read(&path).unwrap() != b"kept?"
+}
