@@ -310,6 +310,12 @@ impl Cell for i64 {
     }
 }
 
+impl Cell for f64 {
+    fn parse(text: &str) -> Self {
+        text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+}
+
 impl Cell for String {
     fn parse(text: &str) -> Self {
         text.into()

@@ -332,6 +332,9 @@ pub(super) fn problem(error: store::Error) -> Problem {
             Problem::new(Kind::Unreachable, detail, "try again once it runs: `systemctl status wardline-server`")
         }
         store::Error::Cursor(_) => Problem::new(Kind::Invalid, detail, "begin the list anew, without a cursor"),
+        store::Error::NoFile => {
+            Problem::new(Kind::Conflict, detail, "use PostgreSQL's own: pg_basebackup or pg_dump, and pg_amcheck")
+        }
         store::Error::Unreadable(_) => {
             Problem::new(Kind::Failed, detail, "look at the server's log: `journalctl -u wardline-server`")
                 .explained_by(40023)

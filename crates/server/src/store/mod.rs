@@ -88,6 +88,9 @@ pub enum Error {
     /// A cursor that no page has given.
     #[error("{0:?} is no cursor of this list")]
     Cursor(String),
+    /// The database is on a server, where it is copied and examined.
+    #[error("the database is on a server of its own")]
+    NoFile,
     /// The database cannot be read.
     #[error("the database cannot be read: {0}")]
     Unreadable(#[from] sql::Error),

@@ -48,7 +48,7 @@ impl Readers {
         work: impl FnOnce(&Connection) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let shared = Arc::clone(&self.0);
-        let working = tokio::task::spawn_blocking(move || Ok(work(&database::open_to_read(&shared.path)?)));
+        let working = tokio::task::spawn_blocking(move || Ok(work(&database::open_to_read(&shared.location)?)));
         working.await.map_err(|_| Error::Stopped)?
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn open(
     // Until it is known to be ours, not even closing may change the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(OPENING)?;
+    checkpoint_aloud(&mut connection, CHECKPOINT_PAGES)?;
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get(0));
     let found: u32 = number("user_version")?;
     if found > known {
@@ -51,7 +52,6 @@ pub(super) fn open(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    checkpoint_aloud(&mut connection, CHECKPOINT_PAGES)?;
     // A WAL that had to grow while somebody was reading for long does not stay large.
     connection.pragma_update(None, "journal_size_limit", 4 * 4096 * i64::from(CHECKPOINT_PAGES))?;
     connection.execute_batch("BEGIN IMMEDIATE")?;

@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::ErrorCode;
 use wardline_sdk::Damage;
 
 use super::Error;
+use super::sql::{Connection, Engine};
 
 /// The most damages that are told at once.
 const DAMAGES: usize = 100;
@@ -33,6 +34,7 @@ pub enum BackupError {
 ///
 /// The name is taken first and the copy renamed to it at last: what has the name and something in it is whole.
 pub(super) fn backup(connection: &Connection, file: &Path) -> Result<u64, BackupError> {
+    let Engine::Sqlite(connection) = connection.engine() else { return Err(Error::NoFile.into()) };
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::AlreadyExists => BackupError::Exists(file.into()),
         _ => BackupError::File(file.into(), error),
@@ -43,7 +45,7 @@ pub(super) fn backup(connection: &Connection, file: &Path) -> Result<u64, Backup
     let part = PathBuf::from(part);
     let copied = copy(connection, &part, file).map_err(|error| match error {
         Copying::File(error) => failed(error),
-        Copying::Database(error) => Error::Unreadable(error).into(),
+        Copying::Database(error) => Error::Unreadable(error.into()).into(),
     });
     if copied.is_err() {
         // What is not whole is of no use. If it cannot be removed, it is still empty.
@@ -58,7 +60,7 @@ enum Copying {
     Database(rusqlite::Error),
 }
 
-fn copy(connection: &Connection, part: &Path, file: &Path) -> Result<u64, Copying> {
+fn copy(connection: &rusqlite::Connection, part: &Path, file: &Path) -> Result<u64, Copying> {
     let created = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
     let written = created.and_then(|made| made.set_permissions(Permissions::from_mode(0o600)).map(|()| made));
     let written = written.map_err(Copying::File)?;
@@ -68,8 +70,13 @@ fn copy(connection: &Connection, part: &Path, file: &Path) -> Result<u64, Copyin
     kept.and_then(|()| written.metadata()).map(|metadata| metadata.len()).map_err(Copying::File)
 }
 
-/// What of the database cannot be read, at most [`DAMAGES`]. Reads all of it.
+/// What of the database cannot be read, at most [`DAMAGES`]. Reads all of it. One on a server is examined there.
 pub(super) fn examine(connection: &Connection) -> Result<Vec<Damage>, Error> {
+    let Engine::Sqlite(connection) = connection.engine() else { return Err(Error::NoFile) };
+    examine_file(connection).map_err(|error| Error::Unreadable(error.into()))
+}
+
+fn examine_file(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<Damage>> {
     let told = quick_check(connection)?;
     if told == ["ok"] {
         return Ok(Vec::new());
@@ -85,7 +92,7 @@ pub(super) fn examine(connection: &Connection) -> Result<Vec<Damage>, Error> {
 }
 
 /// What SQLite says of the whole file. It may give up on what it finds.
-fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+fn quick_check(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String>> {
     let mut told = Vec::new();
     let mut check = connection.prepare(&format!("PRAGMA quick_check({DAMAGES})"))?;
     let mut rows = check.query([])?;
@@ -107,7 +114,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 /// The ranges of a table's rows that cannot be read.
-fn unreadable(connection: &Connection, table: &str, damages: &mut Vec<Damage>) -> rusqlite::Result<()> {
+fn unreadable(connection: &rusqlite::Connection, table: &str, damages: &mut Vec<Damage>) -> rusqlite::Result<()> {
     let mut from = 1;
     while damages.len() < DAMAGES {
         let (last, error) = read_on(connection, table, from, -1)?;
@@ -132,7 +139,7 @@ fn unreadable(connection: &Connection, table: &str, damages: &mut Vec<Damage>) -
 
 /// Reads so many rows from a number on, all when it is -1: the last that could be read, and what SQLite said of the next if that is damaged.
 fn read_on(
-    connection: &Connection,
+    connection: &rusqlite::Connection,
     table: &str,
     from: i64,
     limit: i64,
@@ -157,15 +164,16 @@ fn read_on(
 mod tests {
     use std::os::unix::fs::FileExt as _;
 
-    use super::super::database;
+    use super::super::database::{self, Location};
+    use super::super::sql::params;
     use super::*;
     use crate::store::tests::Folder;
 
     fn with_events(folder: &Folder, count: i64) -> Connection {
-        let connection = database::create_or_open(&folder.database()).unwrap();
-        let insert = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?)
+        let connection = database::create_or_open(&folder.location()).unwrap();
+        let insert = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
                       INSERT INTO event SELECT n, 1, n, 1, zeroblob(16), 'base/app', hex(zeroblob(100)) FROM n";
-        connection.execute(insert, [count]).unwrap();
+        connection.execute(insert, params![count]).unwrap();
         connection
     }
 
@@ -177,8 +185,8 @@ mod tests {
         let bytes = backup(&connection, &file).unwrap();
         let metadata = fs::metadata(&file).unwrap();
         assert_eq!((metadata.len(), metadata.permissions().mode() & 0o777), (bytes, 0o600));
-        let copied = database::create_or_open(&file).unwrap();
-        assert_eq!(copied.query_row("SELECT count(*) FROM event", [], |row| row.get::<_, i64>(0)), Ok(100));
+        let copied = database::create_or_open(&Location::File(file.clone())).unwrap();
+        assert_eq!(copied.number("SELECT count(*) FROM event").unwrap(), 100);
         drop(copied);
         let before = fs::read(&file).unwrap();
         assert!(matches!(backup(&connection, &file), Err(BackupError::Exists(_))));
@@ -198,14 +206,14 @@ mod tests {
         let file = OpenOptions::new().write(true).open(folder.database()).unwrap();
         let pages = file.metadata().unwrap().len() / 4096;
         file.write_all_at(&[0x77], (pages - 10) * 4096).unwrap();
-        let connection = database::open_to_read(&folder.database()).unwrap();
+        let connection = database::open_to_read(&folder.location()).unwrap();
         let damages = examine(&connection).unwrap();
         let place = damages[0].place.strip_prefix("rows ").unwrap().strip_suffix(" of the table event").unwrap();
         let (from, to) = place.split_once(" to ").unwrap();
         let (from, to): (i64, i64) = (from.parse().unwrap(), to.parse().unwrap());
         let readable = |rows: &str| {
             let sql = format!("SELECT count(text) FROM (SELECT text FROM event {rows})");
-            connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
+            connection.number(&sql).unwrap()
         };
         assert!(from > 1 && to < 1000 && to - from < 40, "{damages:?}");
         assert_eq!(readable(&format!("ORDER BY number LIMIT {}", from - 1)), from - 1);
