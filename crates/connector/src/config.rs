@@ -5,6 +5,7 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -22,6 +23,7 @@ use wardline_secrets::signature::SigningKey;
 use wardline_secrets::tls::{Channel, LoadError};
 use wardline_secrets::trust::{Pin, Root};
 
+use crate::handshake::{PEER_TIMEOUT, PEER_TIMEOUTS};
 use crate::own_pki::OwnPair;
 
 /// The file in a state folder that is locked while its program runs.
@@ -80,6 +82,9 @@ pub struct Membership {
     /// While another parent than the first is used: how often the first is tried.
     #[serde(default = "primary_check", deserialize_with = "interval")]
     pub primary_check: Duration,
+    /// How long nothing may come from the other end of a session with a parent before both take it for dead.
+    #[serde(default = "peer_timeout", deserialize_with = "patience")]
+    pub peer_timeout: Duration,
     /// Where the company's own PKI lays the channel certificate down, instead of the built-in CA issuing one.
     pub own_pki: Option<OwnPair>,
 }
@@ -95,9 +100,25 @@ const fn primary_check() -> Duration {
     Duration::from_secs(60)
 }
 
+const fn peer_timeout() -> Duration {
+    PEER_TIMEOUT
+}
+
 /// From 100 ms.
 fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     const SHAPE: &str = "a whole number and one of ms, s, m, h is allowed, from 100ms to 24h";
+    duration(from, Duration::from_millis(100)..=Duration::from_secs(24 * 3600), SHAPE)
+}
+
+fn patience<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    duration(from, PEER_TIMEOUTS, "a whole number and one of ms, s, m, h is allowed, from 1s to 5m")
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(
+    from: D,
+    bounds: RangeInclusive<Duration>,
+    shape: &'static str,
+) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
@@ -106,12 +127,11 @@ fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Er
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
-        _ => return Err(D::Error::custom(SHAPE)),
+        _ => return Err(D::Error::custom(shape)),
     };
-    let milliseconds = number.parse::<u32>().map_err(|_| D::Error::custom(SHAPE))?;
-    let interval = Duration::from_millis(u64::from(milliseconds) * factor);
-    let bounds = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
-    bounds.contains(&interval).then_some(interval).ok_or_else(|| D::Error::custom(SHAPE))
+    let milliseconds = number.parse::<u32>().map_err(|_| D::Error::custom(shape))?;
+    let duration = Duration::from_millis(u64::from(milliseconds) * factor);
+    bounds.contains(&duration).then_some(duration).ok_or_else(|| D::Error::custom(shape))
 }
 
 /// How to authenticate to a parent.
@@ -537,16 +557,25 @@ mod tests {
     }
 
     #[test]
-    fn the_time_between_looks_at_the_first_parent_has_bounds() {
+    fn the_times_of_a_membership_have_bounds() {
         let id = "id = \"0193a0e4-7b7e-7c52-9d6f-2f1d1c9a4b10\"";
         let base = format!("name = \"north\"\n{id}\npin = \"sha256:{}\"\nparents = [\"gw1.test\"]\n", "0".repeat(64));
-        let read = |check: &str| toml::from_str::<Membership>(&format!("{base}{check}")).map(|m| m.primary_check);
+        let membership = |check: &str| toml::from_str::<Membership>(&format!("{base}{check}"));
+        let read = |check: &str| membership(check).map(|m| m.primary_check);
         assert_eq!(read("").unwrap(), Duration::from_secs(60));
         for (text, expected) in [("100ms", 100), ("2s", 2000), ("3m", 180_000), ("24h", 86_400_000)] {
             assert_eq!(read(&format!("primary_check = \"{text}\"")).unwrap(), Duration::from_millis(expected));
         }
         for text in ["99ms", "25h", "1", "s", "1d", "-1s", "", "5000000000s"] {
             assert!(read(&format!("primary_check = \"{text}\"")).is_err(), "{text}");
+        }
+        let read = |timeout: &str| membership(timeout).map(|m| m.peer_timeout);
+        assert_eq!(read("").unwrap(), Duration::from_secs(30));
+        for (text, expected) in [("1s", 1), ("5m", 300)] {
+            assert_eq!(read(&format!("peer_timeout = \"{text}\"")).unwrap(), Duration::from_secs(expected));
+        }
+        for text in ["999ms", "301s", "0s"] {
+            assert!(read(&format!("peer_timeout = \"{text}\"")).is_err(), "{text}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,11 @@ use crate::now_ms;
 
 /// From the first byte to a session that stands.
 pub const DEADLINE: Duration = Duration::from_secs(10);
-/// How long sent bytes may stay unacknowledged by the other host before the connection is given up.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long nothing may come from the other end of a session before it is taken for dead, unless the dialling end has
+/// said otherwise; and the bounds of that.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(30);
+/// See [`PEER_TIMEOUT`].
+pub const PEER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 /// Exporter labels (RFC 8446, section 7.5): what ties the first message to the session, and the hop's id.
 const BOUND_LABEL: &[u8] = b"EXPORTER-wardline-bound";
 const HOP_LABEL: &[u8] = b"EXPORTER-wardline-hop";
@@ -49,6 +53,8 @@ pub struct Session {
     pub facts: Facts,
     /// The id of this end's channel key.
     pub own: KeyId,
+    /// How long nothing may come from the other end before it is taken for dead; the same at both.
+    pub peer_timeout: Duration,
     pub(crate) stream: TlsStream<TcpStream>,
     pub(crate) buffer: BytesMut,
 }
@@ -109,12 +115,13 @@ pub enum HandshakeError {
     Deadline,
 }
 
-/// Connects to a parent.
+/// Connects to a parent. Both ends take the session for dead when nothing has come for `peer_timeout`.
 ///
 /// # Errors
 /// Why there is no session. Whoever answered got no byte of data.
-pub async fn dial(channel: &Channel, parent: &Parent) -> Result<Session, HandshakeError> {
-    tokio::time::timeout(DEADLINE, dial_unhurried(channel, parent)).await.map_err(|_| HandshakeError::Deadline)?
+pub async fn dial(channel: &Channel, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
+    let dialling = dial_unhurried(channel, parent, peer_timeout);
+    tokio::time::timeout(DEADLINE, dialling).await.map_err(|_| HandshakeError::Deadline)?
 }
 
 /// A TCP connection to a parent, and where it leads.
@@ -129,7 +136,7 @@ pub(crate) async fn connect(parent: &Parent) -> Result<(TcpStream, SocketAddr), 
     Ok((tcp, address))
 }
 
-async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, HandshakeError> {
+async fn dial_unhurried(channel: &Channel, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
     let (tcp, address) = connect(parent).await?;
     let config = channel.dial(&parent.name).map_err(|error| HandshakeError::Tls(error.to_string()))?;
     // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
@@ -139,7 +146,8 @@ async fn dial_unhurried(channel: &Channel, parent: &Parent) -> Result<Session, H
     if stream.get_ref().1.alpn_protocol() != Some(ALPN_CERTIFICATE) {
         return Err(HandshakeError::Mechanism("nothing".into()));
     }
-    bind(channel, TlsStream::Client(stream), address, Direction::Up, vec![name_of(ALPN_CERTIFICATE)]).await
+    let offered = vec![name_of(ALPN_CERTIFICATE)];
+    bind(channel, TlsStream::Client(stream), address, Some(peer_timeout), offered).await
 }
 
 /// Who came to a listening socket.
@@ -197,7 +205,7 @@ async fn accept_unhurried(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -
         Some(Wanted::Session) => {
             let (channel, config) = speaks.channel.ok_or(HandshakeError::NoCertificate)?;
             let stream = TlsStream::Server(hello.into_stream(config).await.map_err(tls_error)?);
-            let session = bind(&channel, stream, address, Direction::Down, offered).await?;
+            let session = bind(&channel, stream, address, None, offered).await?;
             Ok(Accepted::Session(session.into()))
         }
         Some(Wanted::Join) => {
@@ -215,12 +223,12 @@ async fn accept_unhurried(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -
     }
 }
 
-/// Exchanges and compares the first messages.
+/// Exchanges and compares the first messages. Only the dialling end has a `peer_timeout` of its own.
 async fn bind(
     channel: &Channel,
     mut stream: TlsStream<TcpStream>,
     address: SocketAddr,
-    direction: Direction,
+    peer_timeout: Option<Duration>,
     offered: Vec<String>,
 ) -> Result<Session, HandshakeError> {
     let (_, tls) = stream.get_ref();
@@ -249,6 +257,7 @@ async fn bind(
         peer_not_after: certificate.map_or(0, not_after),
         since: now_ms(),
     };
+    let direction = if peer_timeout.is_some() { Direction::Up } else { Direction::Down };
     let (dialler, listener) = match direction {
         Direction::Up => (&channel.identity, &peer),
         Direction::Down => (&peer, &channel.identity),
@@ -260,6 +269,7 @@ async fn bind(
         enabled: vec![name_of(ALPN_CERTIFICATE)],
         dialler: dialler.to_string(),
         listener: listener.to_string(),
+        peer_timeout: peer_timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(0)),
     };
     let mut out = BytesMut::new();
     Message::own(Kind::Bound, ours.clone()).into_frames().for_each(|frame| frame.encode(&mut out));
@@ -298,18 +308,23 @@ async fn bind(
     if theirs.dialler != ours.dialler || theirs.listener != ours.listener {
         return Err(HandshakeError::Bound("the ends do not agree who they are"));
     }
-    Ok(Session { peer, address, direction, facts, own: channel.key, stream, buffer })
+    let said = Duration::from_millis(theirs.peer_timeout);
+    let peer_timeout = peer_timeout.unwrap_or(if said.is_zero() { PEER_TIMEOUT } else { said });
+    let peer_timeout = peer_timeout.clamp(*PEER_TIMEOUTS.start(), *PEER_TIMEOUTS.end());
+    give_up_after(stream.get_ref().0, peer_timeout).map_err(closed)?;
+    Ok(Session { peer, address, direction, facts, own: channel.key, peer_timeout, stream, buffer })
 }
 
 fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    // A connection whose other host is gone ends by itself, whether something waits to be sent or not.
-    let milliseconds = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+    give_up_after(tcp, PEER_TIMEOUT)
+}
+
+/// A connection ends by itself when the other host takes nothing of what is sent for so long. That nothing comes is
+/// noticed where it is read.
+fn give_up_after(tcp: &TcpStream, timeout: Duration) -> io::Result<()> {
+    let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
     setsockopt(tcp, sockopt::TcpUserTimeout, &milliseconds)?;
-    setsockopt(tcp, sockopt::KeepAlive, &true)?;
-    setsockopt(tcp, sockopt::TcpKeepIdle, &10)?;
-    setsockopt(tcp, sockopt::TcpKeepInterval, &5)?;
-    setsockopt(tcp, sockopt::TcpKeepCount, &4)?;
     Ok(())
 }
 

@@ -1,17 +1,21 @@
 //! Messages on a session. What comes in is checked against the who-may-send table before anybody sees it; what goes out
-//! is written by one task, small messages between the parts of large ones.
+//! is written by one task, small messages between the parts of large ones. Each end says that it lives when it has
+//! nothing else to say, so that either notices when nothing comes any more, whatever stands between: a cut, packets that
+//! vanish in one direction, a program that hangs.
 
 use std::collections::HashSet;
 use std::io;
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsStream;
 use wardline_proto::authority::{Behalf, Direction};
-use wardline_proto::frame::{Assembler, BODY_LIMIT, Frame, FrameError, Message, UNFINISHED_LIMIT};
+use wardline_proto::frame::{Assembler, BODY_LIMIT, Frame, FrameError, Message, Part, UNFINISHED_LIMIT};
 use wardline_proto::{Kind, Role};
 
 use crate::handshake::Session;
@@ -20,6 +24,8 @@ use crate::handshake::Session;
 const CHUNK: usize = 256 * 1024;
 /// Bytes that an idle session has for what comes next.
 const IDLE: usize = 1024;
+/// So many signs of life are due before the other end takes this one for dead.
+const SIGNS: u32 = 3;
 /// Frames that wait to be written, per lane.
 const LANE: usize = 64;
 /// The same towards an agent below: a relay, which cannot wait, must have room for a whole configuration.
@@ -33,6 +39,9 @@ pub enum Broken {
     /// The other end closed, or the connection failed.
     #[error("{0}")]
     Closed(io::Error),
+    /// The other end has said nothing for so long, not even that it lives.
+    #[error("nothing was heard of it for {} s", .0.as_secs_f32())]
+    Silent(Duration),
     /// Bytes that are no message.
     #[error("{0}")]
     Frame(#[from] FrameError),
@@ -55,7 +64,7 @@ pub enum Broken {
 impl Broken {
     /// Whether the peer broke the protocol, other than by going away.
     pub const fn is_violation(&self) -> bool {
-        !matches!(self, Self::Closed(_))
+        !matches!(self, Self::Closed(_) | Self::Silent(_))
     }
 }
 
@@ -64,6 +73,9 @@ impl Broken {
 pub struct Incoming {
     read: ReadHalf<TlsStream<TcpStream>>,
     buffer: BytesMut,
+    peer_timeout: Duration,
+    /// When something came last.
+    heard: Instant,
     /// Whether the last read filled all the room that there was.
     flows: bool,
     assembler: Assembler,
@@ -122,7 +134,7 @@ pub struct Ended;
 
 /// Splits a session into what comes in, what goes out, and the task that writes.
 pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>) {
-    let Session { peer, direction, stream, buffer, .. } = session;
+    let Session { peer, direction, peer_timeout, stream, buffer, .. } = session;
     let travels = match direction {
         Direction::Up => Direction::Down,
         Direction::Down => Direction::Up,
@@ -133,10 +145,12 @@ pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>
         (Direction::Down, _) => AGENT_LANE,
         (Direction::Up, _) => LANE,
     });
-    let writer = tokio::spawn(write_all(write, lanes));
+    let writer = tokio::spawn(write_all(write, lanes, peer_timeout / SIGNS));
     let incoming = Incoming {
         read,
         buffer,
+        peer_timeout,
+        heard: Instant::now(),
         flows: false,
         assembler: Assembler::default(),
         deaf: HashSet::new(),
@@ -159,14 +173,24 @@ impl Incoming {
                 if frame.kind == Kind::Bound || !frame.kind.allowed(self.sender, self.travels, behalf) {
                     return Err(Broken::NotAllowed { kind: frame.kind, role: self.sender, behalf });
                 }
+                if frame.kind == Kind::Alive {
+                    continue;
+                }
                 return Ok(frame);
             }
-            let room = self.make_room();
-            match self.read.read_buf(&mut self.buffer).await {
+            let (room, late) = (self.make_room(), self.heard + self.peer_timeout);
+            let read = tokio::select! {
+                // In this order: who was held up here finds what has come meanwhile.
+                biased;
+                read = self.read.read_buf(&mut self.buffer) => read,
+                () = tokio::time::sleep_until(late) => return Err(Broken::Silent(self.peer_timeout)),
+            };
+            match read {
                 Ok(0) => return Err(Broken::Closed(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => self.flows = read >= room,
                 Err(error) => return Err(Broken::Closed(error)),
             }
+            self.heard = Instant::now();
         }
     }
 
@@ -256,19 +280,27 @@ impl Outgoing {
     }
 }
 
-async fn write_all(
-    mut write: WriteHalf<TlsStream<TcpStream>>,
-    Lanes { mut urgent, mut bulk }: Lanes,
-) -> io::Result<()> {
+/// What to write next; nothing when nobody has anything to say any more.
+async fn next(Lanes { urgent, bulk }: &mut Lanes) -> Option<Box<Frame>> {
+    tokio::select! {
+        biased;
+        Some(frame) = urgent.recv() => Some(frame),
+        Some(frame) = bulk.recv() => Some(frame),
+        else => None,
+    }
+}
+
+/// Writes what waits, and that this end lives when for `quiet` nothing did.
+async fn write_all(mut write: WriteHalf<TlsStream<TcpStream>>, mut lanes: Lanes, quiet: Duration) -> io::Result<()> {
+    let alive = Frame { kind: Kind::Alive, route: 0, part: Part::Whole, body: Bytes::new() };
     let mut out = BytesMut::new();
     loop {
-        let first = tokio::select! {
-            biased;
-            Some(frame) = urgent.recv() => frame,
-            Some(frame) = bulk.recv() => frame,
-            else => break,
-        };
-        first.encode(&mut out);
+        match tokio::time::timeout(quiet, next(&mut lanes)).await {
+            Ok(Some(first)) => first.encode(&mut out),
+            Ok(None) => break,
+            Err(_) => alive.encode(&mut out),
+        }
+        let Lanes { urgent, bulk } = &mut lanes;
         while out.len() < CHUNK {
             let Ok(frame) = urgent.try_recv().or_else(|_| bulk.try_recv()) else { break };
             frame.encode(&mut out);

@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::credential::credential;
-    use crate::handshake::dial;
+    use crate::handshake::{PEER_TIMEOUT, dial};
     use crate::testing::{Group, listen, parent};
 
     #[tokio::test]
@@ -172,12 +172,12 @@ mod tests {
         let serve = |session| async move { drop(session) };
         let srv = parent("srv.test", listen(own.clone(), &stop, serve, |_| std::future::ready(())).await);
         let agent = group.channel("web1.test", Role::Agent);
-        assert!(dial(&agent, &srv).await.is_err());
+        assert!(dial(&agent, &srv, PEER_TIMEOUT).await.is_err());
         let mut seen = Vec::new();
         for _ in 0..2 {
             publisher.publish(group.channel("srv.test", Role::Server));
             for _ in 0..2 {
-                seen.push(dial(&agent, &srv).await.unwrap().facts.peer_certificate);
+                seen.push(dial(&agent, &srv, PEER_TIMEOUT).await.unwrap().facts.peer_certificate);
             }
         }
         assert!(seen[0] == seen[1] && seen[1] != seen[2] && seen[2] == seen[3]);

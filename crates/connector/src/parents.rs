@@ -25,7 +25,7 @@ pub async fn connect(
     loop {
         let mut reasons = Vec::new();
         for parent in &membership.parents {
-            let attempt = async { dial(credential.ready().await.as_ref(), parent).await };
+            let attempt = async { dial(credential.ready().await.as_ref(), parent, membership.peer_timeout).await };
             let result = tokio::select! {
                 () = stop.cancelled() => return None,
                 result = attempt => result,
@@ -59,7 +59,7 @@ pub(crate) async fn first(credential: &Credential, membership: &Membership, curr
     loop {
         tokio::time::sleep(membership.primary_check + jitter(membership.primary_check)).await;
         // That it is still away is no news.
-        if let Ok(session) = dial(credential.ready().await.as_ref(), wanted).await {
+        if let Ok(session) = dial(credential.ready().await.as_ref(), wanted, membership.peer_timeout).await {
             journal::emit(connected(&session));
             journal::emit(Event::BackToFirstParent { parent: wanted.to_string(), left: current.to_string() });
             return (session, wanted.clone());

@@ -29,7 +29,7 @@ use wardline_secrets::trust::Root;
 
 use crate::config::{Mechanism, Membership, Parent};
 use crate::credential::Credential;
-use crate::handshake::Session;
+use crate::handshake::{PEER_TIMEOUT, Session};
 use crate::join::{self, Asked, Desk, Knock, Knocking, Question};
 use crate::sealing::Sealing;
 use crate::{listener, now_ms};
@@ -140,8 +140,16 @@ impl Group {
     }
 
     pub(crate) fn membership(&self, parents: Vec<Parent>) -> Membership {
-        let (name, mechanism, primary_check) = (name("north"), Mechanism::Certificate, Duration::from_millis(200));
-        Membership { name, id: self.id, pin: self.root.pin(), parents, mechanism, primary_check, own_pki: None }
+        Membership {
+            name: name("north"),
+            id: self.id,
+            pin: self.root.pin(),
+            parents,
+            mechanism: Mechanism::Certificate,
+            primary_check: Duration::from_millis(200),
+            peer_timeout: PEER_TIMEOUT,
+            own_pki: None,
+        }
     }
 
     pub(crate) fn identity(&self) -> Arc<SigningKey> {

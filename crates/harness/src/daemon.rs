@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wardline_proto::Role;
 
+use crate::network::Door;
 use crate::{hostile, program, wait};
 
 /// How long anything that should happen at once may take on a busy machine.
@@ -33,6 +34,8 @@ pub struct Daemon {
     begin: usize,
     /// Whose process it is, where that is somebody else than who runs the test.
     user: Option<u32>,
+    /// The host it runs on, where that is one of the test's own.
+    host: Option<Door>,
 }
 
 /// A line of a log: `TIME SEVERITY NUMBER TEXT`.
@@ -69,7 +72,13 @@ impl Daemon {
             child: None,
             begin: 0,
             user: None,
+            host: None,
         }
+    }
+
+    /// From its next start on it runs on this host.
+    pub(crate) fn enter(&mut self, host: Door) {
+        self.host = Some(host);
     }
 
     /// From now on it runs as this user and with the group of this number, whose its files become. Only root can test so.
@@ -191,16 +200,15 @@ impl Daemon {
         std::fs::write(self.config(), format!("{old}\n{text}")).expect("a configuration can be written");
     }
 
-    /// Sets a key of its configuration, over what it had.
+    /// Sets a key of its configuration.
     ///
     /// # Panics
     /// It has no configuration.
     pub fn set(&self, key: &str, value: impl Into<toml::Value>) {
         let old = std::fs::read_to_string(self.config()).expect("it has a configuration");
-        let mut table: toml::Table = old.parse().expect("a configuration");
-        table.insert(key.into(), value.into());
-        let text = toml::to_string(&table).expect("a configuration");
-        std::fs::write(self.config(), text).expect("a configuration can be written");
+        let mut file: toml::Table = old.parse().expect("a configuration is TOML");
+        file.insert(key.into(), value.into());
+        std::fs::write(self.config(), file.to_string()).expect("a configuration can be written");
     }
 
     /// Begins its log anew, while it does not run.
@@ -239,7 +247,8 @@ impl Daemon {
         self.begin = self.log().len();
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log can be opened");
         let out = File::create(self.folder.join("out")).expect("a file can be made");
-        let mut command = Command::new(program::find(&format!("wardline-{}", self.role)));
+        let program = program::find(&format!("wardline-{}", self.role));
+        let mut command = self.host.map_or_else(|| Command::new(&program), |host| host.command(&program));
         command.arg("run").arg("--config").arg(self.config()).current_dir(&self.folder);
         // What the test was started with must not matter.
         command.env_clear().env("PATH", "/usr/bin:/bin").env("RUST_BACKTRACE", "1");
@@ -332,6 +341,15 @@ impl Daemon {
         wait::until(&format!("event {number} of {}", self.name), LIMIT, || {
             self.events_since(mark).into_iter().find(|event| event.number == number)
         })
+    }
+
+    /// How many descriptors its present process has open.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}")).count()
     }
 
     /// The processor time that its present process has used, all threads, user and system.

@@ -174,6 +174,7 @@ impl Peer {
             enabled: vec![chosen],
             dialler: dialler.into(),
             listener: listener.into(),
+            peer_timeout: 0,
         }
     }
 

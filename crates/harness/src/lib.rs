@@ -9,6 +9,7 @@
 //!
 //!  log       a log of short lines that agents follow
 //!  hostile   peers that do what they like, behind real TLS
+//!  network   hosts of their own, and links between them that can be hurt
 //!  helper    wardline-runas, as root
 //!  estate    a group with a Run As account, and a plugin that logs on with it
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
@@ -27,6 +28,7 @@ pub mod helper;
 pub mod hostile;
 pub mod ids;
 pub mod log;
+pub mod network;
 pub mod pki;
 pub mod port;
 pub mod postgres;
@@ -44,6 +46,7 @@ pub use estate::Estate;
 pub use group::Group;
 pub use helper::Helper;
 pub use log::Log;
+pub use network::Network;
 pub use postgres::Postgres;
 pub use powercut::PowerCut;
 pub use scratch::Scratch;

@@ -54,11 +54,13 @@ pub enum Kind {
     SealingKey = 14,
     /// The server's signed word which sealing key the trust log has. [`crate::message::Signed`]
     SealingConfirmed = 15,
+    /// A sign of life of the other end of the session, when it has nothing else to say; goes no further. Empty.
+    Alive = 16,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Bound,
         Self::Refusal,
         Self::RouteOpen,
@@ -74,6 +76,7 @@ impl Kind {
         Self::Configuration,
         Self::SealingKey,
         Self::SealingConfirmed,
+        Self::Alive,
     ];
 
     /// The kind that a number on the wire stands for.
@@ -88,7 +91,7 @@ impl Kind {
             Self::Refusal | Self::Way => 512,
             // Five names.
             Self::RouteOpen => 1536,
-            Self::RouteClose => 0,
+            Self::RouteClose | Self::Alive => 0,
             Self::Position | Self::Heartbeat => 16 * 1024,
             Self::Answer => 8 * 1024,
             Self::Ack => 1024,
@@ -106,8 +109,8 @@ impl Kind {
         use Direction::{Down, Up};
         use Role::{Agent, Gateway, Server};
         match self {
-            // The handshake's own first message; once.
-            Self::Bound => {
+            // The handshake's own first message, once; and each end's sign of life.
+            Self::Bound | Self::Alive => {
                 matches!((sender, direction, behalf), (Agent | Gateway, Up, Own) | (Gateway | Server, Down, Own))
             }
             Self::Refusal => {

@@ -134,6 +134,10 @@ pub struct Bound {
     /// The name and role of the listening end.
     #[prost(string, tag = "6")]
     pub listener: String,
+    /// What the dialling end decides for both: after how many milliseconds without a byte from the other the session is
+    /// taken for dead. 0 from the listening end.
+    #[prost(uint64, tag = "7")]
+    pub peer_timeout: u64,
 }
 
 /// Why a session or a route ends. Coarse on purpose: what exactly was wrong stands in the log of the end that refused.

@@ -79,7 +79,7 @@ impl Ingest {
         if let Some(own) = decode::<Hop>(&own.payload) {
             self.registry.measured(&own);
         }
-        let (incoming, outgoing, writer) = link::open(session);
+        let (incoming, outgoing, mut writer) = link::open(session);
         let session = Routes {
             ingest: &self,
             member,
@@ -100,7 +100,9 @@ impl Ingest {
             _ => session.run(incoming, stop).await,
         };
         // What was said last is still written, unless the other end does not read.
-        let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;
+        if tokio::time::timeout(Duration::from_secs(1), &mut writer).await.is_err() {
+            writer.abort();
+        }
         if let End::Violation(reason) = &end {
             let (peer, reason) = (peer.to_string(), reason.clone());
             journal::emit(Event::ProtocolViolation { peer, address, reason });

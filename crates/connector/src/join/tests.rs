@@ -396,7 +396,7 @@ async fn joins_and_sessions_do_not_keep_each_other_out() {
     let refused = site.ask_at(address).await.unwrap_err();
     assert!(refused.step <= Step::Challenge, "{refused}");
     let agent = site.group.channel("web1.test", Role::Agent);
-    let session = handshake::dial(&agent, &srv).await.unwrap();
+    let session = handshake::dial(&agent, &srv, handshake::PEER_TIMEOUT).await.unwrap();
     assert_eq!(session.facts.mechanism.as_bytes(), ALPN_CERTIFICATE);
     eventually("the session is served", || *served.lock().unwrap() == 1).await;
     idle.clear();

@@ -45,7 +45,7 @@ impl Peer {
 
     async fn agent(group: &Group, host: &str, gateway: (&str, SocketAddr)) -> Self {
         let channel = group.channel(host, Role::Agent);
-        Self::new(handshake::dial(&channel, &parent(gateway.0, gateway.1)).await.unwrap())
+        Self::new(handshake::dial(&channel, &parent(gateway.0, gateway.1), handshake::PEER_TIMEOUT).await.unwrap())
     }
 
     async fn say(&self, message: Message) {

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// For each session two columns: in its own name, on behalf of a route. `+` is allowed, `-` is refused, `x` is allowed
 /// and ends the session.
-const EXPECTED: [(Kind, [&str; 6]); 15] = [
+const EXPECTED: [(Kind, [&str; 6]); 16] = [
     // agent to gateway, agent to server, gateway to server, gateway to agent, server to agent, server to gateway
     (Kind::Bound, ["--", "--", "--", "--", "--", "--"]),
     (Kind::Refusal, ["x-", "x-", "+-", "x-", "x-", "x+"]),
@@ -38,6 +38,7 @@ const EXPECTED: [(Kind, [&str; 6]); 15] = [
     (Kind::Configuration, ["--", "--", "--", "+-", "+-", "-+"]),
     (Kind::SealingKey, ["+-", "+-", "++", "--", "--", "--"]),
     (Kind::SealingConfirmed, ["--", "--", "--", "+-", "+-", "++"]),
+    (Kind::Alive, ["+-", "+-", "+-", "+-", "+-", "+-"]),
 ];
 
 /// A session of one hostile end with one real program.
@@ -134,7 +135,7 @@ fn anything(kind: Kind) -> Bytes {
         Kind::Refusal => encode(&Refusal::of(Reason::Stopping)),
         Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), via: Vec::new() }),
         Kind::Way => encode(&Way { open: true }),
-        Kind::Bound | Kind::RouteClose => Bytes::new(),
+        Kind::Bound | Kind::RouteClose | Kind::Alive => Bytes::new(),
         _ => encode(&Signed::default()),
     }
 }

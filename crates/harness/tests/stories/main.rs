@@ -21,6 +21,7 @@ mod hostile_frames;
 mod hostile_gateway;
 mod joining;
 mod load_kills;
+mod load_network;
 mod load_power_cut;
 mod own_pki;
 mod passwords;
