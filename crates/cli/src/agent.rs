@@ -16,6 +16,11 @@ pub(crate) enum Verb {
         #[command(flatten)]
         limit: Limit,
     },
+    /// Shows one.
+    Show {
+        /// Its name.
+        name: Name,
+    },
     /// Lets one go on that is held because two queues of it displaced each other.
     Release {
         /// Its name.
@@ -34,6 +39,7 @@ const COLUMNS: &[Column<Agent>] = &[
     Column::new("NUMBER", |agent| Cell::text(agent.number)),
     Column::new("GAPS", |agent| Cell::text(agent.gaps)),
     Column::wide("DISPLACEMENTS", |agent| Cell::text(agent.displacements)),
+    Column::new("REASON", |agent| Cell::maybe(agent.grey.as_ref())),
     Column::wide("EPOCH", |agent| Cell::maybe(agent.epoch.as_ref())),
 ];
 
@@ -44,6 +50,7 @@ pub(crate) async fn run(verb: Verb, client: &Client, output: &Output) -> Result<
             let ask = async |limit, cursor| client.agents(AgentFilter { limit: Some(limit), cursor }).await;
             output.list(&limit.gather(ask).await?, COLUMNS, name)
         }
+        Verb::Show { name: agent } => output.one(&client.agent(&agent).await?, COLUMNS, name),
         Verb::Member(change) => member::change(Role::Agent, change, client, output).await,
         Verb::Release { name: agent } => output.one(&client.release(&agent).await?, COLUMNS, name),
     }
@@ -54,9 +61,10 @@ fn name(agent: &Agent) -> String {
 }
 
 fn state(agent: &Agent) -> &'static str {
-    match (agent.held, &agent.session) {
-        (true, _) => "held",
-        (false, Some(_)) => "connected",
-        (false, None) => "away",
+    match (agent.held, &agent.grey, &agent.session) {
+        (true, ..) => "held",
+        (false, Some(_), _) => "grey",
+        (false, None, Some(_)) => "connected",
+        (false, None, None) => "away",
     }
 }

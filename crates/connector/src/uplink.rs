@@ -139,7 +139,8 @@ impl Uplink {
         let own = session.own;
         let (mut incoming, outgoing, writer) = link::open(session);
         let _writer = AbortOnDrop(writer);
-        let mut talk = Talk { link: self, parent, own, facts, outgoing, state: State::Closed, sent: 0, duty: None };
+        let (state, challenge) = (State::Closed, Bytes::new());
+        let mut talk = Talk { link: self, parent, own, facts, outgoing, state, sent: 0, duty: None, challenge };
         let mut heartbeat = tokio::time::interval(talk.link.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut queue, mut unsaid) = (talk.link.queue.clone(), talk.link.sealing.unsaid());
@@ -216,6 +217,8 @@ struct Talk<'a> {
     sent: u64,
     /// Who has answered on this way.
     duty: Option<Duty>,
+    /// What heartbeats repeat of the newest answer on this way.
+    challenge: Bytes,
 }
 
 impl Talk<'_> {
@@ -225,7 +228,7 @@ impl Talk<'_> {
             Kind::Way => {
                 let way: Way = decode(&message.body).ok_or_else(garbled)?;
                 // Nothing was asked for on this way yet.
-                self.duty = None;
+                (self.duty, self.challenge) = (None, Bytes::new());
                 if way.open {
                     self.send(Message::own(Kind::Hop, self.facts.clone())).await?;
                     self.ask().await
@@ -268,7 +271,7 @@ impl Talk<'_> {
         self.link.queue.parted().await;
         let nonce = Bytes::copy_from_slice(&random());
         let epoch = self.link.queue.epoch();
-        let position = self.link.queue.position(nonce.clone(), self.link.heartbeat);
+        let position = self.link.queue.position(nonce.clone(), Bytes::new(), self.link.heartbeat);
         self.state = State::Asking { nonce, epoch, due: Instant::now() + ANSWER };
         self.send(Message::own(Kind::Position, position)).await
     }
@@ -284,6 +287,7 @@ impl Talk<'_> {
         let Some(answered) = Answered::parse(&answer, epoch) else {
             return self.forged("it cannot be understood".into());
         };
+        self.challenge = answer.challenge.clone();
         let verdict = self.link.queue.compare(&answered);
         self.link.queue.compared(verdict.clone()).await;
         match verdict {
@@ -299,6 +303,8 @@ impl Talk<'_> {
                 self.sent = answered.watermark.number;
                 let group = self.link.membership.name.to_string();
                 journal::emit(Event::Delivering { group, upto: answered.watermark.number.to_string() });
+                // Who was away is heard again at once.
+                self.live().await?;
                 // Once on each way: from then on the server says by itself what is due.
                 if self.duty.is_none() {
                     let (chain, cookie, version) = (answer.chain, Digest::from_wire(&answer.cookie), answer.version);
@@ -412,7 +418,7 @@ impl Talk<'_> {
         match self.state {
             State::Closed => Ok(()),
             _ => {
-                let position = self.link.queue.position(Bytes::new(), self.link.heartbeat);
+                let position = self.link.queue.position(Bytes::new(), self.challenge.clone(), self.link.heartbeat);
                 self.send(Message::own(Kind::Heartbeat, position)).await
             }
         }

@@ -123,6 +123,18 @@ catalogue! {
         cause "It has no certificate of this group, speaks another protocol, or gave up."
         cure "The reason names the failed check. On the device, its own log names the same connection."
 
+    20020 Information Heartbeating { agent }
+        "{agent} is heard again, or is not to be heard any more"
+        meaning "Its heartbeats come, or it is no longer a member of the group. The alert is closed."
+        cause "It, or the way to it, was restored; or it was removed."
+        cure "Nothing to do."
+
+    20022 Warning NotHeartbeating { agent, reason }
+        "{agent} is not heartbeating: {reason}"
+        meaning "More than three heartbeats in a row were missed. The agent is grey: what it watches may be as it was, or not. An alert is open until it is heard again."
+        cause "The host or the agent is off or hangs, the way to it is cut, or a gateway on it passes on no heartbeats."
+        cure "The reason says what still stands. On the host `wardline-agent doctor` looks at every step of the way."
+
     20050 Critical CertificateUsage { path, reason }
         "the certificate in {path} cannot be used: {reason}"
         meaning "The channel certificate lacks server and client authentication in its extended key usage, or says more than these."
@@ -308,6 +320,18 @@ catalogue! {
         meaning "The server lost what it had committed. What is still in the queue is sent again; the rest is counted in a gap record."
         cause "The database was restored from a backup."
         cure "Look at the gap records for what is missing."
+
+    40017 Critical BatchesWithheld { agent, gateways, handed, taken }
+        "{agent} has handed over everything up to {handed}, by its own signed word, but only {taken} has come, while its heartbeats do; on its way: {gateways}"
+        meaning "One of the gateways that are named withholds what the agent finds, alerts too, or delays it by more than three heartbeats. The agent keeps it, and an alert is open until it has come."
+        cause "A gateway that somebody has taken over or changed, or a line so slow that one batch takes longer than three heartbeats."
+        cure "Look at these gateways. Give the agent to others, `wardline agent assign`: it sends again what is missing."
+
+    40018 Information WithheldHasCome { agent }
+        "what was missing of {agent} has come"
+        meaning "Nothing of it is lost. The alert is closed."
+        cause "It was delayed, or comes another way now."
+        cure "Find out what had delayed it, if that is not known."
 
     40020 Warning DatabaseBusy { path, reason }
         "{path} does not take data now: {reason}; what comes is held back, nothing is lost"

@@ -266,6 +266,10 @@ pub struct Position {
     /// The epoch that was live when this one was decided on, which it displaces; empty in a queue's first.
     #[prost(bytes = "bytes", tag = "12")]
     pub over: Bytes,
+    /// In a heartbeat: the challenge of the server's newest answer on this way, which shows that the heartbeat is no older.
+    /// Empty before one came.
+    #[prost(bytes = "bytes", tag = "13")]
+    pub challenge: Bytes,
 }
 
 /// A batch's place in the chain of one epoch.
@@ -310,6 +314,9 @@ pub struct Answer {
     /// The highest version that a configuration can have by the server's trust log: heads of before are no answer now.
     #[prost(uint64, tag = "9")]
     pub version: u64,
+    /// 16 fresh random bytes; the agent's heartbeats repeat them from then on.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub challenge: Bytes,
 }
 
 /// How a server sees an epoch.

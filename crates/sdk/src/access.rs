@@ -23,6 +23,9 @@ pub trait DataAccess: Send + Sync {
     /// Lists agents by name.
     fn agents(&self, filter: AgentFilter) -> impl Future<Output = Result<Page<Agent>, Problem>> + Send;
 
+    /// The agent of this name.
+    fn agent(&self, name: &Name) -> impl Future<Output = Result<Agent, Problem>> + Send;
+
     /// Releases an agent that is held because two queues of it displaced each other, and gives how it stands then. A
     /// conflict when it is not held.
     fn release(&self, agent: &Name) -> impl Future<Output = Result<Agent, Problem>> + Send;
@@ -166,6 +169,8 @@ pub mod path {
     pub const ALERT: &str = "/api/v1/alerts/{id}";
     /// `GET`: list of agents.
     pub const AGENTS: &str = "/api/v1/agents";
+    /// `GET`: one agent.
+    pub const AGENT: &str = "/api/v1/agents/{name}";
     /// `POST`: release an agent.
     pub const RELEASE: &str = "/api/v1/agents/{name}/release";
     /// `GET`: list of gap records.

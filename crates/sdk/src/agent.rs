@@ -17,6 +17,9 @@ pub struct Agent {
     /// Its session, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
+    /// Why it may be that it is not heard; nothing while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grey: Option<String>,
     /// Two queues displaced each other, and nothing is taken from either until an operator releases them.
     pub held: bool,
     /// How often a queue was displaced by one that did not know of it.

@@ -129,6 +129,10 @@ impl DataAccess for Client {
         self.ask(Method::GET, path::AGENTS, &filter).await
     }
 
+    async fn agent(&self, name: &Name) -> Result<Agent, Problem> {
+        self.ask(Method::GET, &path::AGENT.replace("{name}", name.as_str()), &()).await
+    }
+
     async fn release(&self, agent: &Name) -> Result<Agent, Problem> {
         self.ask(Method::POST, &path::RELEASE.replace("{name}", agent.as_str()), &()).await
     }

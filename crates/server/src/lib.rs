@@ -13,6 +13,7 @@
 //! - `operating`: what operators decide about trust
 //! - `sealing`: what secrets for each health service are encrypted to
 //! - `restore`: that a database was restored on purpose
+//! - `watch`, `watcher`: who is not heard, and what does not come
 
 pub mod accounts;
 pub mod api;
@@ -25,3 +26,5 @@ pub mod operating;
 pub mod restore;
 pub mod sealing;
 pub mod store;
+pub mod watch;
+pub mod watcher;

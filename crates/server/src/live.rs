@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 use wardline_connector::now_ms;
@@ -11,6 +12,8 @@ use wardline_sdk::{HopEnd, Service, Time, Topology};
 use wardline_secrets::view::{View, WAY};
 
 use crate::api::{Connected, Live};
+use crate::watch::{Heartbeat, Watched};
+use crate::watcher::Finding;
 
 /// Shared by all sessions and the data access service.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Registry {
     started: u64,
     view: watch::Receiver<Arc<View>>,
     state: Mutex<State>,
+    /// Wakes the watcher when there is something new to be found.
+    found: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +34,10 @@ struct State {
     gateways: HashMap<Name, usize>,
     /// By dialling and listening end: the newest hop's id and what was said of it.
     hops: HashMap<(Name, Name), (String, Vec<HopEnd>)>,
+    /// What heartbeats have said of each agent that was ever heard.
+    watched: HashMap<Name, Watched>,
+    /// Who is grey by the watcher's last look, and why.
+    grey: HashMap<Name, String>,
 }
 
 /// An agent's conversation with this server.
@@ -59,7 +68,7 @@ impl Conversation {
 impl Registry {
     /// Nobody is connected.
     pub fn new(name: Name, view: watch::Receiver<Arc<View>>) -> Arc<Self> {
-        Arc::new(Self { name, started: now_ms(), view, state: Mutex::default() })
+        Arc::new(Self { name, started: now_ms(), view, state: Mutex::default(), found: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,6 +88,8 @@ impl Registry {
     /// An agent's conversation begins; the one before is told to end, and what was measured of its hop is forgotten.
     pub fn begin(&self, agent: &Name, conversation: &Arc<Conversation>) {
         let mut state = self.state();
+        // From now on it is missed.
+        state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false, false));
         let parent = conversation.via.as_ref().unwrap_or(&self.name);
         state.hops.retain(|(from, to), _| from != agent || to == parent);
         if let Some(older) = state.agents.insert(agent.clone(), Arc::clone(conversation)) {
@@ -92,6 +103,69 @@ impl Registry {
         if state.agents.get(agent).is_some_and(|current| Arc::ptr_eq(current, conversation)) {
             state.agents.remove(agent);
             state.hops.retain(|(from, to), _| from != agent && to != agent);
+        }
+    }
+
+    /// These agents were heard by an earlier run of this program; whether each was grey, and something of it withheld.
+    pub fn watch(&self, known: impl Iterator<Item = (bool, bool, Name)>, now: Instant) {
+        let mut state = self.state();
+        for (grey, withheld, agent) in known {
+            state.watched.entry(agent).or_insert_with(|| Watched::new(now, grey, withheld));
+        }
+    }
+
+    /// A heartbeat of an agent has come.
+    pub fn heartbeat(&self, agent: &Name, heartbeat: Heartbeat, now: Instant) {
+        let mut state = self.state();
+        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(now, false, false));
+        let before = watched.is_withheld();
+        watched.heard(heartbeat, now);
+        if watched.is_withheld() != before || state.grey.contains_key(agent) {
+            self.found.notify_one();
+        }
+    }
+
+    /// Returns when there is something new to be found, or gone.
+    pub async fn something_is_found(&self) {
+        self.found.notified().await;
+    }
+
+    /// This server was behind: what was not heard meanwhile says nothing.
+    pub fn begin_anew(&self, now: Instant) {
+        self.state().watched.values_mut().for_each(|watched| watched.begin_anew(now));
+    }
+
+    /// What is wrong with agents that are members. From now on these are shown as grey.
+    pub fn judge(&self, now: Instant) -> Vec<(Name, Finding)> {
+        let view = Arc::clone(&self.view.borrow());
+        let mut state = self.state();
+        state.watched.retain(|agent, _| view.find(agent, Role::Agent).is_some());
+        let grey = state.watched.iter().filter(|(_, watched)| watched.is_grey(now));
+        let grey: HashMap<_, _> = grey.map(|(agent, _)| (agent.clone(), self.reason(&state, &view, agent))).collect();
+        state.grey.clone_from(&grey);
+        let withheld =
+            state.watched.iter_mut().filter_map(|(agent, watched)| Some((agent.clone(), watched.withheld()?)));
+        let withheld = withheld.map(|(agent, withheld)| (agent, Finding::Withheld(withheld)));
+        withheld.chain(grey.into_iter().map(|(agent, reason)| (agent, Finding::Grey(reason)))).collect()
+    }
+
+    /// Why an agent may not be heard, from what still stands of its way.
+    fn reason(&self, state: &State, view: &View, agent: &Name) -> String {
+        let listed = |names: &[Name]| names.iter().map(Name::as_str).collect::<Vec<_>>().join(" or ");
+        if let Some(conversation) = state.agents.get(agent) {
+            return match &conversation.via {
+                Some(gateway) => format!(
+                    "its session by {gateway} stands, but the agent hangs, or a gateway on its way passes on no heartbeats of now"
+                ),
+                None => "its session stands, but the agent hangs".into(),
+            };
+        }
+        let parents = view.find(agent, Role::Agent).map(|member| member.parents.as_slice()).unwrap_or_default();
+        let here: Vec<_> = parents.iter().filter(|parent| self.reaches(state, parent, WAY)).cloned().collect();
+        match (parents, here.as_slice()) {
+            ([], _) => "it has no session: its host or the agent is off, or cannot reach this server".into(),
+            (parents, []) => format!("no gateway that it may come by is connected: {}", listed(parents)),
+            (_, here) => format!("it has no session: its host or the agent is off, or cannot reach {}", listed(here)),
         }
     }
 
@@ -173,6 +247,10 @@ impl Live for Registry {
             via: conversation.via.clone(),
         };
         state.agents.iter().map(connected).collect()
+    }
+
+    fn grey(&self) -> HashMap<Name, String> {
+        self.state().grey.clone()
     }
 
     fn released(&self, agent: &Name) {

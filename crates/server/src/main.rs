@@ -30,6 +30,7 @@ use wardline_server::operating::accounts::Policy;
 use wardline_server::restore;
 use wardline_server::sealing::{self, Publications};
 use wardline_server::store::{Location, Login, Settings, Store};
+use wardline_server::watcher;
 
 #[derive(Parser)]
 #[command(version, about = "Keeps what agents say, exactly once, and gives access to it.")]
@@ -246,6 +247,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
+        let watching = tokio::spawn(watcher::run(store.clone(), Arc::clone(&registry), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
         let ingest = Ingest {
             own,
@@ -268,7 +270,7 @@ fn run(path: &Path) -> Result<(), Event> {
                 let _ = following.await;
             }
         };
-        let all = async { tokio::join!(api, listening, comparing, renewing, following, making, entering) };
+        let all = async { tokio::join!(api, listening, comparing, watching, renewing, following, making, entering) };
         let _ = tokio::time::timeout(signals::STOPPING, all).await;
         // What waits is written; what cannot be was acknowledged to nobody.
         let _ = tokio::time::timeout(signals::STOPPING, writer.ended()).await;

@@ -215,8 +215,8 @@ impl Queue {
         lock(&self.shared).tail.clone().acknowledge(mark).is_some()
     }
 
-    /// The signed position of the stream. With a nonce it asks for an answer.
-    pub fn position(&self, nonce: Bytes, interval: Duration) -> Signed {
+    /// The signed position of the stream. With a nonce it asks for an answer; a heartbeat repeats the challenge of one.
+    pub fn position(&self, nonce: Bytes, challenge: Bytes, interval: Duration) -> Signed {
         let mut shared = lock(&self.shared);
         shared.serial += 1;
         let tail = &shared.tail;
@@ -233,6 +233,7 @@ impl Queue {
             handed_at: shared.handed.1,
             interval: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
             serial: shared.serial,
+            challenge,
         };
         drop(shared);
         self.key.signed(Context::Position, encode(&position))

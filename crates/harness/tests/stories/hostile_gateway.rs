@@ -22,19 +22,19 @@ const GATEWAY: &str = "gateway gw1.test";
 const AGENT: &str = "agent agent1.test";
 
 /// The hostile gateway.
-struct Between {
+pub struct Between {
     credential: Credential,
     listener: Listener,
     /// The session with the agent.
     below: Option<Peer>,
     /// The session with the server.
-    above: Peer,
+    pub above: Peer,
     route: u32,
 }
 
 impl Between {
     /// In the place of the group's gateway.
-    fn new(group: &mut Group) -> Self {
+    pub fn new(group: &mut Group) -> Self {
         let credential = group.credential("gw1.test");
         let listener = Listener::at(hostile::listen(group.gateway(0)));
         let server: SocketAddr = hostile::listen(group.server());
@@ -44,7 +44,7 @@ impl Between {
     }
 
     /// Waits for the agent.
-    fn meet(&mut self) {
+    pub fn meet(&mut self) {
         self.below = None;
         self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
     }
@@ -57,12 +57,12 @@ impl Between {
         self.meet();
     }
 
-    fn below(&mut self) -> &mut Peer {
+    pub fn below(&mut self) -> &mut Peer {
         self.below.as_mut().expect("the agent is here")
     }
 
     /// Opens a route for an agent.
-    fn route(&mut self, agent: &str) -> u32 {
+    pub fn route(&mut self, agent: &str) -> u32 {
         self.route += 1;
         let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
         self.above.say(open.on(self.route));
@@ -76,7 +76,7 @@ impl Between {
     }
 
     /// An honest route: position and answer are passed on. Gives both.
-    fn open(&mut self) -> (Bytes, Bytes) {
+    pub fn open(&mut self) -> (Bytes, Bytes) {
         let route = self.route("agent1.test");
         self.above.wait_for(Kind::Way, route);
         let position = self.asked();
@@ -91,7 +91,7 @@ impl Between {
     }
 
     /// Sends to the server, on the newest route.
-    fn up(&mut self, kind: Kind, body: Bytes) {
+    pub fn up(&mut self, kind: Kind, body: Bytes) {
         self.above.say(Message { kind, route: self.route, body });
     }
 
@@ -101,7 +101,7 @@ impl Between {
     }
 
     /// Passes a batch on, and its acknowledgement back.
-    fn pass(&mut self, batch: Bytes) -> Bytes {
+    pub fn pass(&mut self, batch: Bytes) -> Bytes {
         self.up(Kind::Batch, batch);
         let ack = self.above.wait_for(Kind::Ack, self.route);
         self.down(Kind::Ack, ack.clone());

@@ -32,6 +32,8 @@ mod restored_database;
 mod rolled_back;
 mod run_as;
 mod run_as_policy;
+mod silent;
 mod slow_database;
 mod trust_log;
 mod two_groups;
+mod withheld;

@@ -38,6 +38,7 @@ pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
         .route(path::ALERTS, get(alerts::<D>))
         .route(path::ALERT, get(alert::<D>))
         .route(path::AGENTS, get(agents::<D>))
+        .route(path::AGENT, get(agent::<D>))
         .route(path::RELEASE, post(release::<D>))
         .route(path::GAPS, get(gaps::<D>))
         .route(path::TOPOLOGY, get(topology::<D>))
@@ -133,6 +134,10 @@ async fn agents<D: DataAccess>(
     filter: Result<Query<AgentFilter>, QueryRejection>,
 ) -> Answer<Page<Agent>> {
     Ok(Json(data.agents(filter?.0).await?))
+}
+
+async fn agent<D: DataAccess>(State(data): State<Arc<D>>, name: Result<Path<Name>, PathRejection>) -> Answer<Agent> {
+    Ok(Json(data.agent(&name?.0).await?))
 }
 
 async fn release<D: DataAccess>(

@@ -34,6 +34,9 @@ pub trait Live: Send + Sync {
     /// The agents with a session.
     fn connected(&self) -> Vec<Connected>;
 
+    /// The agents that are not heard, and why that may be.
+    fn grey(&self) -> HashMap<Name, String>;
+
     /// An operator has released this agent: its sessions compare positions anew.
     fn released(&self, agent: &Name);
 }
@@ -107,13 +110,21 @@ impl Service {
     }
 }
 
-/// Adds what only the running server knows. A heartbeat that the store has not heard of yet is the newer news.
-fn with_session(mut agent: Agent, sessions: &mut HashMap<Name, Session>) -> Agent {
-    agent.session = sessions.remove(&agent.name);
+/// Adds what only the running server knows: sessions, and who is grey. A heartbeat that the store has not heard of yet is
+/// the newer news.
+fn with_live(mut agent: Agent, sessions: &mut HashMap<Name, Session>, grey: &mut HashMap<Name, String>) -> Agent {
+    (agent.session, agent.grey) = (sessions.remove(&agent.name), grey.remove(&agent.name));
     if let Some(session) = &agent.session {
         agent.last_seen = agent.last_seen.max(session.last_heartbeat);
     }
     agent
+}
+
+/// What to do about an agent that is not, or not so.
+const SHOWS_AGENTS: &str = "`wardline agent list` shows the agents and which of them are held";
+
+fn unknown(agent: &Name) -> Problem {
+    Problem::new(Kind::NotFound, format!("no agent {agent} was ever heard"), SHOWS_AGENTS)
 }
 
 impl DataAccess for Service {
@@ -134,21 +145,25 @@ impl DataAccess for Service {
 
     async fn agents(&self, filter: AgentFilter) -> Result<Page<Agent>, Problem> {
         let page = self.store.agents(filter).await.map_err(problem)?;
-        let mut sessions = self.sessions();
-        let items = page.items.into_iter().map(|agent| with_session(agent, &mut sessions)).collect();
+        let (mut sessions, mut grey) = (self.sessions(), self.live.grey());
+        let items = page.items.into_iter().map(|agent| with_live(agent, &mut sessions, &mut grey)).collect();
         Ok(Page { items, next: page.next })
     }
 
+    async fn agent(&self, name: &Name) -> Result<Agent, Problem> {
+        let agent = self.store.agent(name.clone()).await.map_err(problem)?.ok_or_else(|| unknown(name))?;
+        Ok(with_live(agent, &mut self.sessions(), &mut self.live.grey()))
+    }
+
     async fn release(&self, agent: &Name) -> Result<Agent, Problem> {
-        let next = "`wardline agent list` shows the agents and which of them are held";
-        let unknown = || Problem::new(Kind::NotFound, format!("no agent {agent} was ever heard"), next);
         match self.store.release(agent.clone(), now_ms()).await.map_err(problem)? {
             Released::Released => self.live.released(agent),
-            Released::NotHeld => return Err(Problem::new(Kind::Conflict, format!("agent {agent} is not held"), next)),
-            Released::NotKnown => return Err(unknown()),
+            Released::NotHeld => {
+                return Err(Problem::new(Kind::Conflict, format!("agent {agent} is not held"), SHOWS_AGENTS));
+            }
+            Released::NotKnown => return Err(unknown(agent)),
         }
-        let released = self.store.agent(agent.clone()).await.map_err(problem)?.ok_or_else(unknown)?;
-        Ok(with_session(released, &mut self.sessions()))
+        self.agent(agent).await
     }
 
     async fn gaps(&self, filter: GapFilter) -> Result<Page<Gap>, Problem> {

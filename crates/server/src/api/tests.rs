@@ -1,5 +1,6 @@
 //! The service as operators meet it: over its socket, by the client that they use.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -56,6 +57,10 @@ impl Live for Running {
 
     fn connected(&self) -> Vec<Connected> {
         vec![Connected { agent: name("web1"), last_heartbeat_ms: NOW + 5, via: Some(name("gw")) }]
+    }
+
+    fn grey(&self) -> HashMap<Name, String> {
+        HashMap::from([(name("web2"), "it has no session".into())])
     }
 
     fn released(&self, agent: &Name) {

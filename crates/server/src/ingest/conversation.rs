@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use wardline_connector::link::Outgoing;
 use wardline_connector::stream::{Answered, Asked, Header, Judgement, judge};
@@ -22,13 +23,14 @@ use wardline_proto::message::{
 };
 use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::head::Reach;
-use wardline_secrets::signature::sha256;
+use wardline_secrets::signature::{random, sha256};
 use wardline_secrets::view::{Member, View};
 
 use super::{Ingest, Told, changed, stands};
 use crate::configuration::NotIssued;
 use crate::live::Conversation;
 use crate::store::{self, Commit, Open, Opened, Outcome};
+use crate::watch::{Heartbeat, Stream};
 
 /// Batches of one agent that are being written. An agent has no more under way.
 const WRITING: usize = 32;
@@ -58,6 +60,11 @@ pub(super) struct Talk {
     conversation: Arc<Conversation>,
     /// Where the stream stands with everything that was taken; nothing before positions were compared.
     taken: Option<Mark>,
+    /// How its epoch stood when positions were compared last.
+    standing: Standing,
+    /// What heartbeats of now repeat; and the serial of the last position that was heard: none comes twice.
+    challenge: Bytes,
+    serial: u64,
     writing: VecDeque<(Mark, Writing)>,
     /// What the agent has of its configuration; nothing before it has said so.
     configured: Option<Held>,
@@ -91,8 +98,23 @@ impl Talk {
     ) -> Self {
         let conversation = Conversation::new(via.first().cloned());
         ingest.registry.begin(&member.name, &conversation);
-        let (taken, writing, configured, again) = (None, VecDeque::new(), None, None);
-        Self { ingest, member, via, since, route, outgoing, address, conversation, taken, writing, configured, again }
+        Self {
+            ingest,
+            member,
+            via,
+            since,
+            route,
+            outgoing,
+            address,
+            conversation,
+            taken: None,
+            standing: Standing::Unspecified,
+            challenge: Bytes::new(),
+            serial: 0,
+            writing: VecDeque::new(),
+            configured: None,
+            again: None,
+        }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
@@ -125,7 +147,7 @@ impl Talk {
         if let End::Refused(refusal) = end {
             let _ = self.send(Message::own(Kind::Refusal, refusal)).await;
             if self.route != 0 {
-                let close = Message { kind: Kind::RouteClose, route: 0, body: bytes::Bytes::new() };
+                let close = Message { kind: Kind::RouteClose, route: 0, body: Bytes::new() };
                 let _ = self.send(close).await;
             }
         }
@@ -271,9 +293,22 @@ impl Talk {
         Ok(position)
     }
 
-    fn heartbeat(&self, message: &Message) -> Result<(), End> {
-        self.signed_position(message)?;
+    fn heartbeat(&mut self, message: &Message) -> Result<(), End> {
+        let position = self.signed_position(message)?;
+        // One of earlier says nothing of now, whoever repeats it.
+        if self.challenge.is_empty() || position.challenge != self.challenge || position.serial <= self.serial {
+            return Ok(());
+        }
+        self.serial = position.serial;
         self.conversation.heard();
+        let epoch = Epoch::from_wire(&position.epoch).filter(|_| self.standing == Standing::Live);
+        let stream = epoch.map(|epoch| Stream {
+            epoch,
+            handed: (position.handed, position.handed_at),
+            taken: self.taken.filter(|taken| taken.epoch == epoch).map(|taken| taken.number),
+        });
+        let (way, interval) = (self.via.clone(), Duration::from_millis(position.interval));
+        self.ingest.registry.heartbeat(&self.member.name, Heartbeat { way, interval, stream }, Instant::now());
         self.ingest.store.seen(vec![(self.member.name.clone(), now_ms())]);
         Ok(())
     }
@@ -293,6 +328,8 @@ impl Talk {
                 _ => End::Refused(Refusal::of(Reason::Database)),
             })?;
         self.taken = (standing == Standing::Live).then_some(watermark);
+        (self.standing, self.serial) = (standing, position.serial);
+        self.challenge = Bytes::copy_from_slice(&random());
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let due = self.ingest.configurations.due(&view, &self.member.name).await;
         let answer = Answer {
@@ -305,6 +342,7 @@ impl Talk {
             live: live.map(Epoch::to_wire).unwrap_or_default(),
             cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
             version: view.reach().version,
+            challenge: self.challenge.clone(),
         };
         let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
         self.conversation.heard();
@@ -393,7 +431,7 @@ impl Talk {
     }
 
     /// A batch that the agent has signed, with its body as it travels.
-    fn open_batch(&self, message: &Message) -> Result<(Header, bytes::Bytes), End> {
+    fn open_batch(&self, message: &Message) -> Result<(Header, Bytes), End> {
         let batch: Batch = decode(&message.body).ok_or_else(|| self.forged("a batch that cannot be decoded"))?;
         let verified = self.member.identity.verify(Context::Batch, self.group(), &batch.header, &batch.signature);
         verified.map_err(|_| self.forged("a batch with a signature that does not fit"))?;
@@ -455,7 +493,7 @@ impl Talk {
             agent: self.member.name.to_string(),
             epoch: upto.epoch.to_wire(),
             upto: Point::of(upto),
-            key: bytes::Bytes::copy_from_slice(&self.ingest.duty.id().0),
+            key: Bytes::copy_from_slice(&self.ingest.duty.id().0),
         };
         let signed = self.ingest.duty.signed(Context::Ack, encode(&ack));
         self.send(Message::own(Kind::Ack, signed)).await

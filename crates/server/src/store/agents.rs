@@ -86,6 +86,7 @@ fn agent(row: &Row) -> Result<Agent, sql::Error> {
         first_seen: Time(from_sql(row.get(1)?)),
         last_seen: Time(from_sql(row.get(2)?)),
         session: None,
+        grey: None,
         held: row.get(3)?,
         displacements: row.get(4)?,
         epoch: row.get::<Option<[u8; 16]>>(5)?.map(|epoch| Epoch(epoch).to_string()),

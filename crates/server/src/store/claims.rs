@@ -10,11 +10,10 @@ use wardline_proto::event::Event;
 use wardline_proto::health::{Priority, Severity};
 use wardline_secrets::head::Reach;
 
-use super::entries::Refused;
 use super::log::Keeper;
 use super::sql::{self, Connection, params};
 use super::writer::{Effects, Write};
-use super::{alerts, kept, to_sql};
+use super::{alerts, kept, own_alerts, to_sql};
 
 /// Whose alerts these are.
 const MONITOR: &str = "wardline.trust-log";
@@ -44,19 +43,8 @@ impl Write for Claim {
             let (path, reason) = (path.display().to_string(), error.to_string());
             effects.events.push(Event::StateFolderInUse { path, reason });
         }
-        let open = "SELECT agent.id, EXISTS (SELECT 1 FROM alert WHERE alert.agent = agent.id AND monitor = ?1 AND state <> 255)
-                    FROM agent WHERE name = ?2";
-        let found = connection
-            .first(open, params![MONITOR, self.agent.as_str()], |row| Ok((row.get::<i64>(0)?, row.get::<bool>(1)?)))?;
-        let Some((agent, false)) = found else { return Ok(()) };
-        let now = to_sql(self.now_ms);
-        match alerts::raise(connection, agent, &self.alert(&effects.view.reach()), now, now) {
-            Ok(new) => effects.raised.extend(new),
-            Err(Refused::Failed(error)) => return Err(error),
-            // Not of an alert that is made here.
-            Err(Refused::Senseless(_)) => {}
-        }
-        Ok(())
+        let alert = self.alert(&effects.view.reach());
+        own_alerts::raise(connection, effects, &self.agent, &alert, self.now_ms)
     }
 }
 

@@ -24,6 +24,7 @@
 //!  accounts   the encrypted secrets of Run As accounts
 //!  receipts   what became of these on agents
 //!  views      tables that show what the log says
+//!  own_alerts  alerts that the server raises by itself
 //!  upkeep     the database as a file: copies of it, and what of it cannot be read
 //! ```
 //!
@@ -40,6 +41,7 @@ mod entries;
 mod gaps;
 mod kept;
 mod log;
+mod own_alerts;
 mod packs;
 mod postgres;
 mod readers;
@@ -59,6 +61,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use wardline_connector::journal;
 use wardline_proto::Name;
+use wardline_proto::entry;
 use wardline_proto::message::{AccountId, Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
 use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Damage, Gap, GapFilter, Page};
@@ -222,6 +225,23 @@ impl Store {
     /// [`Error::Stopped`].
     pub async fn claim(&self, agent: Name, shown: Reach, now_ms: u64) -> Result<(), Error> {
         self.writer.write(claims::Claim { keeper: Arc::clone(&self.keeper), agent, shown, now_ms }).await
+    }
+
+    /// Raises an alert about an agent, unless it has one of that monitor that is open, or was never heard. `now_ms` is in
+    /// milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn raise(&self, agent: Name, alert: entry::Alert, now_ms: u64) -> Result<(), Error> {
+        self.writer.write(own_alerts::Raise { agent, alert, now_ms }).await
+    }
+
+    /// Closes what is open of a monitor of an agent.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn close(&self, agent: Name, monitor: &'static str, text: String, now_ms: u64) -> Result<(), Error> {
+        self.writer.write(own_alerts::Close { agent, monitor, text, now_ms }).await
     }
 
     /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.

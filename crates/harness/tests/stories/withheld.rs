@@ -1,0 +1,204 @@
+//! A gateway passes on heartbeats and not what the agent found: the agent's own signed word gives it away. And one that
+//! repeats old heartbeats instead of passing on those of now.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use serde_json::Value;
+use wardline_connector::now_ms;
+use wardline_harness::group::Group;
+use wardline_harness::wait;
+use wardline_proto::Kind;
+use wardline_proto::frame::Message;
+use wardline_proto::message::{Position, Signed, decode};
+
+use crate::hostile_gateway::Between;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// What is handed over does not come; has come; an agent is not heard; is heard again.
+const EVENTS: [u32; 4] = [40017, 40018, 20022, 20020];
+
+/// A gateway that keeps batches for itself.
+struct Withholding {
+    gateway: Between,
+    /// The batches, and all heartbeats that ever came.
+    batches: Vec<Bytes>,
+    heartbeats: Vec<Bytes>,
+    /// When it passed on the last heartbeat, milliseconds since 1970.
+    passed_at: u64,
+}
+
+impl Withholding {
+    /// The next heartbeat, which it has not passed on, and the last number that it says was handed over.
+    fn heartbeat(&mut self) -> (Bytes, u64) {
+        loop {
+            let frame = self.gateway.below().receive().expect("the agent stays");
+            match frame.kind {
+                Kind::Batch => self.batches.push(frame.body),
+                Kind::Heartbeat => {
+                    // It lives, too.
+                    self.gateway.below().say(Message { kind: Kind::Alive, route: 0, body: Bytes::new() });
+                    let signed: Signed = decode(&frame.body).unwrap();
+                    let handed = decode::<Position>(&signed.payload).unwrap().handed;
+                    self.heartbeats.push(frame.body.clone());
+                    return (frame.body, handed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Passes on one heartbeat; the last number that it says was handed over.
+    fn pass_heartbeat(&mut self) -> u64 {
+        let (heartbeat, handed) = self.heartbeat();
+        self.passed_at = now_ms();
+        self.gateway.up(Kind::Heartbeat, heartbeat);
+        handed
+    }
+
+    /// Passes on so many heartbeats that say that more than this was handed over; what does not say so, too. Returns when
+    /// the server has heard the last.
+    fn overtake(&mut self, group: &Group, count: usize, taken: u64) {
+        let mut passed = 0;
+        while passed < count {
+            passed += usize::from(self.pass_heartbeat() > taken);
+        }
+        self.wait_heard(group);
+    }
+
+    /// Passes on so many heartbeats, and returns when the server has heard the last.
+    fn pass_heartbeats(&mut self, group: &Group, count: usize) {
+        (0..count).for_each(|_| _ = self.pass_heartbeat());
+        self.wait_heard(group);
+    }
+
+    fn wait_heard(&self, group: &Group) {
+        wait_heard(group, self.passed_at);
+    }
+
+    /// Passes on the batches that it has, and their acknowledgements.
+    fn let_go(&mut self) {
+        for batch in std::mem::take(&mut self.batches) {
+            self.gateway.pass(batch);
+        }
+    }
+}
+
+/// The server's alerts of this monitor that are open.
+fn open(group: &Group, monitor: &str) -> Vec<Value> {
+    let alerts = group.json(&["alert", "list"]);
+    alerts.as_array().unwrap().iter().filter(|alert| alert["monitor"] == monitor).cloned().collect()
+}
+
+/// How often the server has said these events.
+fn said(group: &mut Group, mark: usize) -> [usize; 4] {
+    let events = group.server().events_since(mark);
+    EVENTS.map(|number| events.iter().filter(|event| event.number == number).count())
+}
+
+/// Waits until the server has heard the agent at this time or later, milliseconds since 1970.
+fn wait_heard(group: &Group, at: u64) {
+    wait::until("the agent is heard", LIMIT, || {
+        let agent = group.json(&["agent", "show", "agent1.test"]);
+        (agent["session"]["last_heartbeat"]["ms"].as_u64()? >= at).then_some(())
+    });
+}
+
+#[test]
+fn a_gateway_that_withholds_alerts_is_named() {
+    let (mut group, log) = Group::builder().heartbeat("500ms").written().lay_with_log();
+    group.server().start();
+    let mut gateway = Between::new(&mut group);
+    group.agent(0).start();
+    gateway.meet();
+    let (position, _) = gateway.open();
+    group.agent(0).wait_event(40005);
+    let mut it = Withholding { gateway, batches: Vec::new(), heartbeats: Vec::new(), passed_at: 0 };
+    let mark = group.server().mark();
+
+    // An agent that has nothing to say names nobody.
+    it.pass_heartbeats(&group, 5);
+    // What three heartbeats overtake is late, and not withheld.
+    log.say("one");
+    it.overtake(&group, 3, 0);
+    it.let_go();
+    it.pass_heartbeats(&group, 2);
+    assert_eq!((said(&mut group, mark), group.all_texts()), ([0; 4], vec!["one".into()]));
+
+    // With the fourth it is.
+    log.say("two");
+    it.overtake(&group, 3, 1);
+    assert_eq!(said(&mut group, mark), [0; 4]);
+    it.overtake(&group, 1, 1);
+    let named = group.server().wait_event_since(mark, EVENTS[0]);
+    assert!(named.text.contains("agent1.test") && named.text.ends_with("on its way: gw1.test"), "{}", named.text);
+    let alerts = open(&group, "wardline/withheld");
+    assert_eq!((alerts.len(), &alerts[0]["agent"]), (1, &"agent1.test".into()));
+    assert!(alerts[0]["text"].as_str().unwrap().contains("gw1.test"), "{alerts:?}");
+    it.overtake(&group, 2, 1);
+    assert_eq!((said(&mut group, mark), group.all_texts()), ([1, 0, 0, 0], vec!["one".into()]));
+    assert_eq!(open(&group, "wardline/withheld"), alerts, "it is said once");
+
+    // It is over when all has come.
+    it.let_go();
+    it.pass_heartbeats(&group, 1);
+    group.server().wait_event_since(mark, EVENTS[1]);
+    assert_eq!((open(&group, "wardline/withheld").len(), group.all_texts()), (0, vec!["one".into(), "two".into()]));
+
+    // A server that is behind itself names nobody; afterwards all of it counts anew.
+    let other = Connection::open(group.database()).unwrap();
+    other.busy_timeout(LIMIT).unwrap();
+    let mark = group.server().mark();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    group.server().wait_event_since(mark, 40020);
+    log.say("three");
+    it.overtake(&group, 5, 2);
+    other.execute_batch("ROLLBACK").unwrap();
+    group.server().wait_event_since(mark, 40021);
+    it.overtake(&group, 2, 2);
+    assert_eq!(said(&mut group, mark), [0; 4]);
+    it.overtake(&group, 1, 2);
+    group.server().wait_event_since(mark, EVENTS[0]);
+
+    // Old heartbeats make nobody alive: not on this route, and not on a new one, with an old position before them.
+    let old = it.heartbeats.clone();
+    let repeat = |it: &mut Withholding| old.iter().for_each(|old| it.gateway.up(Kind::Heartbeat, old.clone()));
+    repeat(&mut it);
+    let grey = wait::until("the agent is grey", LIMIT, || {
+        repeat(&mut it);
+        group.server().events_since(mark).into_iter().find(|event| event.number == EVENTS[2])
+    });
+    assert!(grey.text.contains("its session by gw1.test stands"), "{}", grey.text);
+    let route = it.gateway.route("agent1.test");
+    it.gateway.above.wait_for(Kind::Way, route);
+    it.gateway.up(Kind::Position, position);
+    it.gateway.above.wait_for(Kind::Answer, route);
+    repeat(&mut it);
+    // What comes behind them has been looked at, so they have.
+    it.gateway.up(Kind::Heartbeat, Bytes::from_static(b"nonsense"));
+    group.server().wait_event_since(mark, 40011);
+    assert_eq!((said(&mut group, mark), open(&group, "wardline/heartbeat").len()), ([1, 0, 1, 0], 1));
+
+    // By the real gateway the agent is heard, and all comes, once.
+    drop(it);
+    group.gateway(0).start();
+    group.wait_texts(&["one", "two", "three"]);
+    for event in [EVENTS[1], EVENTS[3]] {
+        group.server().wait_event_since(mark, event);
+    }
+    wait::until("all is well", LIMIT, || {
+        (open(&group, "wardline/withheld").is_empty() && open(&group, "wardline/heartbeat").is_empty()).then_some(())
+    });
+
+    // What has come and is not written yet is not withheld.
+    let mark = group.server().mark();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    log.say("four");
+    group.server().wait_event_since(mark, 40020);
+    wait_heard(&group, now_ms() + 5 * 500);
+    other.execute_batch("ROLLBACK").unwrap();
+    group.wait_texts(&["one", "two", "three", "four"]);
+    assert_eq!(said(&mut group, mark), [0; 4]);
+    assert_eq!(group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
+}

@@ -1,0 +1,260 @@
+//! What heartbeats say of an agent, judged: whether it is heard, and whether what it has handed over comes. Pure: the
+//! time is an argument.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use wardline_proto::Name;
+use wardline_proto::message::Epoch;
+
+/// So many heartbeats may be missed; with the next one an agent is grey.
+pub const MISSED: u32 = 3;
+/// How often an agent is heard that was not heard since the server was started.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// What an agent may say of that.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// What an agent has said by a heartbeat, and how far its stream had come here then.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// The gateways that it came by, the nearest to the agent first.
+    pub way: Vec<Name>,
+    /// Between heartbeats, as the agent says.
+    pub interval: Duration,
+    /// The stream; nothing while it is held or another is live.
+    pub stream: Option<Stream>,
+}
+
+/// A live stream, as both ends know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    /// Which.
+    pub epoch: Epoch,
+    /// The last number that the agent has handed to its session, and when, as it says, milliseconds since 1970.
+    pub handed: (u64, u64),
+    /// The last number that was taken here; nothing while positions are being compared anew.
+    pub taken: Option<u64>,
+}
+
+/// What was handed over and does not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// Who has it, the nearest to the agent first. Nobody: the agent itself.
+    pub gateways: Vec<Name>,
+    /// The last number that came.
+    pub taken: u64,
+    /// The last number that the agent has handed over, and when, milliseconds since 1970.
+    pub handed: (u64, u64),
+}
+
+/// An agent, as its heartbeats tell.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// When it was last heard; nothing when it was grey already as the server was started.
+    heard: Option<Instant>,
+    interval: Duration,
+    way: Vec<Name>,
+    stream: Option<Stream>,
+    taken: u64,
+    missing: Option<Missing>,
+    /// Whether it was said that something is withheld. It ends when all has come that was missing.
+    told: bool,
+}
+
+/// Something that was handed over and has not come yet.
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    number: u64,
+    /// How long heartbeats have overtaken it: the times between them.
+    overtaken: Duration,
+}
+
+impl Watched {
+    /// One that is known at the server's start, and what was said of it before.
+    pub const fn new(now: Instant, grey: bool, withheld: bool) -> Self {
+        let heard = if grey { None } else { Some(now) };
+        Self { heard, interval: INTERVAL, way: Vec::new(), stream: None, taken: 0, missing: None, told: withheld }
+    }
+
+    /// A heartbeat has come.
+    pub fn heard(&mut self, heartbeat: Heartbeat, now: Instant) {
+        let Heartbeat { way, interval, stream } = heartbeat;
+        let interval = interval.clamp(*INTERVALS.start(), *INTERVALS.end());
+        // Those that come at once, behind an outage of whatever kind, are one.
+        let since = self.heard.map_or(Duration::ZERO, |heard| now.duration_since(heard)).min(interval);
+        let same = self.stream.map(|stream| stream.epoch) == stream.map(|stream| stream.epoch);
+        (self.heard, self.interval, self.way, self.stream) = (Some(now), interval, way, stream);
+        if !same {
+            (self.taken, self.missing) = (0, None);
+        }
+        let Some(stream) = stream else {
+            self.told = false;
+            return;
+        };
+        self.taken = stream.taken.unwrap_or(self.taken);
+        if self.missing.is_some_and(|missing| missing.number <= self.taken) {
+            (self.missing, self.told) = (None, false);
+        }
+        match &mut self.missing {
+            Some(missing) => missing.overtaken += since,
+            None if stream.handed.0 > self.taken => {
+                self.missing = Some(Missing { number: stream.handed.0, overtaken: Duration::ZERO });
+            }
+            None => self.told = false,
+        }
+    }
+
+    /// This server was behind: what it has not heard or taken meanwhile says nothing about others.
+    pub fn begin_anew(&mut self, now: Instant) {
+        if let Some(heard) = &mut self.heard {
+            *heard = now;
+        }
+        if let Some(missing) = &mut self.missing {
+            missing.overtaken = Duration::ZERO;
+        }
+    }
+
+    /// Whether more heartbeats were missed than may be.
+    pub fn is_grey(&self, now: Instant) -> bool {
+        self.heard.is_none_or(|heard| now.duration_since(heard) >= self.interval * (MISSED + 1))
+    }
+
+    /// Whether something does not come although heartbeats do.
+    pub fn is_withheld(&self) -> bool {
+        // The fourth heartbeat is the one that says so, with some room for how punctual they are.
+        let enough = self.interval * MISSED - self.interval / 2;
+        self.told || self.missing.is_some_and(|missing| missing.overtaken >= enough)
+    }
+
+    /// What does not come although heartbeats do, which is said from now on until it has come.
+    pub fn withheld(&mut self) -> Option<Withheld> {
+        self.told = self.is_withheld();
+        let handed = self.stream.map(|stream| stream.handed).unwrap_or_default();
+        self.told.then(|| Withheld { gateways: self.way.clone(), taken: self.taken, handed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// An agent, and the time.
+    struct Story(Watched, Instant);
+
+    impl Story {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self(Watched::new(now, false, false), now)
+        }
+
+        fn after(&mut self, pause: Duration, epoch: u8, handed: u64, taken: Option<u64>) -> bool {
+            self.1 += pause;
+            let stream = Some(Stream { epoch: Epoch([epoch; 16]), handed: (handed, 7), taken });
+            let way = vec!["gw1.test".parse().unwrap()];
+            self.0.heard(Heartbeat { way, interval: MINUTE, stream }, self.1);
+            self.0.withheld().is_some()
+        }
+
+        fn minute(&mut self, handed: u64, taken: u64) -> bool {
+            self.after(MINUTE, 1, handed, Some(taken))
+        }
+    }
+
+    #[test]
+    fn three_heartbeats_may_be_missed_and_the_next_makes_an_agent_grey_until_it_is_heard() {
+        let mut story = Story::new();
+        story.minute(0, 0);
+        let heard = story.1;
+        assert!(!story.0.is_grey(heard + MINUTE * 4 - Duration::from_millis(1)));
+        assert!(story.0.is_grey(heard + MINUTE * 4));
+        story.1 += MINUTE * 9;
+        story.minute(0, 0);
+        assert!(!story.0.is_grey(story.1));
+        // As often as it says, within what can be.
+        let every = |interval| Heartbeat { way: Vec::new(), interval, stream: None };
+        let now = story.1;
+        for (said, interval) in [(Duration::from_secs(1), Duration::from_secs(1)), (MINUTE * 600, MINUTE * 60)] {
+            story.0.heard(every(said), now);
+            assert!(
+                !story.0.is_grey(now + interval * 4 - Duration::from_millis(1)) && story.0.is_grey(now + interval * 4)
+            );
+        }
+        // Who was grey before the server was started is until it is heard.
+        let mut before = Watched::new(now, true, false);
+        assert!(before.is_grey(now));
+        before.heard(every(MINUTE), now);
+        assert!(!before.is_grey(now));
+    }
+
+    #[test]
+    fn what_four_heartbeats_in_a_row_say_and_does_not_come_is_withheld_until_it_has_come() {
+        let mut story = Story::new();
+        assert!(!story.minute(5, 5));
+        assert_eq!([story.minute(6, 5), story.minute(6, 5), story.minute(9, 5)], [false; 3]);
+        assert!(story.minute(9, 5));
+        let withheld = story.0.withheld().unwrap();
+        assert_eq!((withheld.taken, withheld.handed, withheld.gateways[0].as_str()), (5, (9, 7), "gw1.test"));
+        assert!(story.minute(9, 5));
+        // More is under way by then, and no news.
+        assert!(!story.minute(12, 6));
+        assert!(!story.minute(12, 12));
+    }
+
+    #[test]
+    fn what_comes_late_but_in_time_is_not_withheld() {
+        let mut story = Story::new();
+        for number in 1..50 {
+            let before = number - 1;
+            assert_eq!(
+                [story.minute(number, before), story.minute(number, before), story.minute(number, before)],
+                [false; 3]
+            );
+        }
+        // An agent that has nothing to say.
+        assert!((0..10).all(|_| !story.minute(49, 49)));
+    }
+
+    #[test]
+    fn heartbeats_that_come_at_once_say_no_more_than_one() {
+        let mut story = Story::new();
+        assert!(!story.minute(6, 5));
+        assert!(!story.after(MINUTE * 30, 1, 6, Some(5)));
+        assert!((0..30).all(|_| !story.after(Duration::ZERO, 1, 6, Some(5))));
+        assert_eq!([story.minute(6, 5), story.minute(6, 5)], [false, true]);
+    }
+
+    #[test]
+    fn a_server_that_was_behind_names_nobody_for_it() {
+        let mut story = Story::new();
+        assert_eq!([story.minute(6, 5), story.minute(6, 5), story.minute(6, 5)], [false; 3]);
+        // Nobody asks meanwhile.
+        let stream = Some(Stream { epoch: Epoch([1; 16]), handed: (6, 7), taken: Some(5) });
+        story.1 += MINUTE;
+        story.0.heard(Heartbeat { way: Vec::new(), interval: MINUTE, stream }, story.1);
+        assert!(story.0.is_withheld());
+        story.1 += MINUTE * 10;
+        story.0.begin_anew(story.1);
+        assert!(!story.0.is_withheld() && !story.0.is_grey(story.1 + MINUTE));
+        assert_eq!([story.minute(6, 5), story.minute(6, 5), story.minute(6, 5)], [false, false, true]);
+        // What was said stays.
+        story.0.begin_anew(story.1);
+        assert!(story.0.is_withheld());
+    }
+
+    #[test]
+    fn a_way_that_is_made_anew_hides_nothing_and_a_new_stream_begins_anew() {
+        let mut story = Story::new();
+        assert_eq!([story.minute(6, 5), story.after(MINUTE, 1, 6, None), story.minute(6, 5)], [false; 3]);
+        assert!(story.after(MINUTE, 1, 6, None));
+        assert_eq!([story.after(MINUTE, 2, 9, None), story.after(MINUTE, 2, 9, Some(9))], [true, false]);
+        // What was said before the server was started stands until it is known that all has come.
+        let mut before = Watched::new(story.1, false, true);
+        let stream = |taken| Some(Stream { epoch: Epoch([1; 16]), handed: (9, 7), taken: Some(taken) });
+        for (taken, withheld) in [(8, true), (8, true), (9, false)] {
+            before.heard(Heartbeat { way: Vec::new(), interval: MINUTE, stream: stream(taken) }, story.1);
+            assert_eq!(before.withheld().is_some(), withheld);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The watcher of missed heartbeats and withheld batches: looks at what [`Registry`] has heard, and sees to it that every
+//! finding has one open alert, and every open alert a finding.
+//!
+//! While the database takes nothing this server is behind: it may not have looked at what agents have sent. Then nothing
+//! is found, and afterwards all that time counts for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wardline_connector::{journal, now_ms};
+use wardline_proto::Name;
+use wardline_proto::entry::Alert;
+use wardline_proto::event::Event;
+use wardline_proto::health::{Priority, Severity};
+use wardline_sdk::{AgentFilter, AlertFilter, Page, Time};
+
+use crate::live::Registry;
+use crate::store::{Error, Store};
+use crate::watch::Withheld;
+
+/// How often it looks, at least; and how long the database may take.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The monitors of its alerts.
+const HEARTBEAT: &str = "wardline/heartbeat";
+const WITHHELD: &str = "wardline/withheld";
+
+/// What is wrong with an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is not heard, and why that may be.
+    Grey(String),
+    /// What it has handed over does not come.
+    Withheld(Withheld),
+}
+
+/// Which agent, and which of the monitors.
+type Key = (Name, &'static str);
+
+/// Watches until `stop`, or the store has ended.
+pub async fn run(store: Store, registry: Arc<Registry>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // Only the end of the store ends it, and that of the program follows.
+        _ = watch(&store, &registry) => {}
+    }
+}
+
+async fn watch(store: &Store, registry: &Registry) -> Result<(), Error> {
+    let mut open = open_alerts(store).await?;
+    let grey = |agent: &Name, monitor| open.contains(&(agent.clone(), monitor));
+    let known = known(store).await?;
+    let known = known.into_iter().map(|agent| (grey(&agent, HEARTBEAT), grey(&agent, WITHHELD), agent));
+    registry.watch(known, Instant::now());
+    loop {
+        let _ = tokio::time::timeout(PERIOD, registry.something_is_found()).await;
+        let mut answers = pin!(store.settled());
+        if let Ok(answer) = tokio::time::timeout(PERIOD, &mut answers).await {
+            answer?;
+        } else {
+            answers.await?;
+            registry.begin_anew(Instant::now());
+            continue;
+        }
+        let found = registry.judge(Instant::now());
+        let found: BTreeMap<Key, Finding> = found.into_iter().map(|(agent, it)| ((agent, it.monitor()), it)).collect();
+        for ((agent, monitor), finding) in found.iter().filter(|(key, _)| !open.contains(*key)) {
+            store.raise(agent.clone(), finding.alert(agent, monitor), now_ms()).await?;
+            journal::emit(finding.event(agent));
+        }
+        for (agent, monitor) in open.iter().filter(|key| !found.contains_key(*key)) {
+            let (text, event) = over(agent, monitor);
+            store.close(agent.clone(), monitor, text.into(), now_ms()).await?;
+            journal::emit(event);
+        }
+        open = found.into_keys().collect();
+    }
+}
+
+/// The agents that were ever heard.
+async fn known(store: &Store) -> Result<Vec<Name>, Error> {
+    let (mut known, mut cursor) = (Vec::new(), None);
+    loop {
+        let Page { items, next } = store.agents(AgentFilter { limit: None, cursor }).await?;
+        known.extend(items.into_iter().map(|agent| agent.name));
+        match next {
+            Some(_) => cursor = next,
+            None => return Ok(known),
+        }
+    }
+}
+
+/// What an earlier run of this program has left open.
+async fn open_alerts(store: &Store) -> Result<BTreeSet<Key>, Error> {
+    let (mut open, mut cursor) = (BTreeSet::new(), None);
+    loop {
+        let Page { items, next } = store.alerts(AlertFilter { cursor, ..AlertFilter::default() }).await?;
+        for alert in items {
+            let monitor = [HEARTBEAT, WITHHELD].into_iter().find(|monitor| *monitor == alert.monitor);
+            open.extend(monitor.map(|monitor| (alert.agent, monitor)));
+        }
+        match next {
+            Some(_) => cursor = next,
+            None => return Ok(open),
+        }
+    }
+}
+
+/// What is said when a finding is over.
+fn over(agent: &Name, monitor: &str) -> (&'static str, Event) {
+    let agent = agent.to_string();
+    match monitor {
+        WITHHELD => ("all that was missing has come", Event::WithheldHasCome { agent }),
+        _ => ("it is heard again, or not to be heard any more", Event::Heartbeating { agent }),
+    }
+}
+
+/// Names in a sentence.
+fn names(gateways: &[Name]) -> String {
+    let gateways: Vec<_> = gateways.iter().map(Name::as_str).collect();
+    if gateways.is_empty() { "no gateway, it comes directly".into() } else { gateways.join(", ") }
+}
+
+impl Finding {
+    const fn monitor(&self) -> &'static str {
+        match self {
+            Self::Grey(_) => HEARTBEAT,
+            Self::Withheld(_) => WITHHELD,
+        }
+    }
+
+    fn event(&self, agent: &Name) -> Event {
+        let agent = agent.to_string();
+        match self {
+            Self::Grey(reason) => Event::NotHeartbeating { agent, reason: reason.clone() },
+            Self::Withheld(Withheld { gateways, taken, handed }) => Event::BatchesWithheld {
+                agent,
+                gateways: names(gateways),
+                handed: handed.0.to_string(),
+                taken: taken.to_string(),
+            },
+        }
+    }
+
+    fn alert(&self, agent: &Name, monitor: &str) -> Alert {
+        let (text, detail) = match self {
+            Self::Grey(reason) => (
+                format!("heartbeat missing: {agent} is not heard"),
+                format!("More than {} heartbeats in a row were missed: {reason}.", crate::watch::MISSED),
+            ),
+            Self::Withheld(Withheld { gateways, taken, handed }) => (
+                format!("what {agent} has handed over does not come; on its way: {}", names(gateways)),
+                format!(
+                    "By the agent's own signed word everything up to {} was handed over by {}; up to {taken} has come, \
+                     while its heartbeats do. One of those on its way withholds or delays it. The agent keeps it. Look \
+                     at these gateways, or give the agent to others: `wardline agent assign`.",
+                    handed.0,
+                    Time(handed.1)
+                ),
+            ),
+        };
+        let (severity, priority) = (Severity::Critical.number(), Priority::High.number());
+        Alert {
+            id: Uuid::now_v7().into_bytes().to_vec().into(),
+            monitor: monitor.into(),
+            severity,
+            priority,
+            text,
+            detail,
+        }
+    }
+}
