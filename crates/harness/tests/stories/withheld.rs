@@ -158,7 +158,7 @@ fn a_gateway_that_withholds_alerts_is_named() {
     group.server().wait_event_since(mark, 40021);
     it.overtake(&group, 2, 2);
     assert_eq!(said(&mut group, mark), [0; 4]);
-    it.overtake(&group, 1, 2);
+    it.overtake(&group, 2, 2);
     group.server().wait_event_since(mark, EVENTS[0]);
 
     // Old heartbeats make nobody alive: not on this route, and not on a new one, with an old position before them.
