@@ -60,9 +60,7 @@ impl Write for Close {
     fn write(&self, connection: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
         let select = "SELECT id FROM agent WHERE name = ?1";
         match connection.first(select, params![self.agent.as_str()], |row| row.get::<i64>(0))? {
-            Some(agent) => {
-                alerts::close_all_of(connection, agent, self.monitor, to_sql(self.now_ms), &self.text)
-            }
+            Some(agent) => alerts::close_all_of(connection, agent, self.monitor, to_sql(self.now_ms), &self.text),
             None => Ok(()),
         }
     }
