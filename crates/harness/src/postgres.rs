@@ -239,10 +239,17 @@ impl Postgres {
         self.psql(database, sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// One of PostgreSQL's programs that talk to it, as the database's owner.
+    fn tool(&self, name: &str) -> Command {
+        let mut tool = Command::new(format!("{PROGRAMS}/{name}"));
+        tool.env_clear().args(["-U", USER, "-h"]).arg(&self.folder);
+        tool.arg("-p").arg(self.port.address().port().to_string());
+        tool
+    }
+
     fn client(&self, database: &str) -> Command {
-        let mut psql = Command::new(format!("{PROGRAMS}/psql"));
-        psql.env_clear().args(["-qAtX", "-0", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database, "-h"]);
-        psql.arg(&self.folder).arg("-p").arg(self.port.address().port().to_string());
+        let mut psql = self.tool("psql");
+        psql.args(["-qAtX", "-0", "-v", "ON_ERROR_STOP=1", "-d", database]);
         psql
     }
 
@@ -264,6 +271,20 @@ impl Postgres {
         );
         wait::until("the table is locked", LIMIT, || (self.sql::<i64>(&locks) == [1]).then_some(()));
         lock
+    }
+
+    /// Copies the database into a file, whoever uses it meanwhile.
+    pub fn copy(&self, file: &Path) {
+        let mut dump = self.tool("pg_dump");
+        program::succeeds(&dump.args(["-Fc", "-d", DATABASE, "-f"]).arg(file).output().expect("it can be run"));
+    }
+
+    /// Puts a copy in place of the database, which nobody may use.
+    pub fn put_back(&self, file: &Path) {
+        self.admin("postgres", &format!("DROP DATABASE {DATABASE} WITH (FORCE)"));
+        self.admin("postgres", &format!("CREATE DATABASE {DATABASE}"));
+        let mut restore = self.tool("pg_restore");
+        program::succeeds(&restore.args(["-d", DATABASE]).arg(file).output().expect("it can be run"));
     }
 
     /// The first column of what the database answers.

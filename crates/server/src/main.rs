@@ -145,7 +145,7 @@ fn read(path: &Path) -> Result<(Config, Location), Event> {
         Some(url) => match (url.strip_prefix("sqlite:"), url.starts_with("postgres://")) {
             (Some(file), _) if !file.is_empty() => Location::File(file.into()),
             (None, true) => Location::Server(Box::new(Settings::new(url, &config.postgres).map_err(refuse)?)),
-            _ => return Err(refuse("database: `sqlite:PATH` or `postgres://USER@HOST/DATABASE` is expected".into())),
+            _ => return Err(refuse("database: `sqlite:PATH` or `postgres://USER@HOST/DATABASE` is allowed".into())),
         },
     };
     Ok((config, database))

@@ -59,7 +59,7 @@ const SERVER: &[Mistake] = &[
     mistake("", "packs = []", "packs", "unknown field `packs`, expected one of `name`,"),
     mistake("listen = ", "listen = 5723", "5723", "expected a string"),
     mistake("[group]", "[group]\nown_pki = { ca = \"ca.pem\" }", "{ ca", "missing field `certificate`"),
-    mistake("database = ", "database = \"oracle:x\"", "", "`sqlite:PATH` is allowed"),
+    mistake("database = ", "database = \"oracle:x\"", "", "`sqlite:PATH` or `postgres:"),
     mistake("name = \"test\"", "name = \"protect\"", "\"protect\"", "no group can be called protect"),
     mistake("name = \"test\"", "name = \"test\"\npin = \"sha256:12\"", "\"sha256:12\"", "`sha256:` and 64 hex digits"),
 ];

@@ -20,7 +20,7 @@ const AGENTS: [&str; 2] = ["agent1.test", "agent2.test"];
 
 const LOG_SEED: u64 = 11;
 /// So many lines are written at once.
-const BURST: u64 = 2500;
+pub const BURST: u64 = 2500;
 /// So few kills say nothing, and so many are as many as the disk has room for lines.
 const KILLS: RangeInclusive<u64> = 40..=600;
 
@@ -79,14 +79,14 @@ fn start(group: &mut Group, index: usize) {
 }
 
 /// Somebody else who holds the database.
-enum Holder {
+pub enum Holder {
     File(Connection),
     Server(Lock),
 }
 
 impl Holder {
     /// Locks the server's database, and returns when the server has something to write; with the mark before.
-    fn hold(group: &mut Group, log: &mut Log) -> (Self, usize) {
+    pub fn hold(group: &mut Group, log: &mut Log) -> (Self, usize) {
         let mark = group.server().mark();
         let holder = if group.has_postgres() {
             Self::Server(group.postgres().lock("stream"))
@@ -101,7 +101,7 @@ impl Holder {
         (holder, mark)
     }
 
-    fn release(self) {
+    pub fn release(self) {
         match self {
             Self::File(connection) => connection.execute_batch("ROLLBACK").unwrap(),
             Self::Server(lock) => drop(lock),
