@@ -1,12 +1,15 @@
 //! The group's root, known by its pin, and what leads to it.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use rustls_pki_types::SignatureVerificationAlgorithm;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use wardline_proto::GroupId;
-use wardline_proto::Name;
+use rustls_pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+};
+use wardline_proto::message::Digest;
+use wardline_proto::{GroupId, Name};
 use webpki::aws_lc_rs::{
     ECDSA_P256_SHA256, ECDSA_P256_SHA384, ECDSA_P384_SHA256, ECDSA_P384_SHA384, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
@@ -22,13 +25,13 @@ const CHAIN_LIMIT: usize = 4;
 /// What a certificate may be signed with. The group's own authorities have keys on P-256; the rest is for a CA of the
 /// company's own PKI.
 const SIGNATURES: [&dyn SignatureVerificationAlgorithm; 7] = [
-    ECDSA_P256_SHA256,
-    ECDSA_P256_SHA384,
-    ECDSA_P384_SHA256,
-    ECDSA_P384_SHA384,
-    RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512,
+    &Remembering(ECDSA_P256_SHA256),
+    &Remembering(ECDSA_P256_SHA384),
+    &Remembering(ECDSA_P384_SHA256),
+    &Remembering(ECDSA_P384_SHA384),
+    &Remembering(RSA_PKCS1_2048_8192_SHA256),
+    &Remembering(RSA_PKCS1_2048_8192_SHA384),
+    &Remembering(RSA_PKCS1_2048_8192_SHA512),
 ];
 
 /// The pin of a group: SHA-256 over the SubjectPublicKeyInfo of its root. Written `sha256:` and 64 hex digits.
@@ -214,6 +217,48 @@ impl Root {
     }
 }
 
+/// Certificates' signatures that fit, by hash, the one that was asked for last behind: an issuing CA and a duty
+/// certificate come with every handshake and answer, and a peer's own certificate twice in one handshake.
+static FITTED: Mutex<VecDeque<Digest>> = Mutex::new(VecDeque::new());
+const FITTED_LIMIT: usize = 64;
+
+/// Checks a signature, unless the same one over the same bytes by the same key has fitted before: that does not change.
+/// What may change, validity and the way to the root, is looked at every time.
+#[derive(Debug)]
+struct Remembering(&'static dyn SignatureVerificationAlgorithm);
+
+impl SignatureVerificationAlgorithm for Remembering {
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        let (of, by) = (self.0.signature_alg_id(), self.0.public_key_alg_id());
+        let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
+        let asked = sha256(&[&of, &by, &length(key), key, &length(message), message, signature]);
+        // Nothing panics while it is held, and nothing waits.
+        let fitted = || FITTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = {
+            let mut fitted = fitted();
+            let known = fitted.iter().position(|known| *known == asked);
+            known.and_then(|at| fitted.remove(at)).map(|known| fitted.push_back(known))
+        };
+        if known.is_none() {
+            self.0.verify_signature(key, message, signature)?;
+            let mut fitted = fitted();
+            if fitted.len() >= FITTED_LIMIT {
+                fitted.pop_front();
+            }
+            fitted.push_back(asked);
+        }
+        Ok(())
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.0.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.0.signature_alg_id()
+    }
+}
+
 /// Seconds since 1970 at which a certificate ends; 0 when it cannot be decoded.
 pub fn not_after(certificate: &CertificateDer<'_>) -> u64 {
     Parsed::new(certificate).map_or(0, |parsed| parsed.validity().1)
@@ -256,6 +301,24 @@ mod tests {
             assert!(matches!(Root::from_certificate(bad, GROUP, pin), Err(RootError::Encoding)));
         }
         assert!(matches!(Root::load(&scratch.0.join("none"), GROUP, pin), Err(RootError::File(_))));
+    }
+
+    #[test]
+    fn a_signature_that_has_fitted_is_not_checked_again_and_any_other_is() {
+        let (group, key) = (group(), public());
+        let (trusted, now) = (group.trusted(), at(group.from));
+        let duty = group.root.duty(&name("srv.test"), &key, group.days()).unwrap();
+        let fits = |der: &[u8], now| trusted.duty(&[CertificateDer::from(der.to_vec())], now).is_ok();
+        for _ in 0..2 {
+            assert!(fits(&duty, now));
+        }
+        // What was remembered of it says nothing of another signature, of other bytes, or of another time.
+        for at in 0..duty.len() {
+            let mut changed = duty.to_vec();
+            changed[at] ^= 1;
+            assert!(!fits(&changed, now), "byte {at}");
+        }
+        assert!(!fits(&duty, at(group.days().to + 1)) && fits(&duty, now));
     }
 
     #[test]
