@@ -32,8 +32,8 @@ struct State {
     agents: HashMap<Name, Arc<Conversation>>,
     /// Gateways with a session, and how many.
     gateways: HashMap<Name, usize>,
-    /// By dialling and listening end: the newest hop's id and what was said of it.
-    hops: HashMap<(Name, Name), (String, Vec<HopEnd>)>,
+    /// By dialling, then by listening end: the newest hop's id and what was said of it. Nobody dials an agent.
+    hops: HashMap<Name, HashMap<Name, (String, Vec<HopEnd>)>>,
     /// What heartbeats have said of each agent that was ever heard.
     watched: HashMap<Name, Watched>,
     /// Who is grey by the watcher's last look, and why.
@@ -79,7 +79,7 @@ impl Registry {
     /// Whether this is the server, or a gateway with a session here, or behind such a one by at most so many others.
     fn reaches(&self, state: &State, name: &Name, steps: usize) -> bool {
         let behind = || {
-            let mut parents = state.hops.keys().filter(|(from, _)| from == name).map(|(_, to)| to);
+            let mut parents = state.hops.get(name).into_iter().flat_map(HashMap::keys);
             steps > 0 && parents.any(|parent| self.reaches(state, parent, steps - 1))
         };
         *name == self.name || state.gateways.contains_key(name) || behind()
@@ -91,7 +91,9 @@ impl Registry {
         // From now on it is missed.
         state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false, false));
         let parent = conversation.via.as_ref().unwrap_or(&self.name);
-        state.hops.retain(|(from, to), _| from != agent || to == parent);
+        if let Some(hops) = state.hops.get_mut(agent) {
+            hops.retain(|to, _| to == parent);
+        }
         if let Some(older) = state.agents.insert(agent.clone(), Arc::clone(conversation)) {
             older.replaced.notify_one();
         }
@@ -102,7 +104,7 @@ impl Registry {
         let mut state = self.state();
         if state.agents.get(agent).is_some_and(|current| Arc::ptr_eq(current, conversation)) {
             state.agents.remove(agent);
-            state.hops.retain(|(from, to), _| from != agent && to != agent);
+            state.hops.remove(agent);
         }
     }
 
@@ -176,7 +178,8 @@ impl Registry {
         *count = if begins { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
             state.gateways.remove(gateway);
-            state.hops.retain(|(from, to), _| from != gateway && to != gateway);
+            state.hops.remove(gateway);
+            state.hops.values_mut().for_each(|hops| _ = hops.remove(gateway));
         }
     }
 
@@ -194,15 +197,17 @@ impl Registry {
             since: Time(hop.since),
         };
         let id = hex(&hop.id);
-        let pair = if hop.dialled { (reporter.clone(), peer) } else { (peer, reporter.clone()) };
+        let (from, to) = if hop.dialled { (reporter.clone(), peer) } else { (peer, reporter.clone()) };
         let mut state = self.state();
         if hop.ended {
-            if state.hops.get(&pair).is_some_and(|(current, _)| *current == id) {
-                state.hops.remove(&pair);
+            if let Some(hops) = state.hops.get_mut(&from)
+                && hops.get(&to).is_some_and(|(current, _)| *current == id)
+            {
+                hops.remove(&to);
             }
             return;
         }
-        let (current, ends) = state.hops.entry(pair).or_default();
+        let (current, ends) = state.hops.entry(from).or_default().entry(to).or_default();
         if *current != id {
             *current = id;
             ends.clear();
@@ -231,10 +236,11 @@ impl Live for Registry {
             services.push(service(&self.name, Role::Server));
         }
         services.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
-        let hop = |((from, to), (id, ends)): (&(Name, Name), &(String, Vec<HopEnd>))| {
+        let pairs = state.hops.iter().flat_map(|(from, hops)| hops.iter().map(move |(to, hop)| (from, to, hop)));
+        let hop = |(from, to, (id, ends)): (&Name, &Name, &(String, Vec<HopEnd>))| {
             wardline_sdk::Hop::new(from.clone(), to.clone(), id.clone(), ends.clone())
         };
-        let mut hops: Vec<_> = state.hops.iter().map(hop).collect();
+        let mut hops: Vec<_> = pairs.map(hop).collect();
         hops.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
         Topology { services, hops }
     }

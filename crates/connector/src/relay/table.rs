@@ -114,7 +114,7 @@ impl Table {
             self.names.remove(&name);
         }
         let routes: Vec<_> = below.routes.into_values().filter_map(|route| route.up).collect();
-        self.routes.retain(|_, (session, _)| *session != id);
+        routes.iter().for_each(|route| _ = self.routes.remove(route));
         let ended = below.ended.filter(|_| self.up.is_some()).map(|ended| Message::own(Kind::Hop, ended));
         routes.into_iter().map(close).chain(ended).collect()
     }
