@@ -25,10 +25,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 struct Parts(HashMap<u32, (Order, Option<u32>)>);
 
 impl Relay {
-    /// Serves one session below, until it ends.
-    pub async fn serve(self: Arc<Self>, session: Session, stop: CancellationToken) {
-        let (peer, address) = (session.peer.clone(), session.address.to_string());
-        journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.clone() });
+    /// Serves one session below, until it ends. There are thousands of them: what is only needed at a session's beginning
+    /// is gone before its future is made.
+    pub fn serve(self: Arc<Self>, session: Session, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let (peer, address) = (session.peer.clone(), session.address);
+        journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.to_string() });
         let facts = self.measured(&session, false);
         let ended =
             (peer.role == Role::Gateway).then(|| hop_ended(&self.own, &self.identity, &session.peer, &session.facts));
@@ -40,40 +41,42 @@ impl Relay {
             let (id, messages) = table.enter(below);
             (id, messages, table.up())
         };
-        if let Some(up) = up {
-            say(up, messages).await;
-        }
         let mut parts = Parts::default();
-        let reason = loop {
-            let frame = tokio::select! {
-                () = stop.cancelled() => break Reason::Stopping.as_str().to_owned(),
-                () = gone.notified() => break "the session was ended from above".to_owned(),
-                frame = incoming.frame() => frame,
-            };
-            let taken = match frame {
-                Ok(frame) if frame.kind == Kind::Refusal => break "it ended the session".to_owned(),
-                Ok(frame) => self.take(id, peer.role, frame, &mut parts).await,
-                Err(error) if error.is_violation() => Err(error.to_string()),
-                Err(error) => break error.to_string(),
-            };
-            if let Err(reason) = taken {
-                let peer = peer.to_string();
-                journal::emit(Event::ProtocolViolation { peer, address, reason: reason.clone() });
-                break reason;
+        async move {
+            if let Some(up) = up {
+                say(up, messages).await;
             }
-        };
-        let (closing, up) = {
-            let mut table = self.table();
-            (table.leave(id), table.up())
-        };
-        // Why it ends is still told, unless it does not read.
-        if tokio::time::timeout(FAREWELL, &mut writer).await.is_err() {
-            writer.abort();
+            let reason = loop {
+                let frame = tokio::select! {
+                    () = stop.cancelled() => break Reason::Stopping.as_str().to_owned(),
+                    () = gone.notified() => break "the session was ended from above".to_owned(),
+                    frame = incoming.frame() => frame,
+                };
+                let taken = match frame {
+                    Ok(frame) if frame.kind == Kind::Refusal => break "it ended the session".to_owned(),
+                    Ok(frame) => self.take(id, peer.role, frame, &mut parts).await,
+                    Err(error) if error.is_violation() => Err(error.to_string()),
+                    Err(error) => break error.to_string(),
+                };
+                if let Err(reason) = taken {
+                    let (peer, address) = (peer.to_string(), address.to_string());
+                    journal::emit(Event::ProtocolViolation { peer, address, reason: reason.clone() });
+                    break reason;
+                }
+            };
+            let (closing, up) = {
+                let mut table = self.table();
+                (table.leave(id), table.up())
+            };
+            // Why it ends is still told, unless it does not read.
+            if tokio::time::timeout(FAREWELL, &mut writer).await.is_err() {
+                writer.abort();
+            }
+            if let Some(up) = up {
+                say(up, closing).await;
+            }
+            journal::emit(Event::PeerGone { peer: peer.to_string(), reason });
         }
-        if let Some(up) = up {
-            say(up, closing).await;
-        }
-        journal::emit(Event::PeerGone { peer: peer.to_string(), reason });
     }
 
     /// Passes a frame on.
