@@ -380,8 +380,13 @@ impl Talk {
         };
         let start = Mark::start(epoch);
         let watermark = streams.known.map_or(start, |(mark, _)| mark);
-        // Nothing in common: the watermark, which the agent does not know, says so.
-        let common = store.remembers(agent, epoch, asked.points.clone()).await?.unwrap_or(watermark);
+        // The watermark is the newest point that the database can know. Nothing in common: the watermark, which the agent
+        // does not know, says so.
+        let common = if asked.points.contains(&(watermark.number, watermark.hash)) {
+            watermark
+        } else {
+            store.remembers(agent, epoch, asked.points.clone()).await?.unwrap_or(watermark)
+        };
         Ok(Answered { standing, watermark, common, live: streams.live.map(|mark| mark.epoch) })
     }
 
