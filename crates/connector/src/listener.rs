@@ -20,8 +20,9 @@ use crate::handshake::{Accepted, HandshakeError, Session, Speaks, accept};
 use crate::join::{self, Knocking};
 use crate::journal::{self, Quota};
 
-/// The most handshakes in progress.
-const HANDSHAKES: usize = 512;
+/// The most handshakes in progress. As many agents as come back at once when their gateway was away: who is given up when
+/// the most expensive part is done comes again, and pays for it again.
+const HANDSHAKES: usize = 2048;
 /// At most one event about floods in this time.
 const QUIET: Duration = Duration::from_secs(10);
 
