@@ -35,8 +35,9 @@ use crate::outbox::{Outbox, Put};
 use crate::stream::{Answered, Link, Tail, Verdict};
 use crate::{journal, now_ms};
 
-/// A batch is closed at this many bytes before compression.
-const BATCH_RAW: usize = 96 * 1024;
+/// A batch is closed at this many bytes before compression: as much as a log file gives at once, so that one signature
+/// and one row carry all of it.
+const BATCH_RAW: usize = 128 * 1024;
 /// At most so many closed batches wait for acknowledgement.
 const WINDOW: usize = 32;
 /// Sources that can wait do so from this many bytes on.
