@@ -2,8 +2,8 @@
 //! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder. And how
 //! fast one core seals secrets, and how soon a changed one is where it is used.
 //!
-//! `EVENTS` (500000), `REPEATS` (3) and `AGENTS` (2000) say how much. `ONLY=seal`, `path`, `fleet`, `fanout` or `latency`
-//! measures nothing but that.
+//! `EVENTS` (500000), `REPEATS` (3), `AGENTS` (2000) and `CROWD` (10000) say how much. `ONLY=seal`, `path`, `fleet`,
+//! `crowd`, `fanout` or `latency` measures nothing but that.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -36,6 +36,10 @@ const SEALS: u64 = 40_000;
 /// Agents that use one account, and how often its secret is changed.
 const FANOUT: u64 = 100;
 const FANOUTS: u64 = 5;
+/// How often the agents of a crowd say that they live, and in how many processes they are, half of them behind each of
+/// two gateways: one process may not have so many files open.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+const LOADS: u64 = 4;
 /// System calls that make data durable.
 const SYNCS: &str = "trace=fsync,fdatasync";
 
@@ -56,6 +60,10 @@ fn main() {
     }
     if wanted("fleet") {
         fleet(number("AGENTS", 2000));
+    }
+    if wanted("crowd") {
+        let agents = number("CROWD", 10_000);
+        figure(&format!("fleet.{agents}"), "s late", &mut [crowd(agents)]);
     }
     if wanted("fanout") {
         figure("credential.fanout.100", "s", &mut fanout());
@@ -124,7 +132,7 @@ fn fleet(agents: u64) {
 
     let folder = Scratch::in_memory();
     let before = memory(group.gateway(0));
-    let (load, seconds) = Load::start(&mut group, agents, &folder);
+    let (load, seconds) = Load::start(&mut group, 0, "load", agents, &folder);
     figure("join.rate", "agents/s", &mut [agents as f64 / seconds]);
 
     let connected = |group: &Group| connected(group, agents + 1);
@@ -151,6 +159,50 @@ fn fleet(agents: u64) {
     group.gateway(0).stop();
     let mut costs: Vec<_> = (0..3).map(|_| unchanged(&mut group, agents)).collect();
     figure("config.unchanged", "s", &mut costs);
+}
+
+/// Many agents behind two gateways, which do nothing but say that they live: by how many seconds the latest heartbeat of
+/// all was late, in two rounds of them.
+fn crowd(agents: u64) -> f64 {
+    let mut group = Group::builder().gateways(2).agents(0).lay();
+    group.start();
+    let (folder, began) = (Scratch::in_memory(), Instant::now());
+    let start = |load: u64| {
+        let gateway = usize::from(load % 2 == 1);
+        Load::start(&mut group, gateway, &format!("load{load}"), agents / LOADS, &folder).0
+    };
+    let loads: Vec<_> = (0..LOADS).map(start).collect();
+    wait::until("all are connected", LIMIT, || connected(&group, agents));
+    eprintln!("# {agents} agents have joined and are connected after {:.0} s", began.elapsed().as_secs_f64());
+
+    let cpu = |group: &mut Group| [group.server().cpu(), group.gateway(0).cpu(), group.gateway(1).cpu()];
+    let (used, began) = (cpu(&mut group), Instant::now());
+    let mut late: f64 = 0.0;
+    while began.elapsed() < HEARTBEAT * 2 {
+        let listed = group.json(&["agent", "list"]);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is later than 1970");
+        let listed = listed.as_array().expect("a list");
+        let heard = listed.iter().filter_map(|agent| agent["session"]["last_heartbeat"]["ms"].as_u64());
+        let ages: Vec<_> = heard.map(|heard| now.as_secs_f64() - heard as f64 / 1e3).collect();
+        assert_eq!(ages.len() as u64, agents, "every agent is heard");
+        late = ages.into_iter().map(|age| age - HEARTBEAT.as_secs_f64()).fold(late, f64::max);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(connected(&group, agents).is_some(), "all are still connected");
+    let each: Vec<_> = used.iter().zip(cpu(&mut group)).map(|(before, after)| after - *before).collect();
+    let share = |used: Duration| 100.0 * used.as_secs_f64() / began.elapsed().as_secs_f64();
+    let mib = |daemon: &Daemon| memory(daemon) / 1024.0;
+    eprintln!(
+        "# memory: server {:.0} MiB, gateways {:.0} and {:.0} MiB; of a processor: server {:.0} %, gateways {:.0} and {:.0} %",
+        mib(group.server()),
+        mib(group.gateway(0)),
+        mib(group.gateway(1)),
+        share(each[0]),
+        share(each[1]),
+        share(each[2])
+    );
+    drop(loads);
+    late
 }
 
 /// Processor seconds of the server while the agents of a gateway ask 10,000 times for a configuration that they have. The
@@ -198,7 +250,7 @@ fn fanout() -> Vec<f64> {
     let mut group = Group::builder().agents(0).lay();
     group.start();
     let folder = Scratch::in_memory();
-    let (_load, _) = Load::start(&mut group, FANOUT, &folder);
+    let (_load, _) = Load::start(&mut group, 0, "load", FANOUT, &folder);
     wait::until("all are connected", LIMIT, || connected(&group, FANOUT));
     let keyed = || group.sql::<i64>("SELECT count(*) FROM member WHERE role = 'agent' AND sealing IS NOT NULL");
     wait::until("all have published their keys", LIMIT, || (keyed() == [FANOUT as i64]).then_some(()));
@@ -261,13 +313,15 @@ fn fanout() -> Vec<f64> {
 struct Load(Child);
 
 impl Load {
-    /// Has so many agents join by the first gateway and connect to it; the seconds that joining has taken.
-    fn start(group: &mut Group, agents: u64, folder: &Scratch) -> (Self, f64) {
-        let count = agents.to_string();
-        let token = group.token(&["--role", "agent", "--name", "load*", "--uses", &count, "--via", "gw1.test"]);
-        let address = group.gateway(0).listening().expect("a gateway listens");
+    /// Has so many agents, of this prefix, join by a gateway and connect to it; the seconds that joining has taken.
+    fn start(group: &mut Group, gateway: usize, prefix: &str, agents: u64, folder: &Scratch) -> (Self, f64) {
+        let (count, via) = (agents.to_string(), group.gateway(gateway).name().to_owned());
+        let pattern = format!("{prefix}-*");
+        let token = group.token(&["--role", "agent", "--name", &pattern, "--uses", &count, "--via", &via]);
+        let address = group.gateway(gateway).listening().expect("a gateway listens");
         let mut load = Command::new(program::find("wardline"));
-        load.args(["load", "--agents", &count, "--parent", &format!("gw1.test={address}"), "--token-file"]).arg(&token);
+        load.args(["load", "--agents", &count, "--prefix", prefix, "--heartbeat", &HEARTBEAT.as_secs().to_string()]);
+        load.args(["--parent", &format!("{via}={address}"), "--token-file"]).arg(&token);
         load.arg("--folder").arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut load = Self(load.spawn().expect("the command line can be run"));
         let mut lines = BufReader::new(load.0.stdout.take().expect("it has one")).lines().map_while(Result::ok);
