@@ -27,8 +27,8 @@ use wardline_proto::{Name, Role};
 use wardline_sdk::{Kind, Problem};
 use wardline_secrets::certificate::Identity;
 
-/// The most hosts that join at once.
-const AT_ONCE: usize = 32;
+/// The most hosts that join at once: several of these programs together stay below what a listener allows.
+const AT_ONCE: usize = 12;
 /// How often one of them asks while the server has no time, and the pause between.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(100);
