@@ -20,9 +20,9 @@ use crate::handshake::{Accepted, HandshakeError, Session, Speaks, accept};
 use crate::join::{self, Knocking};
 use crate::journal::{self, Quota};
 
-/// The most handshakes in progress. As many agents as come back at once when their gateway was away: who is given up when
-/// the most expensive part is done comes again, and pays for it again.
-const HANDSHAKES: usize = 2048;
+/// The most handshakes in progress. Many agents come back at once when their gateway was away, and whoever is given up
+/// comes again; each may hold 64 KiB, which bounds what a flood costs.
+const HANDSHAKES: usize = 1000;
 /// At most one event about floods in this time.
 const QUIET: Duration = Duration::from_secs(10);
 

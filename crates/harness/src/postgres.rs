@@ -230,6 +230,16 @@ impl Postgres {
         });
     }
 
+    /// The processor time that it has used so far, of all that it has started too.
+    pub fn cpu(&self) -> Duration {
+        let ticks = self.processes().into_iter().filter_map(|process| {
+            let stat = procfs::process::Process::new(process.as_raw()).and_then(|process| process.stat()).ok()?;
+            // What it has waited for is what has ended.
+            Some(stat.utime + stat.stime + u64::try_from(stat.cutime + stat.cstime).ok()?)
+        });
+        Duration::from_secs(ticks.sum()) / u32::try_from(procfs::ticks_per_second()).expect("a rate")
+    }
+
     /// Runs a statement as the database's owner; what psql prints.
     ///
     /// # Panics

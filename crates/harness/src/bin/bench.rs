@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::agreement::{ECDH_P256, ParsedPublicKey, PrivateKey, UnparsedPublicKey, agree};
 use wardline_harness::daemon::cpu;
-use wardline_harness::group::Group;
+use wardline_harness::group::{Group, sql};
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::ids::{Log, Tally};
 use wardline_harness::{Daemon, Scratch, program, scratch, wait};
@@ -54,9 +54,11 @@ fn main() {
         eprintln!("# the two key operations of a seal alone: {:.0}/s", key_operations());
     }
     if wanted("path") {
-        let (rates, costs): (Vec<_>, Vec<_>) = (0..repeats).map(|_| path(events)).unzip();
-        figure("path.cert.sqlite.rate", "events/s", &mut { rates });
-        figure("path.cert.sqlite.cpu", "us/event", &mut { costs });
+        for (name, postgres) in [("cert.sqlite", false), ("postgres", true)] {
+            let (rates, costs): (Vec<_>, Vec<_>) = (0..repeats).map(|_| path(events, postgres)).unzip();
+            figure(&format!("path.{name}.rate"), "events/s", &mut { rates });
+            figure(&format!("path.{name}.cpu"), "us/event", &mut { costs });
+        }
     }
     if wanted("fleet") {
         fleet(number("AGENTS", 2000));
@@ -390,8 +392,8 @@ fn figure(name: &str, unit: &str, values: &mut [f64]) {
 }
 
 /// Events per second from the log file into the database, and processor time of the three daemons per event.
-fn path(events: u64) -> (f64, f64) {
-    let mut group = Group::builder().pack("bench", "").lay();
+fn path(events: u64, postgres: bool) -> (f64, f64) {
+    let mut group = Group::builder().postgres(postgres).pack("bench", "").lay();
     let (log_path, hidden) = (group.folder().join("app.log"), group.folder().join("app.log.new"));
     let pack = format!("[pack]\nname = \"bench\"\n[[log]]\nname = \"app\"\npath = {log_path:?}\n");
     group.write_pack("bench", &pack);
@@ -400,12 +402,16 @@ fn path(events: u64) -> (f64, f64) {
     group.start();
     group.agent(0).wait_event(40005);
 
-    let daemons = |group: &mut Group| [group.agent(0).cpu(), group.gateway(0).cpu(), group.server().cpu()];
+    let daemons = |group: &mut Group| {
+        let database = if postgres { group.postgres().cpu() } else { Duration::ZERO };
+        [group.agent(0).cpu(), group.gateway(0).cpu(), group.server().cpu(), database]
+    };
     let before = daemons(&mut group);
     let began = Instant::now();
     std::fs::rename(&hidden, &log_path).expect("the log can be moved into its place");
-    wait::until("all events are committed", LIMIT, || {
-        (group.sql::<i64>("SELECT coalesce(max(number), 0) FROM stream") == [events as i64]).then_some(())
+    let queue = group.agent(0).state().join("queue.db");
+    wait::until("all events are acknowledged", LIMIT, || {
+        (sql::<i64>(&queue, "SELECT number FROM stream") == [events as i64]).then_some(())
     });
     let took = began.elapsed();
     let after = daemons(&mut group);
@@ -414,25 +420,19 @@ fn path(events: u64) -> (f64, f64) {
 
     let arrived = group.sql::<String>("SELECT text FROM event");
     assert_eq!(log.tally(&arrived), Tally::default(), "every event arrives once");
-    let queue = group.agent(0).state().join("queue.db");
-    wait::until("everything is acknowledged", LIMIT, || (waiting(&queue) == 0).then_some(()));
+    assert_eq!(sql::<i64>(&queue, "SELECT count(*) FROM batch"), [0]);
     let cost = each(used.iter().sum());
     eprintln!(
-        "# {events} events of 200 bytes in {:.2} s; us per event: agent {:.2}, gateway {:.2}, server {:.2}; \
+        "# {events} events of 200 bytes in {:.2} s; us per event: agent {:.2}, gateway {:.2}, server {:.2}, \
+         PostgreSQL {:.2}; \
          all there once, all acknowledged by signature, the queue is empty",
         took.as_secs_f64(),
         each(used[0]),
         each(used[1]),
-        each(used[2])
+        each(used[2]),
+        each(used[3])
     );
     (events as f64 / took.as_secs_f64(), cost)
-}
-
-/// Batches in an agent's queue.
-fn waiting(queue: &Path) -> i64 {
-    let connection = rusqlite::Connection::open_with_flags(queue, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let count = connection.and_then(|c| c.query_row("SELECT count(*) FROM batch", [], |row| row.get(0)));
-    count.unwrap_or_else(|error| panic!("{}: {error}", queue.display()))
 }
 
 /// Milliseconds from an agent's decision to the commit, alert by alert, on a quiet group.

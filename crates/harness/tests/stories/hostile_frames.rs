@@ -15,7 +15,7 @@ use wardline_proto::frame::{FRAME_LIMIT, Frame, Part};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Connections that lead to nothing, to each program; more than handshakes may be under way.
-const HALF_OPEN: usize = 3000;
+const HALF_OPEN: usize = 1500;
 /// By how much memory may grow.
 const GROWTH: u64 = 64 * 1024 * 1024;
 
@@ -158,7 +158,7 @@ fn hostile_frames_and_half_open_connections_harm_nobody() {
     heard(&group, &log);
     let half_open = [gateway.half_open(), server.half_open()];
     heard(&group, &log);
-    // Among thousands that lead nowhere, more than may be in progress, a new one is let in.
+    // Among so many that lead nowhere, more than may be in progress, a new one is let in.
     group.agent(0).restart();
     heard(&group, &log);
     let harmed = group.server().events_since(mark).into_iter().find(|event| event.text.contains("gateway gw1.test"));
