@@ -105,6 +105,14 @@ impl Postgres {
         standby
     }
 
+    /// Lets a standby hear nothing of the first one any more.
+    pub fn cut_off(&self) {
+        self.admin("postgres", "ALTER SYSTEM SET primary_conninfo = ''");
+        self.admin("postgres", "SELECT pg_reload_conf()");
+        let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
+        wait::until("the standby hears nothing", LIMIT, || (self.sql::<i64>(receivers) == [0]).then_some(()));
+    }
+
     /// Lets a standby take writes from now on.
     pub fn promote(&self) {
         self.admin("postgres", "SELECT pg_promote()");

@@ -1,14 +1,17 @@
 //! A database on a server of its own: who it is, how it is let in, and what becomes of the group when it fails.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use wardline_harness::group::Group;
 use wardline_harness::ids::Log;
 use wardline_harness::log::pack;
 use wardline_harness::pki::Service;
+use wardline_harness::program::succeeds;
 use wardline_harness::{scratch, wait};
 
 use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
+use crate::rolled_back::accept;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LOG_SEED: u64 = 17;
@@ -62,7 +65,7 @@ fn a_database_server_that_cannot_prove_who_it_is_gets_nothing() {
     for (url, login, says) in [
         (url.as_str(), vec![("password_file", &password)], "has to prove who it is"),
         (&url.replace("wardline@", "wardline:secret@"), vec![("ca", &ca)], "no password belongs into the address"),
-        (&url.replace("/wardline", ""), vec![("ca", &ca)], "`postgres://USER@HOST/DATABASE` is expected"),
+        (url.strip_suffix("/wardline").unwrap(), vec![("ca", &ca)], "`postgres://USER@HOST/DATABASE` is expected"),
         (&format!("{url}?sslmode=disable&colour=red"), vec![("ca", &ca)], "colour"),
     ] {
         let login: Vec<_> = login.into_iter().map(|(key, path)| (key, path.as_path())).collect();
@@ -115,4 +118,73 @@ fn a_postgres_failover_loses_nothing() {
     old.run();
     let texts = "SELECT count(*) FROM event";
     assert!(old.sql::<i64>(texts)[0] < group.sql::<i64>(texts)[0]);
+}
+
+#[test]
+fn an_asynchronous_standby_that_takes_over_says_what_is_missing() {
+    let mut group = Group::builder().agents(2).postgres(true).pack("base", "").lay();
+    let standby = group.postgres().standby(false);
+    let url = group.postgres().url(&[&standby]);
+    group.server().set("database", url);
+    let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
+    group.write_pack("base", &pack("base", log.path()));
+    log.append(1000);
+    group.start();
+    wait_for_the_last_line(&group, &mut log, LOG_SEED, 2);
+    let have = stored(&group);
+    let count = "SELECT count(*) FROM event";
+    wait::until("the standby has them", LIMIT, || (standby.sql::<i64>(count) == [have as i64]).then_some(()));
+
+    // From here on it hears nothing, and the first one goes on alone: what it commits is acknowledged, and thrown away.
+    standby.cut_off();
+    let gone = log.append(3000).start;
+    wait_for_the_last_line(&group, &mut log, LOG_SEED, 2);
+    assert_each_line_once(&group, &log, &["agent1.test", "agent2.test"]);
+    let marks = [0, 1].map(|agent| group.agent(agent).mark());
+    let mark = group.server().mark();
+    group.postgres().kill9();
+    standby.promote();
+    // Its files are still read: the password, the CA.
+    let _first = group.take_over(standby);
+    log.append(100);
+    group.server().wait_event_since(mark, 40021);
+    for (agent, mark) in marks.into_iter().enumerate() {
+        group.agent(agent).wait_event_since(mark, 40016);
+    }
+    wait_for_the_last_line(&group, &mut log, LOG_SEED, 2);
+
+    for agent in ["agent1.test", "agent2.test"] {
+        let tally = log.tally(group.event_texts(agent));
+        assert!(tally.doubled.is_empty() && tally.invented.is_empty(), "{agent}: {tally}");
+        let shown = group.json(&["gap", "list", "--agent", agent]);
+        let [gap] = shown.as_array().unwrap().as_slice() else { panic!("one gap: {shown}") };
+        assert_eq!(gap["reason"], "lost-by-restore", "{shown}");
+        let number = |field: &str| gap[field].as_u64().unwrap();
+        // Each line is a number of the stream.
+        let counted: Vec<_> = (number("first") - 1..number("last")).collect();
+        assert!(tally.lost == counted && counted.first() == Some(&gone), "{agent}: {tally}, {gap}");
+    }
+
+    // What was decided about trust after that is not there any more: nothing is built on a log with a hole.
+    let standby = group.postgres().standby(false);
+    let url = group.postgres().url(&[&standby]);
+    group.server().set("database", url);
+    group.server().restart();
+    standby.cut_off();
+    group.token(&["--role", "agent", "--name", "late.test"]);
+    let mark = group.server().mark();
+    group.postgres().kill9();
+    standby.promote();
+    let _second = group.take_over(standby);
+    let mut asking = group.command(&["token", "create", "--role", "agent", "--name", "later.test"]);
+    let mut asking = asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let said = group.server().wait_event_since(mark, 40065);
+    assert!(said.text.contains("exchanged or put back while the server ran"), "{said:?}");
+    asking.kill().unwrap();
+    asking.wait().unwrap();
+    group.server().kill9();
+    assert!(refused(&mut group, 40065).contains("head"));
+    succeeds(&accept(&mut group, &["--yes"]));
+    group.server().start();
+    group.token(&["--role", "agent", "--name", "later.test"]);
 }

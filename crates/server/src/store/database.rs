@@ -122,6 +122,11 @@ pub(super) fn trouble(location: &Location, error: &Error) -> Event {
     match (location, error) {
         (Location::File(path), Error::Sqlite(error)) => outage::trouble(path, error),
         (_, Error::Postgres(error)) => error.trouble(location.to_string()),
+        (_, Error::LogShorter(kept)) => {
+            let (place, found) =
+                ("this server".into(), "less: it was exchanged or put back while the server ran".into());
+            Event::LogRolledBack { place, kept: kept.to_string(), found }
+        }
         _ => Event::DatabaseBusy { path: location.to_string(), reason: error.to_string() },
     }
 }

@@ -67,10 +67,19 @@ pub(super) fn replay(connection: &Connection, location: &Location, keeper: &Keep
     }
 }
 
-/// Takes over what other servers have appended since. What nobody of them has signed is none of the log.
+/// Takes over what other servers have appended since. What nobody of them has signed is none of the log. A log that lacks
+/// the newest entry that this server knows is not gone on with: it would have a hole.
 pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
     loop {
-        let page = page(connection, effects.view.tree().size(), PAGE)?;
+        let size = effects.view.tree().size();
+        let known = size.checked_sub(1);
+        let mut page = page(connection, known.unwrap_or(0), PAGE)?;
+        if let Some(known) = known {
+            if page.first().is_none_or(|(number, _)| *number != known) {
+                return Err(sql::Error::LogShorter(effects.view.reach()));
+            }
+            page.remove(0);
+        }
         if page.is_empty() {
             return Ok(());
         }

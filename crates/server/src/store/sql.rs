@@ -6,6 +6,7 @@ use std::cell::Cell;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use wardline_connector::outage::is_busy;
+use wardline_secrets::head::Reach;
 
 use super::postgres::{self, Postgres};
 use super::sqlite;
@@ -40,6 +41,9 @@ pub enum Error {
     /// A row that was just written is not there.
     #[error("a row that was just written is not there")]
     Vanished,
+    /// The trust log does not reach as far as it did: another, older database is there now. What it reached.
+    #[error("the trust log does not reach {0} any more")]
+    LogShorter(Reach),
     /// A newer version of the program has changed the schema while this one ran.
     #[error("a newer version of the program has changed the database")]
     Newer,
@@ -56,7 +60,7 @@ impl Error {
         match self {
             Self::Sqlite(error) => sqlite::is_about_the_row(error),
             Self::Postgres(error) => error.is_about_the_row(),
-            Self::Column(..) | Self::Vanished | Self::Newer => false,
+            Self::Column(..) | Self::Vanished | Self::LogShorter(_) | Self::Newer => false,
         }
     }
 }
