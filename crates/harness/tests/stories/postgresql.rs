@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use wardline_harness::group::Group;
 use wardline_harness::ids::Log;
 use wardline_harness::log::pack;
@@ -96,15 +97,19 @@ fn a_postgres_failover_loses_nothing() {
     log.append(1000);
     wait::until("some lines are stored", LIMIT, || (stored(&group) > 1000).then_some(()));
 
-    // The first one goes in the middle of what it takes.
+    // The first one goes while it waits for the standby: what is not durable there is acknowledged to nobody.
     let mark = group.server().mark();
     let before = stored(&group);
     log.append(20_000);
     wait::until("more lines are stored", LIMIT, || (stored(&group) > before + 1000).then_some(()));
+    standby.signal(Signal::SIGSTOP);
+    log.append(1000);
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait::until("a commit waits for the standby", LIMIT, || (group.sql::<i64>(waits) == [1]).then_some(()));
     let acknowledged: Vec<i64> = group.sql("SELECT number FROM stream ORDER BY agent");
     group.postgres().kill9();
     group.server().wait_event_since(mark, 40020);
-    log.append(1000);
+    standby.signal(Signal::SIGCONT);
     standby.promote();
     let mut old = group.take_over(standby);
     group.server().wait_event_since(mark, 40021);
