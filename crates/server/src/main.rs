@@ -101,6 +101,8 @@ struct Config {
 
 /// How often the tables that show the trust log are compared with it.
 const COMPARE: Duration = Duration::from_secs(60);
+/// How often a server whose database others may use looks what they have appended to the trust log.
+const FOLLOW: Duration = Duration::from_millis(500);
 
 fn state_dir() -> PathBuf {
     "/var/lib/wardline/server".into()
@@ -183,6 +185,7 @@ fn run(path: &Path) -> Result<(), Event> {
     let foundation =
         founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let Foundation { keeper, authorities, identity, channel, presence } = foundation;
+    let shared = matches!(database, Location::Server(_));
     let (store, writer) = Store::open(database, measure, keeper).map_err(|error| error.event())?;
     let key = accounts::group_key(state.vault(), &folder, &store.view().borrow())?;
     let root = store.keeper().root.clone();
@@ -247,6 +250,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
+        let keeping_up = shared.then(|| tokio::spawn(follow(store.clone(), stop.clone())));
         let watching = tokio::spawn(watcher::run(store.clone(), Arc::clone(&registry), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
         let ingest = Ingest {
@@ -266,8 +270,8 @@ fn run(path: &Path) -> Result<(), Event> {
         stopped.await;
         stop.cancel();
         let following = async {
-            if let Some(following) = following {
-                let _ = following.await;
+            for task in [following, keeping_up].into_iter().flatten() {
+                let _ = task.await;
             }
         };
         let all = async { tokio::join!(api, listening, comparing, watching, renewing, following, making, entering) };
@@ -280,13 +284,18 @@ fn run(path: &Path) -> Result<(), Event> {
 
 /// Compares the tables that show the trust log with it, again and again.
 async fn compare(store: Store, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(COMPARE) => {}
-        }
-        if store.compare().await.is_err() {
-            return;
-        }
+    while pause(COMPARE, &stop).await && store.compare().await.is_ok() {}
+}
+
+/// Takes over what other servers append to the trust log, again and again.
+async fn follow(store: Store, stop: CancellationToken) {
+    while pause(FOLLOW, &stop).await && store.follow().await.is_ok() {}
+}
+
+/// Waits; `false` when the program stops.
+async fn pause(time: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(time) => true,
     }
 }

@@ -90,6 +90,17 @@ pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result
     }
 }
 
+/// The wish to know what other servers have appended.
+pub(super) struct Follow;
+
+impl Write for Follow {
+    type Answer = ();
+
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
+        catch_up(connection, effects)
+    }
+}
+
 /// An entry from its bytes. Other bytes that would be decoded to the same are another leaf, and none of ours.
 fn open(bytes: &[u8]) -> Option<Signed> {
     let signed: Signed = decode(&bytes.to_vec().into())?;

@@ -69,6 +69,7 @@ use wardline_secrets::head::Reach;
 use wardline_secrets::view::{Unsound, View};
 
 use sql::Row;
+use writer::{Effects, Write as _};
 
 pub use agents::Released;
 pub use alerts::Found;
@@ -121,9 +122,11 @@ impl Store {
             |reason: &dyn ToString| OpenError::Unusable { place: location.to_string(), reason: reason.to_string() };
         let connection = database::create_or_open(&location)?;
         let view = log::load(&connection, &location, &keeper)?;
-        let rebuilt = connection.transaction(|| views::rebuild(&connection, &view));
-        rebuilt.map_err(|error| unusable(&error))?.into_iter().for_each(journal::emit);
-        let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(Arc::new(view)));
+        let mut effects = Effects::none(Arc::new(view));
+        let rebuilt = connection.transaction(|| views::Compare.write(&connection, &mut effects));
+        rebuilt.map_err(|error| unusable(&error))?;
+        effects.events.into_iter().for_each(journal::emit);
+        let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(effects.view));
         let trust = writer::Trust { keeper: Arc::clone(&keeper), published };
         let (writer, thread) =
             writer::start(location.clone(), connection, measure, trust).map_err(|error| unusable(&error))?;
@@ -242,6 +245,14 @@ impl Store {
     /// [`Error::Stopped`].
     pub async fn close(&self, agent: Name, monitor: &'static str, text: String, now_ms: u64) -> Result<(), Error> {
         self.writer.write(own_alerts::Close { agent, monitor, text, now_ms }).await
+    }
+
+    /// Takes over what other servers have appended to the trust log; everybody sees it when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn follow(&self) -> Result<(), Error> {
+        self.writer.write(log::Follow).await
     }
 
     /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.

@@ -80,7 +80,7 @@ impl Restoring {
         };
         let closing = format!("{act} accepted that the server was restored");
         let act = Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide), beside: None };
-        let mut effects = Effects { view: self.view, appended: false, events: Vec::new(), raised: Vec::new() };
+        let mut effects = Effects::none(self.view);
         let connection = &self.connection;
         let write = |effects: &mut Effects| {
             connection.begin()?;

@@ -70,6 +70,13 @@ pub(super) struct Effects {
     pub(super) raised: Vec<Uuid>,
 }
 
+impl Effects {
+    /// None yet, over what the trust log says.
+    pub(super) const fn none(view: Arc<View>) -> Self {
+        Self { view, appended: false, events: Vec::new(), raised: Vec::new() }
+    }
+}
+
 /// Gives requests to the thread. Clones share it.
 #[derive(Clone)]
 pub(super) struct Writer(mpsc::Sender<Box<dyn Pending>>);
@@ -245,8 +252,7 @@ impl Thread {
         };
         let view = Arc::clone(&self.trust.published.borrow());
         let mut write = || {
-            let mut effects =
-                Effects { view: Arc::clone(&view), appended: false, events: Vec::new(), raised: Vec::new() };
+            let mut effects = Effects::none(Arc::clone(&view));
             connection.transaction(|| {
                 group.iter_mut().try_for_each(|request| request.write(connection, &mut effects)).map(|()| effects)
             })
