@@ -12,8 +12,9 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, StateFolder};
+use wardline_connector::config::{self, Parent, StateFolder};
 use wardline_connector::credential::credential;
+use wardline_connector::enroll::{self, Further};
 use wardline_connector::sealing::Sealing;
 use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
@@ -43,6 +44,18 @@ struct Arguments {
 enum Command {
     /// Runs the server until SIGTERM or SIGINT.
     Run {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
+    },
+    /// Makes this host a further server of a group: by a token for its name (`wardline token create --role server`) and a
+    /// code that is compared at both ends. Needs the group's database in the configuration.
+    Join {
+        /// The server to ask: NAME, NAME:PORT or NAME=HOST:PORT. No gateway.
+        server: Parent,
+        /// The file with the token; `-` reads the first line of standard input.
+        #[arg(long)]
+        token_file: PathBuf,
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
@@ -122,6 +135,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Arguments::parse().command {
+        Command::Join { server, token_file, config } => join(&config, server, &token_file),
         Command::CheckConfig { config } => read(&config).map(|_| true),
         Command::Run { config } => run(&config).map(|()| true),
         Command::AcceptRestore { config, yes } => accept_restore(&config, yes),
@@ -157,6 +171,31 @@ fn export_root(path: &Path, to: &Path) -> Result<(), Event> {
     let (config, _) = read(path)?;
     let vault = Vault::look(&config.state_dir).map_err(|error| config::unprotected(&config.state_dir, error))?;
     founding::export_root(&vault, &config.state_dir.join(config.group.name.as_str()), to)
+}
+
+/// Whether this host has become a further server.
+fn join(path: &Path, server: Parent, token: &Path) -> Result<bool, Event> {
+    let (config, database) = read(path)?;
+    let refuse = |reason: &str| Event::ConfigurationRefused { file: path.display().to_string(), reason: reason.into() };
+    if matches!(database, Location::File(_)) {
+        return Err(refuse("database: a further server uses the one that the group's servers share: `postgres://...`"));
+    }
+    if config.group.own_pki.is_some() {
+        return Err(refuse(
+            "group: a further server gets its channel certificate from the built-in CA: leave out own_pki",
+        ));
+    }
+    let state = StateFolder::open(&config.state_dir)?;
+    let folder = state.path().join(config.group.name.as_str());
+    if std::fs::read_dir(&folder).is_ok_and(|mut files| files.next().is_some()) {
+        let reason = "this server is part of a group already; move the folder away if it is to join anew".into();
+        return Err(Event::StateFolderInUse { path: folder.display().to_string(), reason });
+    }
+    let Config { name, group, channel_lifetime, .. } = &config;
+    let further = Further { program: "wardline-server", name, group: &group.name, server, token };
+    Ok(enroll::further(&further, |given| {
+        founding::receive(state.vault(), state.path(), name, group, *channel_lifetime, given)
+    }))
 }
 
 fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {

@@ -55,7 +55,8 @@ mod views;
 mod writer;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -66,6 +67,7 @@ use wardline_proto::message::{AccountId, Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
 use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Damage, Gap, GapFilter, Page};
 use wardline_secrets::head::Reach;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::view::{Unsound, View};
 
 use sql::Row;
@@ -82,6 +84,15 @@ pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use upkeep::BackupError;
 pub use writer::WriterThread;
+
+/// Keeps a head of the trust log in a group's folder, for a server that has not read it yet: it takes no log that does not
+/// continue that.
+///
+/// # Errors
+/// It cannot be written.
+pub fn keep_head(vault: &Vault, folder: &Path, head: &Reach) -> io::Result<()> {
+    kept::write(vault, &folder.join(kept::FILE), head)
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

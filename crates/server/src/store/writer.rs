@@ -102,9 +102,9 @@ pub(super) struct Trust {
 
 impl Trust {
     fn publish(&self, view: Arc<View>) {
-        if let Err(error) = kept::write(&self.keeper.vault, &self.keeper.kept, &view.reach()) {
+        if let Err(error) = kept::write(&self.keeper.vault, &self.keeper.kept(), &view.reach()) {
             // The log is longer than what is kept then, as after a power cut; the next commit writes it.
-            let path = self.keeper.kept.display().to_string();
+            let path = self.keeper.kept().display().to_string();
             journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
         }
         self.published.send_replace(view);
