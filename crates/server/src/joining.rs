@@ -478,7 +478,7 @@ fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refu
 /// What a host is told of a fault in the certificate that it brought.
 const fn unfit(fault: &Fault) -> Why {
     match fault {
-        Fault::Encoding | Fault::Chain(_) => Why::CertificateChain,
+        Fault::Encoding | Fault::Chain(_) | Fault::Disowned => Why::CertificateChain,
         Fault::Validity(..) => Why::CertificateValidity,
         Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => Why::CertificateName,
         Fault::Usage(_) => Why::CertificateUsage,

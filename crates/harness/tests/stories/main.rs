@@ -15,6 +15,7 @@ mod demo;
 mod disk_faults;
 mod doctor;
 mod failover;
+mod federation;
 mod full_queue;
 mod gateway_trust;
 mod hostile_frames;

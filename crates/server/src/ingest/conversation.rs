@@ -321,12 +321,16 @@ impl Talk {
         while let Some((mark, outcome)) = written(&mut self.writing).await {
             self.written(mark, outcome).await?;
         }
-        let Answered { standing, watermark, common, live } =
-            self.compare(&asked).await.map_err(|error| match error {
-                store::Error::Stopped => End::Quiet,
-                // It comes again; by then the database may be back.
-                _ => End::Refused(Refusal::of(Reason::Database)),
-            })?;
+        // The agent may come from another server, and know what was appended there.
+        let compared = async {
+            self.ingest.store.follow().await?;
+            self.compare(&asked).await
+        };
+        let Answered { standing, watermark, common, live } = compared.await.map_err(|error| match error {
+            store::Error::Stopped => End::Quiet,
+            // It comes again; by then the database may be back.
+            _ => End::Refused(Refusal::of(Reason::Database)),
+        })?;
         self.taken = (standing == Standing::Live).then_some(watermark);
         (self.standing, self.serial) = (standing, position.serial);
         self.challenge = Bytes::copy_from_slice(&random());

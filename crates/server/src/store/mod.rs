@@ -118,6 +118,8 @@ pub struct Store {
     readers: readers::Readers,
     keeper: Arc<Keeper>,
     view: watch::Receiver<Arc<View>>,
+    /// Whether other servers may append to the trust log, too.
+    shared: bool,
 }
 
 impl Store {
@@ -137,11 +139,12 @@ impl Store {
         let rebuilt = connection.transaction(|| views::Compare.write(&connection, &mut effects));
         rebuilt.map_err(|error| unusable(&error))?;
         effects.events.into_iter().for_each(journal::emit);
+        let shared = matches!(location, Location::Server(_));
         let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(effects.view));
         let trust = writer::Trust { keeper: Arc::clone(&keeper), published };
         let (writer, thread) =
             writer::start(location.clone(), connection, measure, trust).map_err(|error| unusable(&error))?;
-        Ok((Self { writer, readers: readers::Readers::new(location), keeper, view }, thread))
+        Ok((Self { writer, readers: readers::Readers::new(location), keeper, view, shared }, thread))
     }
 
     /// What the trust log says, now and with every entry from now on.
@@ -263,7 +266,7 @@ impl Store {
     /// # Errors
     /// [`Error::Stopped`].
     pub async fn follow(&self) -> Result<(), Error> {
-        self.writer.write(log::Follow).await
+        if self.shared { self.writer.write(log::Follow).await } else { Ok(()) }
     }
 
     /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.
