@@ -21,6 +21,7 @@ mod gateway_trust;
 mod hostile_frames;
 mod hostile_gateway;
 mod joining;
+mod load_federation;
 mod load_kills;
 mod load_network;
 mod load_power_cut;
