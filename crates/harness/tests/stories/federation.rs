@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use wardline_harness::asking::Asking;
+use wardline_harness::daemon::Event;
 use wardline_harness::estate::{Estate, hash};
 use wardline_harness::group::Group;
 use wardline_harness::{Daemon, scratch, wait};
@@ -211,6 +213,92 @@ fn nobody_believes_a_removed_server() {
         (there == [i64::try_from(expected).unwrap()]).then_some(())
     });
     stolen.kill9();
+}
+
+/// Two servers, of which the first tells what is not heard, and an agent that reports to the second.
+fn watched() -> (Group, Daemon) {
+    let mut group = Group::builder().gateways(0).agents(0).direct(1).postgres(true).heartbeat("300ms").lay();
+    group.server().start();
+    let mut second = joins(&mut group, SECOND);
+    second.start();
+    reports_to(group.agent(0), &[&second.parent()]);
+    group.agent(0).start();
+    wait::until("the agent is heard", LIMIT, || {
+        (group.sql::<String>("SELECT heard_by FROM agent") == [SECOND]).then_some(())
+    });
+    (group, second)
+}
+
+/// Who holds the lease, and in which epoch.
+fn lease(group: &Group) -> (String, i64) {
+    (group.sql::<String>("SELECT holder FROM lease").remove(0), group.sql::<i64>("SELECT epoch FROM lease")[0])
+}
+
+/// How many alerts there are in these states: open, and closed.
+fn alerts(group: &Group) -> (i64, i64) {
+    let count = |state: &str| group.sql::<i64>(&format!("SELECT count(*) FROM alert WHERE state {state} 255"))[0];
+    (count("<>"), count("="))
+}
+
+#[test]
+fn the_singleton_work_moves_when_its_holder_dies() {
+    let (mut group, second) = watched();
+    assert_eq!(lease(&group).0, FIRST);
+    // The agent is heard by the second server alone: that is enough for the first one, too.
+    let seen = || group.sql::<i64>("SELECT last_seen FROM agent")[0];
+    let until = seen() + 3000;
+    wait::until("ten heartbeats have come", LIMIT, || (seen() >= until).then_some(()));
+    assert_eq!((alerts(&group), &group.json(&["agent", "list"])[0]["grey"]), ((0, 0), &serde_json::Value::Null));
+    // The control: one that nobody hears is told by the first one.
+    let mark = group.server().mark();
+    group.agent(0).stop();
+    group.server().wait_event_since(mark, 20022);
+    group.agent(0).start();
+    group.server().wait_event_since(mark, 20020);
+    assert_eq!(alerts(&group), (0, 1));
+
+    let mark = second.mark();
+    group.server().kill9();
+    let taken = second.wait_event_since(mark, 40043);
+    assert!(taken.text.contains("watcher") && taken.text.contains(FIRST), "{}", taken.text);
+    group.agent(0).stop();
+    second.wait_event_since(mark, 20022);
+    // It is back, sees the same, and leaves it to the other one.
+    group.server().start();
+    wait::until("it sees that the agent is grey", LIMIT, || {
+        group.json(&["agent", "list"])[0]["grey"].as_str().map(drop)
+    });
+    assert_eq!((alerts(&group), lease(&group).0.as_str()), ((1, 1), SECOND));
+    group.agent(0).start();
+    second.wait_event_since(mark, 20020);
+    assert_eq!(alerts(&group), (0, 2));
+}
+
+#[test]
+fn an_old_holder_that_wakes_up_writes_nothing() {
+    let (mut group, second) = watched();
+    let (holder, epoch) = lease(&group);
+    assert_eq!(holder, FIRST);
+    // It finds the agent silent, and hangs in the middle of telling it.
+    let mark = group.server().mark();
+    let lock = group.postgres().lock("alert");
+    group.agent(0).stop();
+    group.server().wait_event_since(mark, 40020);
+    group.server().signal(Signal::SIGSTOP);
+    drop(lock);
+    // The other one takes over, and what was to be told is over before the first wakes up.
+    wait::until("the second one holds it", LIMIT, || (lease(&group) == (SECOND.into(), epoch + 1)).then_some(()));
+    second.wait_event(20022);
+    group.agent(0).start();
+    second.wait_event(20020);
+    assert_eq!(alerts(&group), (0, 1));
+    group.server().signal(Signal::SIGCONT);
+    // What it had under way was written, or was not to be.
+    group.server().wait_event_since(mark, 40021);
+    group.done(&["pack", "list"]);
+    assert_eq!((alerts(&group), lease(&group)), ((0, 1), (SECOND.into(), epoch + 1)));
+    let told = |events: Vec<Event>| events.iter().any(|event| event.number == 20022);
+    assert!(!told(group.server().events_since(mark)) && told(second.events()));
 }
 
 /// Types the code of each terminal at the other one.

@@ -309,7 +309,7 @@ impl Talk {
         });
         let (way, interval) = (self.via.clone(), Duration::from_millis(position.interval));
         self.ingest.registry.heartbeat(&self.member.name, Heartbeat { way, interval, stream }, Instant::now());
-        self.ingest.store.seen(vec![(self.member.name.clone(), now_ms())]);
+        self.ingest.store.seen(self.member.name.clone(), now_ms(), interval);
         Ok(())
     }
 
