@@ -18,8 +18,9 @@ use wardline_connector::enroll::{self, Further};
 use wardline_connector::sealing::Sealing;
 use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
-use wardline_proto::{Name, PORT};
+use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::protect::Vault;
+use wardline_secrets::view::View;
 use wardline_server::accounts::{self, Accounts, OwnKeys};
 use wardline_server::api::{Live, Service, Socket};
 use wardline_server::configuration::Configurations;
@@ -289,6 +290,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
+        let removed = removed(store.view(), config.name.clone());
         let keeping_up = shared.then(|| tokio::spawn(follow(store.clone(), stop.clone())));
         let watching = tokio::spawn(watcher::run(store.clone(), Arc::clone(&registry), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
@@ -306,7 +308,14 @@ fn run(path: &Path) -> Result<(), Event> {
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);
         let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, join));
-        stopped.await;
+        tokio::select! {
+            () = stopped => {}
+            // Nobody believes it any more; it stands in the way of those who are believed.
+            () = removed => {
+                let (service, act) = (format!("server {}", config.name), "an operator at another server".into());
+                journal::emit(Event::MemberRemoved { service, act });
+            }
+        }
         stop.cancel();
         let following = async {
             for task in [following, keeping_up].into_iter().flatten() {
@@ -329,6 +338,14 @@ async fn compare(store: Store, stop: CancellationToken) {
 /// Takes over what other servers append to the trust log, again and again.
 async fn follow(store: Store, stop: CancellationToken) {
     while pause(FOLLOW, &stop).await && store.follow().await.is_ok() {}
+}
+
+/// Returns when this server, which is a member, is none any more.
+async fn removed(mut view: watch::Receiver<Arc<View>>, own: Name) {
+    if view.wait_for(|view| view.find(&own, Role::Server).is_none()).await.is_err() {
+        // The store has ended before the program does.
+        std::future::pending().await
+    }
 }
 
 /// Waits; `false` when the program stops.

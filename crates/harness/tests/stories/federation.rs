@@ -272,6 +272,13 @@ fn the_singleton_work_moves_when_its_holder_dies() {
     group.agent(0).start();
     second.wait_event_since(mark, 20020);
     assert_eq!(alerts(&group), (0, 2));
+
+    // One that is removed while it runs sees it, and ends.
+    let mark = group.server().mark();
+    group.ask(&second);
+    group.done(&["server", "remove", FIRST]);
+    group.server().wait_event_since(mark, 40064);
+    assert!(group.server().wait_exit().success());
 }
 
 #[test]
