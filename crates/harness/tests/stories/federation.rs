@@ -215,18 +215,29 @@ fn nobody_believes_a_removed_server() {
     stolen.kill9();
 }
 
-/// Two servers, of which the first tells what is not heard, and an agent that reports to the second.
-fn watched() -> (Group, Daemon) {
+/// Two servers, of which the first tells what is not heard, and an agent that has reported to that one and now reports to
+/// the second; with how many alerts are closed.
+fn watched() -> (Group, Daemon, i64) {
     let mut group = Group::builder().gateways(0).agents(0).direct(1).postgres(true).heartbeat("300ms").lay();
     group.server().start();
     let mut second = joins(&mut group, SECOND);
     second.start();
+    let heard_by = |group: &Group, server: &str| {
+        wait::until(&format!("the agent is heard by {server}"), LIMIT, || {
+            (group.sql::<String>("SELECT heard_by FROM agent") == [server]).then_some(())
+        });
+    };
+    group.agent(0).start();
+    heard_by(&group, FIRST);
+    group.agent(0).stop();
     reports_to(group.agent(0), &[&second.parent()]);
     group.agent(0).start();
-    wait::until("the agent is heard", LIMIT, || {
-        (group.sql::<String>("SELECT heard_by FROM agent") == [SECOND]).then_some(())
+    heard_by(&group, SECOND);
+    let closed = wait::until("nothing is open", LIMIT, || {
+        let (open, closed) = alerts(&group);
+        (open == 0).then_some(closed)
     });
-    (group, second)
+    (group, second, closed)
 }
 
 /// Who holds the lease, and in which epoch.
@@ -242,20 +253,20 @@ fn alerts(group: &Group) -> (i64, i64) {
 
 #[test]
 fn the_singleton_work_moves_when_its_holder_dies() {
-    let (mut group, second) = watched();
+    let (mut group, second, closed) = watched();
     assert_eq!(lease(&group).0, FIRST);
     // The agent is heard by the second server alone: that is enough for the first one, too.
     let seen = || group.sql::<i64>("SELECT last_seen FROM agent")[0];
     let until = seen() + 3000;
     wait::until("ten heartbeats have come", LIMIT, || (seen() >= until).then_some(()));
-    assert_eq!((alerts(&group), &group.json(&["agent", "list"])[0]["grey"]), ((0, 0), &serde_json::Value::Null));
+    assert_eq!((alerts(&group), &group.json(&["agent", "list"])[0]["grey"]), ((0, closed), &serde_json::Value::Null));
     // The control: one that nobody hears is told by the first one.
     let mark = group.server().mark();
     group.agent(0).stop();
     group.server().wait_event_since(mark, 20022);
     group.agent(0).start();
     group.server().wait_event_since(mark, 20020);
-    assert_eq!(alerts(&group), (0, 1));
+    assert_eq!(alerts(&group), (0, closed + 1));
 
     let mark = second.mark();
     group.server().kill9();
@@ -268,10 +279,10 @@ fn the_singleton_work_moves_when_its_holder_dies() {
     wait::until("it sees that the agent is grey", LIMIT, || {
         group.json(&["agent", "list"])[0]["grey"].as_str().map(drop)
     });
-    assert_eq!((alerts(&group), lease(&group).0.as_str()), ((1, 1), SECOND));
+    assert_eq!((alerts(&group), lease(&group).0.as_str()), ((1, closed + 1), SECOND));
     group.agent(0).start();
     second.wait_event_since(mark, 20020);
-    assert_eq!(alerts(&group), (0, 2));
+    assert_eq!(alerts(&group), (0, closed + 2));
 
     // One that is removed while it runs sees it, and ends.
     let mark = group.server().mark();
@@ -283,7 +294,7 @@ fn the_singleton_work_moves_when_its_holder_dies() {
 
 #[test]
 fn an_old_holder_that_wakes_up_writes_nothing() {
-    let (mut group, second) = watched();
+    let (mut group, second, closed) = watched();
     let (holder, epoch) = lease(&group);
     assert_eq!(holder, FIRST);
     // It finds the agent silent, and hangs in the middle of telling it.
@@ -298,12 +309,12 @@ fn an_old_holder_that_wakes_up_writes_nothing() {
     second.wait_event(20022);
     group.agent(0).start();
     second.wait_event(20020);
-    assert_eq!(alerts(&group), (0, 1));
+    assert_eq!(alerts(&group), (0, closed + 1));
     group.server().signal(Signal::SIGCONT);
     // What it had under way was written, or was not to be.
     group.server().wait_event_since(mark, 40021);
     group.done(&["pack", "list"]);
-    assert_eq!((alerts(&group), lease(&group)), ((0, 1), (SECOND.into(), epoch + 1)));
+    assert_eq!((alerts(&group), lease(&group)), ((0, closed + 1), (SECOND.into(), epoch + 1)));
     let told = |events: Vec<Event>| events.iter().any(|event| event.number == 20022);
     assert!(!told(group.server().events_since(mark)) && told(second.events()));
 }
