@@ -58,6 +58,9 @@ enum Noun {
     /// Who carries what agents say.
     #[command(subcommand)]
     Gateway(member::Verb),
+    /// Who keeps what agents say.
+    #[command(subcommand)]
+    Server(member::Verb),
     /// What hosts join with.
     #[command(subcommand)]
     Token(token::Verb),
@@ -128,6 +131,7 @@ async fn run(arguments: Arguments) -> Result<(), Problem> {
         Noun::Alert(verb) => alert::run(verb, &client, &output).await,
         Noun::Agent(verb) => agent::run(verb, &client, &output).await,
         Noun::Gateway(verb) => member::run(Role::Gateway, verb, &client, &output).await,
+        Noun::Server(verb) => member::run(Role::Server, verb, &client, &output).await,
         Noun::Token(verb) => token::run(verb, &client, &output).await,
         Noun::Ca(verb) => ca::run(verb, &client, &output).await,
         Noun::Keys(verb) => keys::run(verb, &client, &output).await,

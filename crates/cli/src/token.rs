@@ -57,6 +57,8 @@ pub(crate) enum Joins {
     Agent,
     /// Gateways.
     Gateway,
+    /// A further server, of exactly this name.
+    Server,
 }
 
 impl From<Joins> for Role {
@@ -64,6 +66,7 @@ impl From<Joins> for Role {
         match joins {
             Joins::Agent => Self::Agent,
             Joins::Gateway => Self::Gateway,
+            Joins::Server => Self::Server,
         }
     }
 }
@@ -123,7 +126,8 @@ async fn create(group: &Group, client: &Client, order: impl FnOnce(&[u8], &[u8])
         if known.uses == 1 { "once".to_owned() } else { format!("{} times", known.uses) },
         known.expires,
     ));
-    crate::note(&format!("then, on the host: `wardline-{} join --parent PARENT --token-file FILE`", known.role));
+    let parent = if known.role == Role::Server { "SERVER" } else { "--parent PARENT" };
+    crate::note(&format!("then, on the host: `wardline-{} join {parent} --token-file FILE`", known.role));
     Ok(())
 }
 

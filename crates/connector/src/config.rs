@@ -509,7 +509,7 @@ pub fn own_certificate(error: LoadError, name: &Name) -> Event {
                 }
                 Fault::Usage(_) => Event::CertificateUsage { path, reason },
                 Fault::Key => Event::PrivateKeyUnusable { path, reason },
-                Fault::Encoding | Fault::Chain(_) => Event::CertificateChain { path, reason },
+                Fault::Encoding | Fault::Chain(_) | Fault::Disowned => Event::CertificateChain { path, reason },
             }
         }
     }

@@ -335,6 +335,7 @@ impl Configured {
     fn apply(&self, configuration: Configuration, signed: Signed, document: &[u8], duty: &Duty) {
         let (version, cookie) = (configuration.version, Some(configuration.cookie));
         let (group, shown) = (self.group.to_string(), configuration.cookie.to_string());
+        self.disown(&configuration.content);
         if let Err(reason) = (self.check)(&configuration.content) {
             journal::emit(Event::ConfigurationUnusable { group, reason });
             *self.newest() = Newest { version, cookie, unusable: true };
@@ -348,6 +349,11 @@ impl Configured {
         journal::emit(Event::ConfigurationReceived { group, cookie: shown });
         *self.newest() = Newest { version, cookie, unusable: false };
         self.active.send_replace(Some(Arc::new(configuration)));
+    }
+
+    /// Whoever it names is not believed from now on, whether the rest can be used here or not.
+    fn disown(&self, content: &Content) {
+        self.root.disown(content.disowned.iter().map(|key| KeyId(*key)).collect());
     }
 
     /// What a server has signed for this host.
@@ -452,6 +458,7 @@ impl Configured {
             journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
         }
         let Configuration { version, cookie, .. } = configuration;
+        self.disown(&configuration.content);
         let checked = (self.check)(&configuration.content);
         *self.newest() = Newest { version, cookie: Some(cookie), unusable: checked.is_err() };
         match checked {

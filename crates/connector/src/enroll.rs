@@ -132,9 +132,14 @@ pub fn enroll(enrolment: &Enrolment, out: &mut impl Write) -> bool {
         Some(file) => run(enrolment, file, out),
         None => approval::run(enrolment, typed, out),
     };
+    show(enrolment.program, outcome, out)
+}
+
+/// Shows how it ended. Whether it succeeded.
+fn show(program: &str, outcome: Result<PathBuf, Failed>, out: &mut impl Write) -> bool {
     // Where nothing can be shown, the exit code says it.
     let shown = match &outcome {
-        Ok(folder) => writeln!(out, "joined; the keys are in {}. Next: {} run", folder.display(), enrolment.program),
+        Ok(folder) => writeln!(out, "joined; the keys are in {}. Next: {program} run", folder.display()),
         Err(Failed { step, cause, next }) => writeln!(out, "\u{2717} {step}: {cause}\n  next: {next}"),
     };
     outcome.is_ok() && shown.is_ok()
@@ -155,9 +160,9 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
     let failed = |step: &str, cause: String| Failed { step: step.to_owned(), cause, next: again.clone() };
 
     let token =
-        read_token(token).and_then(|text| Token::parse(&text).map_err(|error| error.to_string())).map_err(|cause| {
-            Failed { next: "`wardline token create` on the server".into(), ..failed("the join token", cause) }
-        })?;
+        read_token(token, false).and_then(|text| Token::parse(&text).map_err(|error| error.to_string())).map_err(
+            |cause| Failed { next: "`wardline token create` on the server".into(), ..failed("the join token", cause) },
+        )?;
     tick(out, &format!("the join token is of group {}", uuid::Uuid::from_bytes(token.group.0)));
 
     let state = StateFolder::open(&enrolment.state).map_err(|event| failed("the state folder", event.text()))?;
@@ -346,7 +351,8 @@ fn key(
 }
 
 /// The text of the token: from a file, or from standard input, where a terminal does not show it.
-fn read_token(from: &Path) -> Result<Zeroizing<String>, String> {
+/// `line`: what comes behind its line is for somebody else.
+fn read_token(from: &Path, line: bool) -> Result<Zeroizing<String>, String> {
     let stdin = io::stdin();
     let mut text = Zeroizing::new(String::with_capacity(TOKEN_LIMIT as usize));
     let read = match from {
@@ -361,12 +367,15 @@ fn read_token(from: &Path) -> Result<Zeroizing<String>, String> {
             let _ = writeln!(io::stderr().lock());
             read
         }
+        _ if line => stdin.lock().take(TOKEN_LIMIT).read_line(&mut text),
         _ => stdin.lock().take(TOKEN_LIMIT).read_to_string(&mut text),
     };
     read.map(|_| text).map_err(|error| error.to_string())
 }
 
 mod approval;
+mod further;
+pub use further::{Further, Given, further, header as header_for_further};
 
 #[cfg(test)]
 mod tests {

@@ -228,6 +228,7 @@ impl TestDesk {
             chain: self.group.issue(&host, request.role, &key, *self.life.lock().unwrap()),
             recovery: self.group.identity().public().unwrap().spki().into(),
             head: signed_head(&self.group.duty, &reach(7), 0),
+            sealed: Bytes::new(),
         };
         Ok(self.group.duty.signed(Context::Join, encode(&welcome)))
     }
@@ -329,7 +330,7 @@ pub(crate) async fn server(desk: &Arc<TestDesk>, stop: &CancellationToken) -> So
     let desk = Arc::clone(desk);
     let on_join = move |knocking: Knocking| {
         let desk = Arc::clone(&desk);
-        async move { join::serve(knocking.stream, knocking.address, desk.as_ref()).await }
+        async move { join::serve(knocking, desk.as_ref()).await }
     };
     listen(crate::credential::credential(None).1, stop, |_| async {}, on_join).await
 }

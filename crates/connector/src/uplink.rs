@@ -95,17 +95,21 @@ impl Uplink {
         let (credential, membership) = (self.credential.clone(), self.membership.clone());
         let mut pause = PAUSE.0;
         let mut moved = None;
+        // Who has just refused, or was not to be believed: the others are tried before.
+        let mut last: Option<Parent> = None;
         loop {
+            let mut turn = membership.clone();
+            turn.parents.sort_by_key(|parent| last.as_ref() == Some(parent));
             let Some((session, parent)) = (match moved.take() {
                 Some(better) => Some(better),
-                None => connect(&credential, &membership, &stop).await,
+                None => connect(&credential, &turn, &stop).await,
             }) else {
                 break;
             };
             let end = tokio::select! {
                 () = stop.cancelled() => break,
                 end = self.session(session, &parent) => end,
-                better = first(&credential, &membership, &parent) => {
+                better = first(&credential, &turn, &parent) => {
                     // The old session has ended here; positions are compared anew on the new one.
                     moved = Some(better);
                     self.queue.parted().await;
@@ -116,11 +120,11 @@ impl Uplink {
             // Who went away is dialled again soon; who refused, or forged, later and later.
             let reason = match end {
                 End::Gone(reason) => {
-                    pause = PAUSE.0;
+                    (pause, last) = (PAUSE.0, None);
                     reason
                 }
                 End::Refused(reason) => {
-                    pause = (pause * 2).min(PAUSE.1);
+                    (pause, last) = ((pause * 2).min(PAUSE.1), Some(parent.clone()));
                     reason
                 }
             };

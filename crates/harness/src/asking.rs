@@ -46,6 +46,12 @@ impl Asking {
         Self::new("wardline-agent", &host.config(), &["--parent", parent])
     }
 
+    /// A further server that asks this one (`NAME=ADDRESS`), with the token in a file.
+    pub fn server(host: &Daemon, by: &str, token: &Path) -> Self {
+        let token = token.to_str().expect("a path of the test");
+        Self::new("wardline-server", &host.config(), &[by, "--token-file", token])
+    }
+
     /// What it has shown so far.
     pub fn shown(&self) -> String {
         fs::read_to_string(&self.screen).expect("a joining host")

@@ -103,6 +103,23 @@ impl Group {
         site.daemon()
     }
 
+    /// A host that is to be a further server: it has a configuration with the group's database and nothing else.
+    pub fn further_server(&mut self, name: &str) -> Daemon {
+        let postgres = self.postgres.as_ref().expect("the servers of a group share a database");
+        let builder = Self::builder().named(self.name);
+        let plan = Plan { builder: &builder, scratch: self.scratch.path(), runtime: self.runtime.path() };
+        let site = Site::new(&plan, name, Role::Server);
+        let port = Port::reserve();
+        site.write(&site.server(&builder, port.address(), postgres));
+        self._ports.push(port);
+        site.daemon()
+    }
+
+    /// From now on the command line asks this server.
+    pub fn ask(&mut self, server: &Daemon) {
+        self.socket = server.runtime().join("api.sock");
+    }
+
     /// The channel certificate and key that a member has.
     pub fn credential(&self, member: &str) -> Credential {
         Credential::read(&self.state(member), "channel")

@@ -7,6 +7,7 @@
 //!      ├ Version    only rises
 //!      ├ Recipient  the one it is for: group, name, role
 //!      ├ Recovery   the public half of the group's recovery key, base64 (not there while there is none)
+//!      ├ Disowned   a duty key of a server that was removed, by its id; any number
 //!      ├ Parent     the gateways that may speak for it, in order
 //!      ├ RunAs      which Run As account a profile stands for here, or why none
 //!      ├ SecureData a Run As account's secret, encrypted to the recipient's sealing key, base64
@@ -59,6 +60,8 @@ pub struct Content {
     pub role: Role,
     /// The public half of the recovery key, SubjectPublicKeyInfo in base64.
     pub recovery: Option<String>,
+    /// The ids of duty keys that are not to be believed any more: those of servers that were removed, in order.
+    pub disowned: Vec<[u8; 16]>,
     /// The gateways that may speak for it, in order.
     pub parents: Vec<Name>,
     /// What each Run As profile that its packs use stands for, by name.
@@ -164,6 +167,9 @@ impl Content {
         );
         if let Some(key) = &self.recovery {
             let _ = writeln!(xml, "    <Recovery>{}</Recovery>", partial_escape(key.as_str()));
+        }
+        for key in &self.disowned {
+            let _ = writeln!(xml, "    <Disowned Key=\"{}\"/>", AccountId(*key));
         }
         for parent in &self.parents {
             let _ = writeln!(xml, "    <Parent Name=\"{parent}\"/>");

@@ -423,6 +423,12 @@ catalogue! {
         cause "A flood, or very many health services that come back at once."
         cure "If it lasts, find out who connects; the addresses stand in event 20002."
 
+    40043 Information LeaseTaken { work, from }
+        "this server does the work {work} for the group from now on; before it was {from}"
+        meaning "Some work is done by one of several servers: the watcher tells of agents that are not heard. Nothing was heard of the one that did it."
+        cause "That server has ended, hangs, or does not reach the database."
+        cure "See why, and start it again. It takes nothing back, and what it may still write in its old term is not done."
+
     40050 Information BackToFirstParent { parent, left }
         "the first parent {parent} is back; the session moves there from {left}"
         meaning "A session with the first parent of the list stands, and the one with another parent was closed for it."
@@ -490,7 +496,7 @@ catalogue! {
         cure "Run `wardline keys escrow`, and keep what it shows away from the servers."
 
     40070 Information JoinWaits { service, address, key }
-        "{service} at {address} asks to join without a token, with identity key {key}; an operator has to approve it"
+        "{service} at {address} asks to join, with identity key {key}; an operator has to approve it"
         meaning "Nothing is decided and nothing is written. The host shows a code, and waits for half an hour."
         cause "Somebody ran `join` on the host, without a token."
         cure "Have the code told by somebody at the host: `wardline agent approve NAME CODE`. If nobody is there: `wardline agent reject NAME`."

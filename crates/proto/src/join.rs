@@ -26,6 +26,10 @@
 //!    |<------------- Pending, Welcome or a refusal
 //! ```
 //!
+//! A further server joins by both: what it commits itself to names a token, and is a [`Further`]. What it is given of the
+//! group's keys is encrypted to a key of its own in there. It must speak to a server itself, which both ends see by their
+//! TLS session: nobody is between.
+//!
 //! A member asks how it stands by a Standing in the place of Poll, and is answered by [`Stands`] or a refusal.
 //!
 //! On the wire each is its length (4 bytes, big endian, at most [`LIMIT`]) and the protobuf of an [`Up`] or a [`Down`].
@@ -41,6 +45,9 @@ pub const LIMIT: usize = 16 * 1024;
 pub const POLLED: &[u8] = b"wardline/join/poll/1\0";
 /// What the transcript of a Standing begins with.
 pub const STANDING: &[u8] = b"wardline/join/standing/1\0";
+
+/// The label by which both ends of a TLS session export what tells it from every other (RFC 9266).
+pub const SESSION: &[u8] = b"EXPORTER-wardline-join";
 
 /// What a host says.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -138,6 +145,9 @@ pub struct Open {
     /// By the identity key over the transcript ([`crate::message::Context::Join`], 64 bytes).
     #[prost(bytes = "bytes", tag = "3")]
     pub identity: Bytes,
+    /// By the token's key over the transcript (Ed25519, 64 bytes), of a further server; otherwise empty.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub token: Bytes,
 }
 
 /// A host asks what became of its request.
@@ -176,6 +186,23 @@ pub struct Hello {
     /// when the server is to issue one.
     #[prost(bytes = "bytes", tag = "7")]
     pub certificate: Bytes,
+    /// What a further server brings besides.
+    #[prost(message, optional, tag = "8")]
+    pub further: Option<Further>,
+}
+
+/// What a further server brings besides.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Further {
+    /// A certificate signing request with its duty key, DER, which shows that it has that.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub duty: Bytes,
+    /// A sealing certificate, DER, made for this join: what it is given is encrypted to its key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub sealing: Bytes,
+    /// 32 bytes exported from its TLS session ([`crate::join::SESSION`]).
+    #[prost(bytes = "bytes", tag = "3")]
+    pub session: Bytes,
 }
 
 /// That a host is who it says: signatures over the transcript, which is SHA-256 over the bytes of Hello and of the
@@ -263,6 +290,9 @@ pub struct Welcome {
     /// The trust log's head with this in it: a signed [`crate::trust::Record`].
     #[prost(message, required, tag = "4")]
     pub head: Signed,
+    /// What a further server is given of the group's keys: secure data, to the key that it brought.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub sealed: Bytes,
 }
 
 /// Not let in. What the host may know; the server's log has the details.
@@ -316,6 +346,8 @@ pub enum Why {
     TooMany = 16,
     /// The identity key was removed from the group.
     KeyRemoved = 17,
+    /// A further server does not speak to a server itself.
+    NotDirect = 18,
     /// Channel certificates come from the company's own PKI here, and the host brought none.
     CertificateNeeded = 30,
     /// The host brought a certificate of its own, and the group's built-in CA issues here.
@@ -364,6 +396,9 @@ impl Why {
             Self::KeyRemoved => {
                 "this host was removed, and its identity key is worth nothing any more; move the group's folder in its \
                  state folder away, then join again"
+            }
+            Self::NotDirect => {
+                "a further server joins at a server with the database, and through no gateway: name that server itself"
             }
             Self::CertificateNeeded => {
                 "channel certificates come from the company's own PKI here: have one issued to this host, then join with \

@@ -48,4 +48,6 @@ pub enum Purpose {
     RunAs = 1,
     /// An operator gives an account to a server that is to keep it.
     Submit = 2,
+    /// A server gives the group's keys to a further server.
+    Further = 3,
 }

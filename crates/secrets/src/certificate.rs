@@ -63,6 +63,9 @@ pub enum Fault {
     /// Its key is none that channels use.
     #[error("its key is not on P-256, as channel keys are")]
     Key,
+    /// The duty key of a server that was removed.
+    #[error("its server was removed from the group")]
+    Disowned,
     /// It is a good certificate, but of somebody else.
     #[error("it belongs to {found}, but {expected} was expected")]
     Other {

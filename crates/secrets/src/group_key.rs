@@ -87,9 +87,17 @@ impl GroupKey {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let key = bytes.as_slice().try_into();
+        Self::from_bytes(&bytes).map(Some)
+    }
+
+    /// From its bytes.
+    ///
+    /// # Errors
+    /// They are none, or the system has no memory for keys.
+    pub fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
+        let key = bytes.try_into();
         let key = key.map_err(|_| io::Error::other(format!("it has {} bytes, a group key has {KEY}", bytes.len())))?;
-        Locked::copy_of(key).map(Self::with).map(Some)
+        Locked::copy_of(key).map(Self::with)
     }
 
     /// Keeps it in a group's folder, protected.

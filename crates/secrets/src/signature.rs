@@ -40,7 +40,7 @@ pub enum KeyError {
 pub struct BadSignature;
 
 /// A key's id: the first 16 bytes of SHA-256 over its SubjectPublicKeyInfo. Written in hex.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 16]);
 
 impl KeyId {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{
@@ -18,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::{Fault, Identity, Parsed};
 use crate::private;
-use crate::signature::{KeyError, VerifyingKey, sha256};
+use crate::signature::{KeyError, KeyId, VerifyingKey, sha256};
 
 /// The most certificates between a leaf and the root.
 const CHAIN_LIMIT: usize = 4;
@@ -101,11 +101,13 @@ pub enum RootError {
 }
 
 /// A group's root: everything that this end trusts leads to it.
+/// Clones share what is disowned.
 #[derive(Clone)]
 pub struct Root {
     group: GroupId,
     certificate: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
+    disowned: Arc<RwLock<Vec<KeyId>>>,
 }
 
 impl std::fmt::Debug for Root {
@@ -138,7 +140,7 @@ impl Root {
             return Err(RootError::Pin { found, pinned: pin });
         }
         let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|_| RootError::Encoding)?.to_owned();
-        Ok(Self { group, certificate, anchor })
+        Ok(Self { group, certificate, anchor, disowned: Arc::default() })
     }
 
     /// Its certificate, as it was given.
@@ -178,7 +180,13 @@ impl Root {
         }
         let parsed = self.chain(leaf, &[], now)?;
         let key = VerifyingKey::from_spki(&parsed.spki()?).map_err(|_: KeyError| Fault::Encoding)?;
-        Ok((parsed.duty()?, key))
+        let disowned = self.disowned.read().unwrap_or_else(PoisonError::into_inner);
+        if disowned.contains(&key.id()) { Err(Fault::Disowned) } else { Ok((parsed.duty()?, key)) }
+    }
+
+    /// From now on these duty keys are not believed any more, and no others: their servers were removed.
+    pub fn disown(&self, keys: Vec<KeyId>) {
+        *self.disowned.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     fn chain(

@@ -8,7 +8,7 @@
 mod run_as;
 mod sealing;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,6 +173,10 @@ pub struct View {
     recovery: Option<VerifyingKey>,
     tokens: HashMap<[u8; 16], Arc<Token>>,
     members: HashMap<Name, Arc<Member>>,
+    /// The duty keys of servers that were removed: they never come back.
+    disowned: BTreeSet<KeyId>,
+    /// The servers of these names were removed; whoever has such a name later is another.
+    gone: HashSet<Name>,
     /// The identity keys of those who were removed: they never come back, by whatever name.
     removed: HashSet<KeyId>,
     packs: BTreeMap<String, Arc<Pack>>,
@@ -200,6 +204,8 @@ impl View {
             recovery: None,
             tokens: HashMap::new(),
             members: HashMap::new(),
+            disowned: BTreeSet::new(),
+            gone: HashSet::new(),
             removed: HashSet::new(),
             packs: BTreeMap::new(),
             run_as: RunAs::default(),
@@ -221,17 +227,36 @@ impl View {
         let fact = entry.fact.ok_or(Unsound::Encoding)?;
         // A duty key's own entry brings the certificate that vouches for it; so does the first of all.
         let own = match &fact {
-            Fact::Duty(duty) if duty.server == entry.server => Some(self.certified(duty, entry.at)?.1),
+            Fact::Duty(duty) if duty.server == entry.server => {
+                let (server, key) = self.certified(duty, entry.at)?;
+                (!self.gone.contains(&server)).then_some(key)
+            }
             _ => None,
         };
         let known = entry.server.parse::<Name>().ok().and_then(|server| self.duty(&server).cloned());
         let unsigned = || Unsound::Signature(entry.server.clone());
         let by = [own, known].into_iter().flatten().find(|key| key.open(Context::Log, self.group(), signed).is_ok());
         by.ok_or_else(unsigned)?;
+        // A server that makes its identity key anew says so itself, and keeps its duty key.
+        let removed = match &fact {
+            Fact::Removed(removed) if removed.name != entry.server => removed.name.parse::<Name>().ok(),
+            _ => None,
+        };
+        let removed = removed.filter(|name| self.find(name, Role::Server).is_some());
         self.take(fact, entry.at)?;
+        removed.into_iter().for_each(|server| self.disown(server));
         self.latest = self.latest.max(entry.at);
         self.tree.push(merkle::leaf(&encode(signed)));
         Ok(())
+    }
+
+    /// What a server signs that was removed is not believed any more, which every agent has to know.
+    fn disown(&mut self, server: Name) {
+        if let Some((key, _)) = self.duties.remove(&server) {
+            self.disowned.insert(key.id());
+        }
+        self.versions.all = self.next();
+        self.gone.insert(server);
     }
 
     /// The server, and the duty key that a certificate certified at a moment by the root's word. No entry can claim a
@@ -240,7 +265,9 @@ impl View {
         let chain = [CertificateDer::from(duty.certificate.as_ref())];
         let at = UnixTime::since_unix_epoch(Duration::from_millis(at.max(self.latest)));
         let (name, key) = self.root.duty(&chain, at).map_err(|_| Unsound::Fact("a duty certificate"))?;
-        if name.as_str() == duty.server {
+        if self.disowned.contains(&key.id()) {
+            Err(Unsound::Fact("a duty key of a server that was removed"))
+        } else if name.as_str() == duty.server {
             Ok((name, key))
         } else {
             Err(Unsound::Fact("a duty certificate of another server"))
@@ -433,6 +460,7 @@ impl View {
             sealing: None,
         };
         self.versions.members.insert(name.clone(), version);
+        self.gone.remove(&name);
         self.members.insert(name, Arc::new(member));
         Ok(())
     }
@@ -501,6 +529,11 @@ impl View {
     /// The servers' duty keys.
     pub fn duties(&self) -> impl Iterator<Item = &VerifyingKey> {
         self.duties.values().map(|(key, _)| key)
+    }
+
+    /// The ids of duty keys of servers that were removed, in order.
+    pub fn disowned(&self) -> impl Iterator<Item = &KeyId> {
+        self.disowned.iter()
     }
 
     /// The public half of the recovery key, once there is one.

@@ -99,6 +99,7 @@ pub fn content(view: &View, agent: &Name, texts: &Texts) -> Result<Option<Conten
         name: member.name.clone(),
         role: member.role,
         recovery: view.recovery().map(|key| key.to_base64()),
+        disowned: view.disowned().map(|key| key.0).collect(),
         parents: member.parents.clone(),
         run_as,
         accounts,

@@ -201,7 +201,7 @@ pub fn found(
         certificate: (sha256(&[&leaf]), not_after(&leaf)),
     };
     let (server, duty) = (server.clone(), Arc::new(duty));
-    let keeper = Keeper { root, server, duty, kept: folder.path.join("head"), vault: vault.clone() };
+    let keeper = Keeper { root, server, duty, folder: folder.path.to_owned(), vault: vault.clone() };
     let authorities = Arc::new(Authorities { issuer, duty: certificate });
     Ok(Foundation { keeper, authorities, identity, channel, presence })
 }
@@ -227,7 +227,7 @@ pub async fn announce(store: &Store, presence: Presence) -> Result<(), Event> {
 /// Enters what the trust log does not say yet, and tells it; gives what that was. On demand the certificates of every agent
 /// and gateway are worth nothing from then on.
 async fn enter(store: &Store, presence: Presence, act: String, revoke: bool) -> Result<Vec<Fact>, Event> {
-    let path = shown(&store.keeper().kept);
+    let path = shown(&store.keeper().kept());
     let refused = |reason: String| Event::StateFolderInUse { path: path.clone(), reason };
     let decide = move |view: &View, _| {
         let all = Fact::Revoked(trust::Revoked::default());
@@ -616,10 +616,12 @@ fn authority_event(path: &Path, error: &AuthorityError) -> Event {
 
 mod due;
 mod export;
+mod further;
 mod own_pki;
 mod renewal;
 use due::{due, duty_due, issuing_due, life};
 pub use export::export_root;
+pub use further::{give, receive};
 pub use own_pki::{Following, Issuer, OwnPki};
 pub use renewal::{Renewal, Rotation};
 

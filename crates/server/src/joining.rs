@@ -22,6 +22,7 @@ use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::certificate::Fault;
 use wardline_secrets::head::signed_head;
 use wardline_secrets::request::Request;
+use wardline_secrets::sealing::SealingCertificate;
 use wardline_secrets::signature::{VerifyingKey, sha256};
 use wardline_secrets::trust::not_after;
 use wardline_secrets::view::{Member, Token, Unsound, View, key_of};
@@ -44,6 +45,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A channel certificate and the issuing CA's, DER.
 type Chain = [Bytes; 2];
+
+/// What a further server brings, read.
+#[derive(Clone, Debug)]
+struct Further {
+    /// The id of its token.
+    token: [u8; 16],
+    /// Its duty key, which it has.
+    duty: VerifyingKey,
+    /// What the group's keys are encrypted to for it.
+    sealing: SealingCertificate,
+}
 
 /// The desk.
 pub struct JoinDesk {
@@ -97,6 +109,9 @@ impl JoinDesk {
 
     async fn decide(&self, asking: &Knock) -> Result<Signed, Refused> {
         let ask = Ask::read(&asking.hello)?;
+        if ask.further.is_some() {
+            return Err(Refused::new(Why::Protocol, "a server joins by a code besides"));
+        }
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
         let (chain, issued) = self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
@@ -111,7 +126,7 @@ impl JoinDesk {
             true => Event::Joined { service, act },
             false => Event::CertificateIssued { service, to: moment(to) },
         });
-        Ok(self.welcome(&asking.transcript, chain))
+        Ok(self.welcome(&asking.transcript, chain, Bytes::new()))
     }
 
     fn authorities(&self) -> Arc<Authorities> {
@@ -160,7 +175,7 @@ impl JoinDesk {
         Ok(([&leaf, above].map(|der| Bytes::copy_from_slice(der)), issued))
     }
 
-    fn welcome(&self, transcript: &Digest, chain: Chain) -> Signed {
+    fn welcome(&self, transcript: &Digest, chain: Chain, sealed: Bytes) -> Signed {
         let keeper = self.store.keeper();
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
@@ -168,6 +183,7 @@ impl JoinDesk {
             chain: chain.into(),
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.reach(), now_ms()),
+            sealed,
         };
         keeper.duty.signed(Context::Join, encode(&welcome))
     }
@@ -254,7 +270,7 @@ impl Desk for JoinDesk {
 
 /// Serves one who knocks at this server.
 pub async fn serve(desk: Arc<JoinDesk>, knocking: Knocking) {
-    join::serve(knocking.stream, knocking.address, desk.as_ref()).await;
+    join::serve(knocking, desk.as_ref()).await;
 }
 
 /// As much of what somebody says as an event shows.
@@ -272,15 +288,18 @@ struct Ask {
     request: Bytes,
     /// The certificate that it brings, DER.
     certificate: Bytes,
+    /// What it brings besides, when it is a further server.
+    further: Option<Further>,
 }
 
 impl Ask {
     fn read(hello: &Hello) -> Result<Self, Refused> {
         let protocol = |reason: String| Refused::new(Why::Protocol, reason);
         let name = hello.name.parse().map_err(|error| protocol(format!("{error}")))?;
-        let role = match hello.role.parse() {
-            Ok(role @ (Role::Agent | Role::Gateway)) => role,
-            _ => return Err(protocol("only agents and gateways join".into())),
+        let role = match (hello.role.parse(), &hello.further) {
+            (Ok(role @ (Role::Agent | Role::Gateway)), None) => role,
+            (Ok(Role::Server), Some(_)) => Role::Server,
+            _ => return Err(protocol("only agents, gateways and further servers join".into())),
         };
         let identity = VerifyingKey::from_spki(&hello.identity);
         let identity = identity.map_err(|error| protocol(format!("its identity key: {error}")))?;
@@ -289,7 +308,11 @@ impl Ask {
             id => Some(id.try_into().map_err(|_| Refused::new(Why::TokenUnknown, "a token's id has 16 bytes"))?),
         };
         let (request, certificate) = (hello.request.clone(), hello.certificate.clone());
-        Ok(Self { name, role, token, identity, request, certificate })
+        let further = hello.further.as_ref().map(|further| {
+            let token = token.ok_or_else(|| Refused::new(Why::TokenNeeded, "a server joins with a token only"))?;
+            Further::read(token, &name, further)
+        });
+        Ok(Self { further: further.transpose()?, name, role, token, identity, request, certificate })
     }
 
     /// Whose act it would be.
@@ -304,10 +327,7 @@ impl Ask {
     fn admissible(&self, view: &View, now: u64, transcript: &Digest, proof: &Proof) -> Result<VerifyingKey, Refused> {
         match self.token {
             Some(id) => {
-                let token = self.good_token(view, now, &id)?;
-                if !token::verify(&token.key, &transcript.0, &proof.token) {
-                    return Err(Refused::new(Why::Signature, format!("it does not hold token {}", hex(&id))));
-                }
+                self.bears(view, now, &id, transcript, &proof.token)?;
             }
             None => {
                 self.member(view)?;
@@ -319,6 +339,20 @@ impl Ask {
             self.free(view, &id)?;
         }
         Ok(key)
+    }
+
+    /// It has the token, which is good for it now.
+    fn bears(
+        &self,
+        view: &View,
+        now: u64,
+        id: &[u8; 16],
+        transcript: &Digest,
+        signature: &[u8],
+    ) -> Result<(), Refused> {
+        let token = self.good_token(view, now, id)?;
+        let fits = token::verify(&token.key, &transcript.0, signature);
+        fits.then_some(()).ok_or_else(|| Refused::new(Why::Signature, format!("it does not hold token {}", hex(id))))
     }
 
     /// The key that it wants a certificate for.
@@ -410,6 +444,19 @@ impl Ask {
     }
 }
 
+impl Further {
+    fn read(token: [u8; 16], name: &Name, said: &wardline_proto::join::Further) -> Result<Self, Refused> {
+        let refused = |reason: String| Refused::new(Why::Request, reason);
+        let duty = Request::parse(&said.duty).map_err(|error| refused(format!("its duty key: {error}")))?;
+        if duty.name != *name || duty.role != Role::Server {
+            return Err(refused(format!("its duty key is of {} {}", duty.role, duty.name)));
+        }
+        let sealing = SealingCertificate::read(&said.sealing, name, Role::Server, now_ms() / 1000);
+        let sealing = sealing.map_err(|fault| refused(format!("the key for what it is given: {fault}")))?;
+        Ok(Self { token, duty: duty.key, sealing })
+    }
+}
+
 /// Nobody has this name, and there is place for one more.
 fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refused> {
     if view.was_removed(&identity.id()) {
@@ -431,7 +478,7 @@ fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refu
 /// What a host is told of a fault in the certificate that it brought.
 const fn unfit(fault: &Fault) -> Why {
     match fault {
-        Fault::Encoding | Fault::Chain(_) => Why::CertificateChain,
+        Fault::Encoding | Fault::Chain(_) | Fault::Disowned => Why::CertificateChain,
         Fault::Validity(..) => Why::CertificateValidity,
         Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => Why::CertificateName,
         Fault::Usage(_) => Why::CertificateUsage,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use wardline_connector::now_ms;
@@ -125,6 +125,11 @@ impl Registry {
         if watched.is_withheld() != before || state.grey.contains_key(agent) {
             self.found.notify_one();
         }
+    }
+
+    /// Another server has heard an agent, which is heard so often. What was missing of it here is for that one to find.
+    pub fn heard_elsewhere(&self, agent: &Name, interval: Duration, now: Instant) {
+        self.heartbeat(agent, Heartbeat { way: Vec::new(), interval, stream: None }, now);
     }
 
     /// Returns when there is something new to be found, or gone.

@@ -12,13 +12,15 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, StateFolder};
+use wardline_connector::config::{self, Parent, StateFolder};
 use wardline_connector::credential::credential;
+use wardline_connector::enroll::{self, Further};
 use wardline_connector::sealing::Sealing;
 use wardline_connector::{journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
-use wardline_proto::{Name, PORT};
+use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::protect::Vault;
+use wardline_secrets::view::View;
 use wardline_server::accounts::{self, Accounts, OwnKeys};
 use wardline_server::api::{Live, Service, Socket};
 use wardline_server::configuration::Configurations;
@@ -43,6 +45,18 @@ struct Arguments {
 enum Command {
     /// Runs the server until SIGTERM or SIGINT.
     Run {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
+    },
+    /// Makes this host a further server of a group: by a token for its name (`wardline token create --role server`) and a
+    /// code that is compared at both ends. Needs the group's database in the configuration.
+    Join {
+        /// The server to ask: NAME, NAME:PORT or NAME=HOST:PORT. No gateway.
+        server: Parent,
+        /// The file with the token; `-` reads the first line of standard input.
+        #[arg(long)]
+        token_file: PathBuf,
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
@@ -101,6 +115,8 @@ struct Config {
 
 /// How often the tables that show the trust log are compared with it.
 const COMPARE: Duration = Duration::from_secs(60);
+/// How often a server whose database others may use looks what they have appended to the trust log.
+const FOLLOW: Duration = Duration::from_millis(500);
 
 fn state_dir() -> PathBuf {
     "/var/lib/wardline/server".into()
@@ -120,6 +136,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Arguments::parse().command {
+        Command::Join { server, token_file, config } => join(&config, server, &token_file),
         Command::CheckConfig { config } => read(&config).map(|_| true),
         Command::Run { config } => run(&config).map(|()| true),
         Command::AcceptRestore { config, yes } => accept_restore(&config, yes),
@@ -157,6 +174,31 @@ fn export_root(path: &Path, to: &Path) -> Result<(), Event> {
     founding::export_root(&vault, &config.state_dir.join(config.group.name.as_str()), to)
 }
 
+/// Whether this host has become a further server.
+fn join(path: &Path, server: Parent, token: &Path) -> Result<bool, Event> {
+    let (config, database) = read(path)?;
+    let refuse = |reason: &str| Event::ConfigurationRefused { file: path.display().to_string(), reason: reason.into() };
+    if matches!(database, Location::File(_)) {
+        return Err(refuse("database: a further server uses the one that the group's servers share: `postgres://...`"));
+    }
+    if config.group.own_pki.is_some() {
+        return Err(refuse(
+            "group: a further server gets its channel certificate from the built-in CA: leave out own_pki",
+        ));
+    }
+    let state = StateFolder::open(&config.state_dir)?;
+    let folder = state.path().join(config.group.name.as_str());
+    if std::fs::read_dir(&folder).is_ok_and(|mut files| files.next().is_some()) {
+        let reason = "this server is part of a group already; move the folder away if it is to join anew".into();
+        return Err(Event::StateFolderInUse { path: folder.display().to_string(), reason });
+    }
+    let Config { name, group, channel_lifetime, .. } = &config;
+    let further = Further { program: "wardline-server", name, group: &group.name, server, token };
+    Ok(enroll::further(&further, |given| {
+        founding::receive(state.vault(), state.path(), name, group, *channel_lifetime, given)
+    }))
+}
+
 fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
     let (config, database) = read(path)?;
     let state = StateFolder::open(&config.state_dir)?;
@@ -183,6 +225,7 @@ fn run(path: &Path) -> Result<(), Event> {
     let foundation =
         founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     let Foundation { keeper, authorities, identity, channel, presence } = foundation;
+    let shared = matches!(database, Location::Server(_));
     let (store, writer) = Store::open(database, measure, keeper).map_err(|error| error.event())?;
     let key = accounts::group_key(state.vault(), &folder, &store.view().borrow())?;
     let root = store.keeper().root.clone();
@@ -247,6 +290,8 @@ fn run(path: &Path) -> Result<(), Event> {
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
         let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
+        let removed = removed(store.view(), config.name.clone());
+        let keeping_up = shared.then(|| tokio::spawn(follow(store.clone(), stop.clone())));
         let watching = tokio::spawn(watcher::run(store.clone(), Arc::clone(&registry), stop.clone()));
         let signs = Arc::clone(&store.keeper().duty);
         let ingest = Ingest {
@@ -263,11 +308,18 @@ fn run(path: &Path) -> Result<(), Event> {
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);
         let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, join));
-        stopped.await;
+        tokio::select! {
+            () = stopped => {}
+            // Nobody believes it any more; it stands in the way of those who are believed.
+            () = removed => {
+                let (service, act) = (format!("server {}", config.name), "an operator at another server".into());
+                journal::emit(Event::MemberRemoved { service, act });
+            }
+        }
         stop.cancel();
         let following = async {
-            if let Some(following) = following {
-                let _ = following.await;
+            for task in [following, keeping_up].into_iter().flatten() {
+                let _ = task.await;
             }
         };
         let all = async { tokio::join!(api, listening, comparing, watching, renewing, following, making, entering) };
@@ -280,13 +332,26 @@ fn run(path: &Path) -> Result<(), Event> {
 
 /// Compares the tables that show the trust log with it, again and again.
 async fn compare(store: Store, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(COMPARE) => {}
-        }
-        if store.compare().await.is_err() {
-            return;
-        }
+    while pause(COMPARE, &stop).await && store.compare().await.is_ok() {}
+}
+
+/// Takes over what other servers append to the trust log, again and again.
+async fn follow(store: Store, stop: CancellationToken) {
+    while pause(FOLLOW, &stop).await && store.follow().await.is_ok() {}
+}
+
+/// Returns when this server, which is a member, is none any more.
+async fn removed(mut view: watch::Receiver<Arc<View>>, own: Name) {
+    if view.wait_for(|view| view.find(&own, Role::Server).is_none()).await.is_err() {
+        // The store has ended before the program does.
+        std::future::pending().await
+    }
+}
+
+/// Waits; `false` when the program stops.
+async fn pause(time: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(time) => true,
     }
 }

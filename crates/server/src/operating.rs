@@ -45,8 +45,9 @@ pub fn create_token(order: &TokenOrder, view: &View, now: u64) -> Decision {
     let (Some(id), Some(key)) = (array::<16>(&order.id), array::<32>(&order.key)) else {
         return refuse(Kind::Invalid, "the token's id or key is none", next);
     };
-    if order.role == Role::Server {
-        return refuse(Kind::Invalid, "a token is for agents or for gateways", next);
+    if order.role == Role::Server && (order.name.parse::<Name>().is_err() || order.uses != 1 || !order.via.is_empty()) {
+        let detail = "a token for a server is for one exact name, is used once, and no gateway speaks for it";
+        return refuse(Kind::Invalid, detail, next);
     }
     if !is_pattern(&order.name) {
         let detail = format!("{:?} is neither a host name nor one with one `*` at its beginning or end", order.name);
@@ -127,6 +128,9 @@ pub fn revoke(name: &Name, view: &View) -> Decision {
 /// # Errors
 /// There is no such member, or the gateways cannot be.
 pub fn assign(role: Role, name: &Name, via: &[Name], view: &View) -> Decision {
+    if role == Role::Server {
+        return refuse(Kind::Invalid, "no gateway speaks for a server", "see `wardline --help`");
+    }
     let member = member(role, name, view)?;
     gateways(via, view)?;
     let next = "`wardline gateway list` shows them";
@@ -158,9 +162,6 @@ pub fn escrow(order: &RecoveryOrder, view: &View) -> Decision {
 }
 
 fn member<'a>(role: Role, name: &Name, view: &'a View) -> Result<&'a Member, Refusal> {
-    if role == Role::Server {
-        return refuse(Kind::Invalid, "servers cannot be removed or assigned", "see `wardline --help`");
-    }
     match view.find(name, role) {
         Some(member) => Ok(member),
         None => {

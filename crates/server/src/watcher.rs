@@ -3,8 +3,10 @@
 //!
 //! While the database takes nothing this server is behind: it may not have looked at what agents have sent. Then nothing
 //! is found, and afterwards all that time counts for nothing.
+//!
+//! Of several servers one tells, the one that holds the lease; each knows from the database whom the others have heard.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +21,17 @@ use wardline_proto::health::{Priority, Severity};
 use wardline_sdk::{AgentFilter, AlertFilter, Page, Time};
 
 use crate::live::Registry;
-use crate::store::{Error, Store};
+use crate::store::{Error, Store, Term};
 use crate::watch::Withheld;
 
 /// How often it looks, at least; and how long the database may take.
 const PERIOD: Duration = Duration::from_secs(1);
+/// The work that one server does for all.
+const WORK: &str = "watcher";
+/// How long nothing may be heard of who does it, before another one does. It is said every [`PERIOD`].
+const LEASE: Duration = Duration::from_secs(5);
+/// How much the clocks of servers may differ, milliseconds.
+const SLACK: u64 = 10 * 60_000;
 /// The monitors of its alerts.
 const HEARTBEAT: &str = "wardline/heartbeat";
 const WITHHELD: &str = "wardline/withheld";
@@ -55,6 +63,7 @@ async fn watch(store: &Store, registry: &Registry) -> Result<(), Error> {
     let known = known(store).await?;
     let known = known.into_iter().map(|agent| (grey(&agent, HEARTBEAT), grey(&agent, WITHHELD), agent));
     registry.watch(known, Instant::now());
+    let (mut lease, mut elsewhere) = (Lease::default(), Elsewhere::default());
     loop {
         let _ = tokio::time::timeout(PERIOD, registry.something_is_found()).await;
         let mut answers = pin!(store.settled());
@@ -65,18 +74,84 @@ async fn watch(store: &Store, registry: &Registry) -> Result<(), Error> {
             registry.begin_anew(Instant::now());
             continue;
         }
+        elsewhere.look(store, registry).await?;
+        // Shown at every server, and told by one.
         let found = registry.judge(Instant::now());
+        let Some(term) = lease.look(store).await? else { continue };
+        if lease.is_new() {
+            open = open_alerts(store).await?;
+        }
+        let under = (WORK, &term);
         let found: BTreeMap<Key, Finding> = found.into_iter().map(|(agent, it)| ((agent, it.monitor()), it)).collect();
         for ((agent, monitor), finding) in found.iter().filter(|(key, _)| !open.contains(*key)) {
-            store.raise(agent.clone(), finding.alert(agent, monitor), now_ms()).await?;
-            journal::emit(finding.event(agent));
+            if store.raise(under, agent.clone(), finding.alert(agent, monitor), now_ms()).await? {
+                journal::emit(finding.event(agent));
+            }
         }
         for (agent, monitor) in open.iter().filter(|key| !found.contains_key(*key)) {
             let (text, event) = over(agent, monitor);
-            store.close(agent.clone(), monitor, text.into(), now_ms()).await?;
-            journal::emit(event);
+            if store.close(under, agent.clone(), monitor, text.into(), now_ms()).await? {
+                journal::emit(event);
+            }
         }
         open = found.into_keys().collect();
+    }
+}
+
+/// What is known of who tells.
+#[derive(Default)]
+struct Lease {
+    /// The last word of it, and since when it is the same.
+    seen: Option<(Term, Instant)>,
+    /// Whether this server has begun to tell with the last look.
+    new: bool,
+}
+
+impl Lease {
+    /// The term, when this server is the one who tells.
+    async fn look(&mut self, store: &Store) -> Result<Option<Term>, Error> {
+        let over = self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() >= LEASE);
+        let before = self.seen.as_ref().map(|(term, _)| term.clone());
+        let term = store.lease(WORK, before.clone(), over).await?;
+        if before.as_ref() != Some(&term) {
+            self.seen = Some((term.clone(), Instant::now()));
+        }
+        let own = term.holder == store.keeper().server.as_str();
+        let same = |before: &Term| (&before.holder, before.epoch) == (&term.holder, term.epoch);
+        self.new = own && !before.as_ref().is_some_and(same);
+        if let Some(before) = before.filter(|before| self.new && before.holder != term.holder) {
+            journal::emit(Event::LeaseTaken { work: WORK.into(), from: before.holder });
+        }
+        Ok(own.then_some(term))
+    }
+
+    const fn is_new(&self) -> bool {
+        self.new
+    }
+}
+
+/// Whom other servers have heard.
+#[derive(Default)]
+struct Elsewhere {
+    /// When each was heard last, by the clock of who has heard it, milliseconds since 1970.
+    heard: HashMap<Name, u64>,
+    /// Nothing before the first look: what was heard before that is no news.
+    latest: Option<u64>,
+}
+
+impl Elsewhere {
+    async fn look(&mut self, store: &Store, registry: &Registry) -> Result<(), Error> {
+        // Clocks of servers differ a little; what is not new is passed over.
+        let latest = self.latest.unwrap_or(0);
+        let heard = store.heard_by_others(latest.saturating_sub(SLACK)).await?;
+        let begun = self.latest.replace(latest).is_some();
+        for (agent, at, interval) in heard {
+            self.latest = self.latest.max(Some(at));
+            if self.heard.insert(agent.clone(), at).is_none_or(|before| before < at) && begun {
+                registry.heard_elsewhere(&agent, interval, Instant::now());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -101,6 +101,7 @@ impl Host {
             name: name("web1.test"),
             role: Role::Agent,
             recovery: None,
+            disowned: vec![],
             parents: vec![],
             run_as: vec![],
             accounts: vec![],

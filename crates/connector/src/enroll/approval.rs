@@ -6,15 +6,16 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use wardline_proto::GroupId;
+use wardline_proto::{GroupId, Name};
 use wardline_secrets::private;
 use wardline_secrets::request::request;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::token::Code;
+use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
 
 use super::{Enrolment, Failed, one_only, settle, steps, summary, tick};
-use crate::config::{IDENTITY, StateFolder};
+use crate::config::{IDENTITY, Parent, StateFolder};
 use crate::home;
 use crate::join::{self, Admitted, Applying, JoinError, Step, Waiting};
 use crate::own_pki::Offered;
@@ -44,16 +45,45 @@ pub(super) fn run(
     let host = Host::new(enrolment).map_err(|cause| failed("the keys of this host", cause))?;
     tick(out, "the keys of this host are made");
 
+    let place = |group: &Name| {
+        let target = state.path().join(group.as_str());
+        if !target.exists() {
+            return Ok(());
+        }
+        let cause = format!("the group is called {group}, and {} is there already", target.display());
+        let next = format!("move it away if this host is to join anew, or has left its group; then {again}");
+        Err(Failed { next, ..failed("the state folder", cause) })
+    };
+    let pinned = enrolment.pin.is_some();
+    let (admitted, pin) = approved(program, &enrolment.parents, &host.applying, place, pinned, typed, out)?;
+    let written = host.keep(&state, enrolment, &admitted, pin);
+    let target = written.map_err(|error| Failed {
+        next: format!("wardline {role} remove {name} on the server; then {again}"),
+        ..failed("writing the group's folder", error.to_string())
+    })?;
+    tick(out, &format!("group {} is written", admitted.group_name));
+    Ok(target)
+}
+
+/// Asks, shows the code, waits until an operator has typed it, and has the confirmation code typed, unless who answers is
+/// known by a pin and that is enough. What comes then is to be believed.
+pub(super) fn approved(
+    program: &str,
+    parents: &[Parent],
+    applying: &Applying,
+    place: impl Fn(&Name) -> Result<(), Failed>,
+    pinned: bool,
+    typed: impl FnMut() -> io::Result<String>,
+    out: &mut impl Write,
+) -> Result<(Admitted, Pin), Failed> {
+    let Applying { name, role, .. } = applying;
+    let again = format!("{program} join, again with the same arguments");
+    let failed = |step: &str, cause: String| Failed { step: step.to_owned(), cause, next: again.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed("asking to join", error.to_string()))?;
     let asking = |error: JoinError| failed("asking to join", summary(&error));
-    let waiting = runtime.block_on(join::request(&enrolment.parents, &host.applying)).map_err(asking)?;
-    let target = state.path().join(waiting.group_name.as_str());
-    if target.exists() {
-        let cause = format!("the group is called {}, and {} is there already", waiting.group_name, target.display());
-        let next = format!("move it away if this host is to join anew, or has left its group; then {again}");
-        return Err(Failed { next, ..failed("the state folder", cause) });
-    }
+    let waiting = runtime.block_on(join::request(parents, applying)).map_err(asking)?;
+    place(&waiting.group_name)?;
     let Waiting { parent, group_name, pin, confirmation, code, .. } = &waiting;
     tick(out, &format!("{parent}: {}", Step::Request));
     let (parent, pin, confirmation) = (parent.clone(), *pin, *confirmation);
@@ -78,7 +108,7 @@ pub(super) fn run(
     steps(out, &parent, |step| step > Step::Challenge);
 
     // Up to here whoever is on the way may have answered.
-    if enrolment.pin.is_some() {
+    if pinned {
         tick(out, "the root is the pinned one");
     } else {
         confirm(&confirmation, typed, out).map_err(|cause| Failed {
@@ -87,13 +117,7 @@ pub(super) fn run(
         })?;
         tick(out, "the confirmation code is the right one");
     }
-    let written = host.keep(&state, enrolment, &admitted, pin);
-    let target = written.map_err(|error| Failed {
-        next: format!("wardline {role} remove {name} on the server; then {again}"),
-        ..failed("writing the group's folder", error.to_string())
-    })?;
-    tick(out, &format!("group {} is written", admitted.group_name));
-    Ok(target)
+    Ok((admitted, pin))
 }
 
 /// Has the confirmation code typed.
@@ -130,18 +154,13 @@ impl Host {
         };
         let (name, role) = (enrolment.name.clone(), enrolment.role);
         let request = request(&channel_pem, &name, role).map_err(|error| error.to_string())?;
-        let applying = Applying { name, role, identity: bytes(identity), request, certificate, pin: enrolment.pin };
+        let applying =
+            Applying { name, role, identity: bytes(identity), request, certificate, pin: enrolment.pin, further: None };
         Ok(Self { applying, channel, channel_pem })
     }
 
     /// Writes everything, or nothing.
-    fn keep(
-        &self,
-        state: &StateFolder,
-        enrolment: &Enrolment,
-        admitted: &Admitted,
-        pin: wardline_secrets::trust::Pin,
-    ) -> io::Result<PathBuf> {
+    fn keep(&self, state: &StateFolder, enrolment: &Enrolment, admitted: &Admitted, pin: Pin) -> io::Result<PathBuf> {
         let (vault, state) = (state.vault(), state.path());
         let pending = home::pending(state, admitted.group);
         let write = || {

@@ -70,6 +70,8 @@ pub struct Admitted {
     pub recovery: Bytes,
     /// The trust log's head.
     pub head: Signed,
+    /// What a further server is given of the group's keys, encrypted to the key that it brought; otherwise empty.
+    pub sealed: Bytes,
 }
 
 /// How far a host came.
@@ -215,6 +217,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         request: applicant.request.clone().into(),
         nonce: Bytes::copy_from_slice(&random()),
         certificate: applicant.certificate.clone(),
+        further: None,
     });
     say(&mut stream, &Up { said: Some(Said::Hello(hello.clone())) }).await?;
     let challenge = match hear_answer(&mut stream).await? {
@@ -372,5 +375,6 @@ pub(super) fn check(
         chain,
         recovery: welcome.recovery,
         head: welcome.head,
+        sealed: welcome.sealed,
     })
 }

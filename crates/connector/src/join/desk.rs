@@ -12,7 +12,7 @@ use wardline_proto::message::{Digest, Signed, decode};
 use wardline_proto::{Name, Role};
 use wardline_secrets::signature::{VerifyingKey, random, sha256};
 
-use super::{DEADLINE, close, hear, random_32, refused_transcript, say, transcript};
+use super::{DEADLINE, Knocking, close, hear, random_32, refused_transcript, say, session, transcript};
 
 /// Who decides who is let in.
 pub trait Desk {
@@ -67,6 +67,10 @@ pub struct Request {
     pub transcript: Digest,
     /// By the identity key.
     pub signature: Bytes,
+    /// By the token's key, of a further server.
+    pub token: Bytes,
+    /// Whether a further server is at the other end of this very session.
+    pub direct: bool,
     /// Where they come from; behind a gateway, the gateway's.
     pub address: SocketAddr,
 }
@@ -94,9 +98,10 @@ pub struct Question {
 }
 
 /// Serves one who knocks: hears them out within bounds of time and size, asks the desk, answers, closes.
-pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, address: SocketAddr, desk: &impl Desk) {
+pub async fn serve(Knocking { mut stream, address }: Knocking, desk: &impl Desk) {
+    let session = session(&stream);
     let talk = async {
-        let answered = match answer(&mut stream, address, desk).await {
+        let answered = match answer(&mut stream, address, session, desk).await {
             Ok(answered) => answered,
             Err(Some(why)) => Answered::Refusal(Refusal { why: why.into(), transcript: Bytes::new() }),
             Err(None) => return,
@@ -112,6 +117,7 @@ pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, address: Soc
 async fn answer(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     address: SocketAddr,
+    session: Option<[u8; 32]>,
     desk: &impl Desk,
 ) -> Result<Answered, Option<Why>> {
     let (about, decided) = match heard(stream).await? {
@@ -121,8 +127,8 @@ async fn answer(
             (about, desk.admit(knock).await.map(Answered::Welcome))
         }
         Said::Commitment(bytes) => {
-            let request = opened(stream, address, desk, &bytes).await?;
-            let about = refused_transcript(&request.transcript, &[], &request.signature);
+            let request = opened(stream, address, session, desk, &bytes).await?;
+            let about = refused_transcript(&request.transcript, &request.token, &request.signature);
             (about, desk.keep(request).await.map(|()| Answered::Pending(Pending {})))
         }
         Said::Poll(bytes) => {
@@ -166,7 +172,8 @@ async fn knock(
     desk: &impl Desk,
     bytes: &Bytes,
 ) -> Result<Knock, Option<Why>> {
-    let hello = decode(bytes).filter(is_shaped).ok_or(Some(Why::Protocol))?;
+    let hello = decode(bytes).filter(|hello: &Hello| is_shaped(hello) && joins(&hello.role));
+    let hello = hello.ok_or(Some(Why::Protocol))?;
     let payload = challenged(stream, desk, bytes, &random()).await?;
     let transcript = transcript(&[bytes, &payload]);
     let Said::Proof(proof) = heard(stream).await? else { return Err(Some(Why::Protocol)) };
@@ -180,30 +187,38 @@ async fn knock(
 async fn opened(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     address: SocketAddr,
+    session: Option<[u8; 32]>,
     desk: &impl Desk,
     bytes: &Bytes,
 ) -> Result<Request, Option<Why>> {
     let protocol = Some(Why::Protocol);
     let commitment: Commitment = decode(bytes).ok_or(protocol)?;
     let digest = Digest::from_wire(&commitment.digest).ok_or(protocol)?;
-    if commitment.name.parse::<Name>().is_err() || !joins(&commitment.role) {
+    let server = commitment.role.parse() == Ok(Role::Server);
+    if commitment.name.parse::<Name>().is_err() || !(server || joins(&commitment.role)) {
         return Err(protocol);
     }
     if !desk.may_ask(&commitment.role, &commitment.name) {
         return Err(Some(Why::Busy));
     }
     let payload = challenged(stream, desk, bytes, &random_32()).await?;
-    let Said::Open(Open { nonce, hello, identity }) = heard(stream).await? else { return Err(protocol) };
+    let Said::Open(Open { nonce, hello, identity, token }) = heard(stream).await? else { return Err(protocol) };
     // The nonce has one length, so that what was committed to can be opened in one way only.
     if nonce.len() != 32 || identity.len() != 64 || sha256(&[&nonce, &hello]) != digest {
         return Err(protocol);
     }
     let transcript = transcript(&[bytes, &payload, &nonce, &hello]);
     let hello = decode(&hello).filter(is_shaped).ok_or(protocol)?;
-    if !hello.token.is_empty() || hello.name != commitment.name || hello.role != commitment.role {
+    // A token is for a further server alone, and that needs one.
+    let lengths = if server { (16, 64) } else { (0, 0) };
+    if (hello.token.len(), token.len()) != lengths || hello.further.is_some() != server {
         return Err(protocol);
     }
-    Ok(Request { hello, transcript, signature: identity, address })
+    if hello.name != commitment.name || hello.role != commitment.role {
+        return Err(protocol);
+    }
+    let direct = hello.further.as_ref().zip(session).is_some_and(|(further, session)| further.session == session[..]);
+    Ok(Request { hello, transcript, signature: identity, token, direct, address })
 }
 
 async fn asked(
@@ -256,7 +271,6 @@ fn is_shaped(hello: &Hello) -> bool {
         && hello.nonce.len() == 16
         && !hello.request.is_empty()
         && hello.name.parse::<Name>().is_ok()
-        && joins(&hello.role)
         && VerifyingKey::from_spki(&hello.identity).is_ok()
 }
 

@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 use wardline_proto::ALPN_JOIN;
-use wardline_proto::join::LIMIT;
+use wardline_proto::join::{LIMIT, SESSION};
 use wardline_proto::message::Digest;
 use wardline_secrets::signature::{random, sha256};
 use wardline_secrets::tls;
@@ -41,7 +41,7 @@ pub use self::ask::{Admitted, Applicant, Attempt, Cause, JoinError, Step, With, 
 pub use self::desk::{Asked, Desk, Knock, Question, Request, serve};
 pub use self::pass::pass;
 pub use self::standing::{Known, Proved, standing};
-pub use self::wait::{Applying, Waiting, request};
+pub use self::wait::{Applying, Brought, Waiting, request};
 use crate::config::Parent;
 use crate::handshake::{HandshakeError, connect, tls_error};
 
@@ -87,6 +87,15 @@ pub(crate) async fn dial(parent: &Parent) -> Result<Stream, HandshakeError> {
     })
     .await
     .map_err(|_| HandshakeError::Deadline)?
+}
+
+/// What tells a TLS session from every other: the same at both of its ends, and at no others.
+fn session(stream: &Stream) -> Option<[u8; 32]> {
+    let export = match stream {
+        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], SESSION, None),
+        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], SESSION, None),
+    };
+    export.ok()
 }
 
 /// Reads one message's bytes; `None` when the other end has closed in front of it.

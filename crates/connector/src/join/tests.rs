@@ -180,7 +180,7 @@ fn applying() -> Applying {
     let name = name("web1.test");
     let request = wardline_secrets::request::request(channel.as_bytes(), &name, Role::Agent).unwrap();
     let (identity, certificate) = (identity.as_bytes().to_vec().into(), Bytes::new());
-    Applying { name, role: Role::Agent, identity, request, certificate, pin: None }
+    Applying { name, role: Role::Agent, identity, request, certificate, pin: None, further: None }
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn only_what_was_committed_to_can_be_opened() {
         let request = applying().request.into();
         let (token, identity) = (Bytes::new(), identity.public().unwrap().spki().into());
         let (name, role, nonce) = (host.to_owned(), "agent".to_owned(), vec![1; 16].into());
-        encode(&Hello { token, name, role, identity, request, nonce, certificate: Bytes::new() })
+        encode(&Hello { token, name, role, identity, request, nonce, certificate: Bytes::new(), further: None })
     };
     let hash = |nonce: &[u8], hello: &[u8]| sha256(&[nonce, hello]).to_wire();
     let talk = async |digest: Bytes, nonce: &[u8], hello: Bytes| {
@@ -242,7 +242,7 @@ async fn only_what_was_committed_to_can_be_opened() {
         };
         let transcript = transcript(&[&commitment, &challenge.payload, nonce, &hello]);
         let identity = identity.sign(Context::Join, &transcript.0);
-        let open = Open { nonce: Bytes::copy_from_slice(nonce), hello, identity };
+        let open = Open { nonce: Bytes::copy_from_slice(nonce), hello, identity, token: Bytes::new() };
         say(&mut stream, &Up { said: Some(Said::Open(open)) }).await.unwrap();
         let Some(Down { answered: Some(answered) }) = hear(&mut stream).await.unwrap() else { panic!("no answer") };
         answered
@@ -379,7 +379,7 @@ async fn joins_and_sessions_do_not_keep_each_other_out() {
     let (channel, desk) = (site.group.channel("srv.test", Role::Server), Arc::clone(&site.desk));
     let on_join = move |knocking: Knocking| {
         let desk = Arc::clone(&desk);
-        async move { serve(knocking.stream, knocking.address, desk.as_ref()).await }
+        async move { serve(knocking, desk.as_ref()).await }
     };
     let served = Arc::new(Mutex::new(0));
     let count = Arc::clone(&served);

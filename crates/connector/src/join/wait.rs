@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wardline_proto::join::{Answered, Commitment, Hello, Open, POLLED, Poll, Proof, Said, Up, Why};
+use wardline_proto::join::{Answered, Commitment, Further, Hello, Open, POLLED, Poll, Proof, Said, Up, Why};
 use wardline_proto::message::{Context, Digest, encode};
 use wardline_proto::{Name, Role};
 use wardline_secrets::signature::{SigningKey, random, sha256};
-use wardline_secrets::token::{Code, code, confirmation};
+use wardline_secrets::token::{Code, Token, code, confirmation};
 use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::view::pin_of;
 use zeroize::Zeroizing;
@@ -42,6 +42,19 @@ pub struct Applying {
     pub certificate: Bytes,
     /// The pin of the group's root, where it is known.
     pub pin: Option<Pin>,
+    /// What a further server brings besides.
+    pub further: Option<Brought>,
+}
+
+/// What a further server brings besides what every host does.
+#[derive(Debug)]
+pub struct Brought {
+    /// The token for its name.
+    pub token: Token,
+    /// A certificate signing request with its duty key, DER.
+    pub duty: Vec<u8>,
+    /// The sealing certificate, DER, that what it is given is to be encrypted to.
+    pub sealing: Bytes,
 }
 
 /// A request that waits for an operator. Nobody knows yet who has answered.
@@ -86,14 +99,22 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     // Of a key's public half the group is no part.
     let public =
         SigningKey::from_pem(&applying.identity, wardline_proto::GroupId([0; 16])).and_then(|key| key.public());
+    let session = super::session(&stream).ok_or(Cause::Garbled("its TLS session cannot be told from others"))?;
+    let further = applying.further.as_ref();
+    let token = further.map(|further| &further.token);
     let hello = encode(&Hello {
-        token: Bytes::new(),
+        token: token.map(|token| Bytes::copy_from_slice(&token.id)).unwrap_or_default(),
         name: applying.name.to_string(),
         role: applying.role.to_string(),
         identity: public.map_err(no_key)?.spki().into(),
         request: applying.request.clone().into(),
         nonce: Bytes::copy_from_slice(&random()),
         certificate: applying.certificate.clone(),
+        further: further.map(|further| Further {
+            duty: further.duty.clone().into(),
+            sealing: further.sealing.clone(),
+            session: Bytes::copy_from_slice(&session),
+        }),
     });
     let nonce = random_32();
     let commitment = encode(&Commitment {
@@ -108,7 +129,11 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         _ => return Err(Cause::Garbled(EARLY)),
     };
     let rooted = |root: &[u8], group| {
-        let shown = applying.pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
+        if token.is_some_and(|token| token.group != group) {
+            return Err(Cause::Forged("it is a server of another group than the token's".into()));
+        }
+        let pin = token.map(|token| token.pin).or(applying.pin);
+        let shown = pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
         Root::from_certificate(root, group, shown).map_err(not_the_root)
     };
     let believed = believe(rooted, &commitment, 32, &challenge)?;
@@ -117,8 +142,9 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
     let transcript = transcript(&[&commitment, &challenge.payload, &nonce, &hello]);
     let identity = SigningKey::from_pem(&applying.identity, root.group()).map_err(no_key)?;
     let (signature, nonce) = (identity.sign(Context::Join, &transcript.0), Bytes::copy_from_slice(&nonce));
-    let about = refused_transcript(&transcript, &[], &signature);
-    say(&mut stream, &Up { said: Some(Said::Open(Open { nonce, hello, identity: signature })) }).await?;
+    let token = token.map(|token| Bytes::copy_from_slice(&token.sign(&transcript.0))).unwrap_or_default();
+    let about = refused_transcript(&transcript, &token, &signature);
+    say(&mut stream, &Up { said: Some(Said::Open(Open { nonce, hello, identity: signature, token })) }).await?;
     match hear_answer(&mut stream).await? {
         Answered::Pending(_) => {}
         Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
@@ -162,6 +188,10 @@ impl Waiting {
             let cause = match asked.unwrap_or(Err(Cause::Deadline)) {
                 Ok(Some(admitted)) => return Ok(admitted),
                 Ok(None) => None,
+                // What a server was to be given is gone.
+                Err(cause @ Cause::Refused(Why::NoRequest)) if self.applicant.role == Role::Server => {
+                    break (step, cause);
+                }
                 // The server has been restarted, and may have decided before that.
                 Err(Cause::Refused(Why::NoRequest)) => {
                     match ask(std::slice::from_ref(&self.parent), &self.applicant).await {

@@ -242,17 +242,17 @@ impl Builder {
         write(&server.group.join("group.toml"), format!("id = \"{id}\"\n"), 0o644);
         let (socket, database) = (server.runtime.join("api.sock"), server.state.join("wardline.db"));
         let postgres = self.postgres.then(Postgres::start);
-        server.write(&ServerFile {
-            common: server.common(&self),
-            listen,
-            api_socket: socket.clone(),
-            database: match &postgres {
-                Some(postgres) => postgres.url(&[]),
-                None => format!("sqlite:{}", database.display()),
+        server.write(&match &postgres {
+            Some(postgres) => server.server(&self, listen, postgres),
+            None => ServerFile {
+                common: server.common(&self),
+                listen,
+                api_socket: socket.clone(),
+                database: format!("sqlite:{}", database.display()),
+                channel_lifetime: self.channel_lifetime.as_deref(),
+                postgres: None,
+                group: Pinned { name },
             },
-            channel_lifetime: self.channel_lifetime.as_deref(),
-            postgres: postgres.as_ref().map(Login::of),
-            group: Pinned { name },
         });
 
         let mut group = Group {
@@ -334,6 +334,24 @@ impl Site {
         }
     }
 
+    /// The configuration of a server whose database is on a server of its own.
+    pub(super) fn server<'a>(
+        &'a self,
+        builder: &'a Builder,
+        listen: SocketAddr,
+        postgres: &Postgres,
+    ) -> ServerFile<'a> {
+        ServerFile {
+            common: self.common(builder),
+            listen,
+            api_socket: self.runtime.join("api.sock"),
+            database: postgres.url(&[]),
+            channel_lifetime: builder.channel_lifetime.as_deref(),
+            postgres: Some(Login::of(postgres)),
+            group: Pinned { name: builder.name },
+        }
+    }
+
     pub(super) fn write(&self, file: &impl Serialize) {
         let text = toml::to_string(file).expect("a configuration can be written");
         write(&self.daemon().config(), &text, 0o644);
@@ -370,7 +388,7 @@ struct GatewayFile<'a> {
 }
 
 #[derive(Serialize)]
-struct ServerFile<'a> {
+pub(super) struct ServerFile<'a> {
     #[serde(flatten)]
     common: Common<'a>,
     listen: SocketAddr,

@@ -201,7 +201,7 @@ impl Between {
         let between = Arc::clone(self);
         let knocks = move |knocking: Knocking| {
             let between = Arc::clone(&between);
-            async move { serve(knocking.stream, knocking.address, between.as_ref()).await }
+            async move { serve(knocking, between.as_ref()).await }
         };
         let (_, nobody) = credential(None);
         runtime.spawn(listener::listen(listener, nobody, Default::default(), |_| std::future::ready(()), knocks));
@@ -221,8 +221,15 @@ impl Between {
         let name = NAME.parse().unwrap();
         let request_der = signing::request(channel.as_bytes(), &name, Role::Agent).unwrap();
         let identity = identity.as_bytes().to_vec().into();
-        let applying =
-            Applying { name, role: Role::Agent, identity, request: request_der, certificate: Bytes::new(), pin: None };
+        let applying = Applying {
+            name,
+            role: Role::Agent,
+            identity,
+            request: request_der,
+            certificate: Bytes::new(),
+            pin: None,
+            further: None,
+        };
         runtime.block_on(request(std::slice::from_ref(parent), &applying)).unwrap()
     }
 }
@@ -253,7 +260,7 @@ fn opens(group: GroupId, by: &Parent, instead: Option<[u8; 16]>, key: Option<&Si
     };
     let transcript = sha256(&[&commitment, &challenge.payload, &nonce, &hello]);
     let identity = key.unwrap_or(&own).sign(Context::Join, &transcript.0);
-    peer.tell(&encode(&Up { said: Some(Said::Open(Open { nonce, hello, identity })) }));
+    peer.tell(&encode(&Up { said: Some(Said::Open(Open { nonce, hello, identity, token: Bytes::new() })) }));
     match answered(&mut peer) {
         Answered::Pending(_) => None,
         Answered::Refusal(refusal) => Some(refusal.why()),
@@ -305,6 +312,7 @@ impl Desk for Between {
             chain: [&leaf, self.issuing.certificate()].map(|der| Bytes::copy_from_slice(der)).to_vec(),
             recovery: Bytes::new(),
             head: signed_head(&self.duty, &Reach { head: Tree::default().head(), version: 0 }, 0),
+            sealed: Bytes::new(),
         };
         Ok(Some(self.duty.signed(Context::Join, encode(&welcome))))
     }

@@ -33,6 +33,7 @@ struct Parts {
     version: Option<u64>,
     recipient: Option<(Name, Name, Role)>,
     recovery: Option<String>,
+    disowned: Vec<[u8; 16]>,
     parents: Vec<Name>,
     run_as: Vec<RunAs>,
     accounts: Vec<SecureData>,
@@ -101,14 +102,14 @@ impl<'a> Parser<'a> {
         }
         let missing = ConfigurationError::Missing;
         let (group, name, role) = parts.recipient.ok_or(missing("Recipient"))?;
-        let Parts { recovery, parents, run_as, accounts, packs, .. } = parts;
+        let Parts { recovery, disowned, parents, run_as, accounts, packs, .. } = parts;
         if let Some(RunAs { profile, .. }) = run_as.iter().find(|run_as| is_dangling(run_as, &accounts)) {
             return self.wrong(format!("profile {profile:?} stands for an account that is not there"));
         }
         Ok(Configuration {
             cookie: parts.cookie.ok_or(missing("Cookie"))?,
             version: parts.version.ok_or(missing("Version"))?,
-            content: Content { group, name, role, recovery, parents, run_as, accounts, packs },
+            content: Content { group, name, role, recovery, disowned, parents, run_as, accounts, packs },
         })
     }
 
@@ -129,7 +130,7 @@ impl<'a> Parser<'a> {
             "Version" => parts.version.is_some(),
             "Recipient" => parts.recipient.is_some(),
             "Recovery" => parts.recovery.is_some(),
-            "Parent" | "RunAs" | "SecureData" | "Pack" => false,
+            "Disowned" | "Parent" | "RunAs" | "SecureData" | "Pack" => false,
             other => return self.wrong(format!("unknown element `{}`", other.escape_debug())),
         };
         if twice {
@@ -143,6 +144,15 @@ impl<'a> Parser<'a> {
                 let role = role.parse().map_err(|()| wrong(format!("{role:?} is no role")))?;
                 parts.recipient = Some((self.name(&group)?, self.name(&name)?, role));
                 self.text(empty)?.is_empty().then_some(()).ok_or_else(|| wrong("text in `Recipient`".into()))
+            }
+            "Disowned" => {
+                let [key] = self.attributes(start, ["Key"])?;
+                let AccountId(key) = self.id(&key)?;
+                if parts.disowned.last().is_some_and(|before| *before >= key) {
+                    return Err(wrong(format!("key {} a second time, or not in the order of ids", AccountId(key))));
+                }
+                parts.disowned.push(key);
+                self.text(empty)?.is_empty().then_some(()).ok_or_else(|| wrong("text in `Disowned`".into()))
             }
             "Parent" => {
                 let [parent] = self.attributes(start, ["Name"])?;

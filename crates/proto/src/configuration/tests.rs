@@ -14,6 +14,7 @@ fn configuration() -> Configuration {
             name: name("web1.test"),
             role: Role::Agent,
             recovery: Some("MFkw+/==".into()),
+            disowned: vec![[1; 16], [0xef; 16]],
             parents: vec![name("gw2.test"), name("gw1.test")],
             run_as: vec![
                 RunAs { profile: "db".into(), account: Ok(AccountId([1; 16])) },
@@ -44,7 +45,7 @@ fn a_configuration_comes_back_as_it_was_whatever_its_packs_say() {
     let unsealed = before.content.to_xml(Form::Unsealed);
     assert_eq!(unsealed.replacen("></SecureData>", ">MIIB+/==</SecureData>", 1), before.content.to_xml(Form::Sealed));
     let nothing = Content { run_as: vec![], accounts: vec![], ..before.content.clone() };
-    let bare = Content { recovery: None, parents: vec![], packs: vec![], ..nothing };
+    let bare = Content { recovery: None, disowned: vec![], parents: vec![], packs: vec![], ..nothing };
     let bare = Configuration { content: bare, version: u64::MAX, ..before };
     assert_eq!(Configuration::parse(bare.to_xml().as_bytes()), Ok(bare));
     assert!(can_carry("a\t\r\n\u{e4}\u{1f600}") && !can_carry("\0") && !can_carry("\u{ffff}"));

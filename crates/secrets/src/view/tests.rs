@@ -456,3 +456,43 @@ fn a_fork_is_followed_by_nobody_who_knows_the_other_and_an_entry_is_believed_at_
     let old = log.duty.signed(Context::Log, encode(&before));
     assert_eq!(read_head(&old).map(|reach| reach.version), Some(9), "of a server that named none");
 }
+
+#[test]
+fn what_a_removed_server_signs_counts_for_nothing_whatever_it_brings() {
+    let mut log = Log::new();
+    let key = || SigningKey::generate(GROUP).unwrap().0;
+    let (identity, duty, other) = (key(), key(), key());
+    let public = identity.public().unwrap();
+    log.add(member("srv2.test", Role::Server, &public, &[], &[])).unwrap();
+    log.add(log.certified("srv2.test", &duty.public().unwrap())).unwrap();
+    let web = name("web1.test");
+    let version = log.view.version(&web);
+    let by = |log: &Log, key: &SigningKey, fact| {
+        entry(key, log.view.tree().size(), log.now, &name("srv2.test"), "server srv2.test", fact)
+    };
+    let token = Fact::Token(log.token(Role::Agent, "*", 1));
+    // As long as it is a member its word counts, also that it has another identity key.
+    let mut standing = log.view.clone();
+    standing.apply(&by(&log, &duty, token.clone())).unwrap();
+    let removed =
+        |key: &VerifyingKey| Fact::Removed(Removed { name: "srv2.test".into(), identity: key.id().0.to_vec().into() });
+    let mut renewed = log.view.clone();
+    renewed.apply(&by(&log, &duty, removed(&public))).unwrap();
+    assert_eq!((renewed.disowned().count(), renewed.duty(&name("srv2.test")).is_some()), (0, true));
+
+    log.add(removed(&public)).unwrap();
+    assert_eq!(log.view.disowned().copied().collect::<Vec<_>>(), [duty.id()]);
+    assert!(log.view.version(&web) > version, "agents are told");
+    let refused = |log: &Log, key: &SigningKey, fact| log.view.clone().apply(&by(log, key, fact)).is_err();
+    assert!(refused(&log, &duty, token.clone()));
+    // Nor when it enters its certificate anew, or one of another key that the root has certified.
+    assert!(refused(&log, &duty, log.certified("srv2.test", &duty.public().unwrap())));
+    assert!(refused(&log, &other, log.certified("srv2.test", &other.public().unwrap())));
+    assert!(
+        log.view.clone().apply(&log.signed(&log.duty, log.certified("srv2.test", &duty.public().unwrap()))).is_err()
+    );
+    // Another server may have its name, with keys of its own.
+    log.add(member("srv2.test", Role::Server, &other.public().unwrap(), &[], &[])).unwrap();
+    log.add(log.certified("srv2.test", &other.public().unwrap())).unwrap();
+    assert!(refused(&log, &duty, token.clone()) && !refused(&log, &other, token));
+}

@@ -132,6 +132,11 @@ fn one_member(service: &Service, role: Role, name: &Name) -> Option<Member> {
 
 pub(super) async fn remove(service: &Service, role: Role, name: &Name) -> Result<Member, Problem> {
     let before = one_member(service, role, name);
+    // By then nobody would believe its word for it.
+    if *name == service.store.keeper().server {
+        let detail = format!("{name} is this server itself");
+        return Err(Problem::new(Kind::Conflict, detail, "remove it at another server"));
+    }
     let removed = name.clone();
     decide(service, move |view, _| operating::remove(role, &removed, view)).await?;
     let service_name = format!("{role} {name}");

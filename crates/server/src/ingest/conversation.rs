@@ -309,7 +309,7 @@ impl Talk {
         });
         let (way, interval) = (self.via.clone(), Duration::from_millis(position.interval));
         self.ingest.registry.heartbeat(&self.member.name, Heartbeat { way, interval, stream }, Instant::now());
-        self.ingest.store.seen(vec![(self.member.name.clone(), now_ms())]);
+        self.ingest.store.seen(self.member.name.clone(), now_ms(), interval);
         Ok(())
     }
 
@@ -321,12 +321,16 @@ impl Talk {
         while let Some((mark, outcome)) = written(&mut self.writing).await {
             self.written(mark, outcome).await?;
         }
-        let Answered { standing, watermark, common, live } =
-            self.compare(&asked).await.map_err(|error| match error {
-                store::Error::Stopped => End::Quiet,
-                // It comes again; by then the database may be back.
-                _ => End::Refused(Refusal::of(Reason::Database)),
-            })?;
+        // The agent may come from another server, and know what was appended there.
+        let compared = async {
+            self.ingest.store.follow().await?;
+            self.compare(&asked).await
+        };
+        let Answered { standing, watermark, common, live } = compared.await.map_err(|error| match error {
+            store::Error::Stopped => End::Quiet,
+            // It comes again; by then the database may be back.
+            _ => End::Refused(Refusal::of(Reason::Database)),
+        })?;
         self.taken = (standing == Standing::Live).then_some(watermark);
         (self.standing, self.serial) = (standing, position.serial);
         self.challenge = Bytes::copy_from_slice(&random());

@@ -20,7 +20,8 @@ use wardline_sdk::{Approval, Approved, Kind, Pending, Problem, Time};
 use wardline_secrets::signature::VerifyingKey;
 use wardline_secrets::token::{Code, code, confirmation};
 
-use super::{Ask, Chain, DECISIONS, JoinDesk, Refused};
+use super::{Ask, Chain, DECISIONS, Further, JoinDesk, Refused};
+use crate::founding::give;
 use crate::operating::{self, Refusal};
 
 /// The most requests.
@@ -61,6 +62,8 @@ struct Kept {
     key: VerifyingKey,
     /// The one that it brings, DER.
     certificate: Bytes,
+    /// What it brings besides, when it is a further server.
+    further: Option<Further>,
     address: SocketAddr,
     since_ms: u64,
     since: Instant,
@@ -73,13 +76,21 @@ enum State {
     Waits,
     /// The right code was typed; the trust log is being written.
     Deciding,
-    /// With its certificates, and whose act it was.
+    /// With what it is given, and whose act it was.
     Approved {
-        chain: Chain,
+        given: Given,
         act: String,
         fetched: bool,
     },
     Rejected,
+}
+
+/// What one is given who was approved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    chain: Chain,
+    /// The group's keys, encrypted to a further server; empty for others.
+    sealed: Bytes,
 }
 
 impl Kept {
@@ -217,7 +228,7 @@ impl JoinDesk {
 
     /// Keeps a request until an operator decides.
     pub(super) fn request(&self, request: &Request) -> Result<(), Refused> {
-        if self.without_token == WithoutToken::Reject {
+        if self.without_token == WithoutToken::Reject && request.token.is_empty() {
             return Err(Refused::new(Why::TokenNeeded, "it has no token, and hosts join with one only"));
         }
         if !self.gate().passes() {
@@ -226,6 +237,12 @@ impl JoinDesk {
         let ask = Ask::read(&request.hello)?;
         let view = Arc::clone(&self.store.view().borrow());
         ask.proved(view.group(), &request.transcript, &request.signature)?;
+        if let Some(further) = &ask.further {
+            if !request.direct {
+                return Err(Refused::new(Why::NotDirect, "it does not speak to this server itself, as a server must"));
+            }
+            ask.bears(&view, now_ms(), &further.token, &request.transcript, &request.token)?;
+        }
         let key = ask.key()?;
         ask.unknown(&view)?;
         // What comes of it is thrown away: nobody is to be refused once an operator has approved.
@@ -238,6 +255,7 @@ impl JoinDesk {
             identity: ask.identity,
             key,
             certificate: ask.certificate,
+            further: ask.further,
             address: request.address,
             since_ms: now_ms(),
             since: now,
@@ -252,7 +270,7 @@ impl JoinDesk {
 
     /// What became of a request; nothing while no operator has decided.
     pub(super) fn became(&self, asked: &Asked) -> Result<Option<Signed>, Why> {
-        let (chain, act, service, first) = {
+        let (given, act, service, first) = {
             let now = Instant::now();
             let mut requests = self.requests();
             requests.expire(now);
@@ -265,7 +283,7 @@ impl JoinDesk {
             match &mut kept.state {
                 State::Waits | State::Deciding => return Ok(None),
                 State::Rejected => return Err(Why::Rejected),
-                State::Approved { chain, act, fetched } => {
+                State::Approved { given, act, fetched } => {
                     let view = self.store.view();
                     let member = view.borrow().find(&kept.name, kept.role).map(|member| member.identity.clone());
                     // It may have been removed in the meantime.
@@ -273,14 +291,14 @@ impl JoinDesk {
                         return Err(Why::NotMember);
                     }
                     let first = !std::mem::replace(fetched, true);
-                    (chain.clone(), act.clone(), service, first)
+                    (given.clone(), act.clone(), service, first)
                 }
             }
         };
         if first {
             journal::emit(Event::Joined { service, act });
         }
-        Ok(Some(self.welcome(&asked.transcript, chain)))
+        Ok(Some(self.welcome(&asked.transcript, given.chain, given.sealed)))
     }
 
     /// Those that wait for an operator.
@@ -308,6 +326,9 @@ impl JoinDesk {
             Problem::new(Kind::Invalid, format!("{error}"), "type it as the host shows it: ABCD-EFGH")
         })?;
         operating::gateways(&approval.via, &self.store.view().borrow()).map_err(|Refusal(problem)| problem)?;
+        if role == Role::Server && !approval.via.is_empty() {
+            return Err(Problem::new(Kind::Invalid, "no gateway speaks for a server", "leave out `--via`"));
+        }
         let outcome = self.requests().typed(role, name, &typed, Instant::now());
         let kept = match outcome {
             Typed::Right(kept) => kept,
@@ -345,8 +366,8 @@ impl JoinDesk {
     async fn enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<(), Problem> {
         let entered = self.try_enter(kept, via, act.clone()).await;
         let mut requests = self.requests();
-        let state = entered.as_ref().map_or(State::Waits, |chain| State::Approved {
-            chain: chain.clone(),
+        let state = entered.as_ref().map_or(State::Waits, |given| State::Approved {
+            given: given.clone(),
             act: act.clone(),
             fetched: false,
         });
@@ -364,17 +385,27 @@ impl JoinDesk {
         Ok(())
     }
 
-    async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Chain, Problem> {
+    async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Given, Problem> {
         let log = "look at the server's log: `journalctl -u wardline-server`";
         let failed = |reason: String| Problem::new(Kind::Failed, reason, log);
         let issued = self.issue(&kept.name, kept.role, &kept.key, &kept.certificate);
         let (chain, issued) = issued.map_err(|refused| failed(refused.reason))?;
+        let further = kept.further.as_ref();
+        let given = further.map(|further| {
+            let given = give(self.store.keeper(), &kept.name, &further.duty, &further.sealing);
+            given.map_err(|event| {
+                let next = "put it there until the server has joined, mode 0600 and the server's own user's; then approve again";
+                Problem::new(Kind::Failed, event.text(), next).explained_by(event.number())
+            })
+        });
+        let (sealed, duty) = given.transpose()?.map_or((Bytes::new(), None), |(sealed, duty)| (sealed, Some(duty)));
+        let duty = duty.map(|certificate| Fact::Duty(trust::Duty { server: kept.name.to_string(), certificate }));
         let member = trust::Member {
             name: kept.name.to_string(),
             role: kept.role.to_string(),
             identity: kept.identity.spki().into(),
             parents: via.iter().map(ToString::to_string).collect(),
-            token: Bytes::new(),
+            token: further.map(|further| Bytes::copy_from_slice(&further.token)).unwrap_or_default(),
         };
         let (via, name, identity) = (via.to_vec(), kept.name.clone(), kept.identity.clone());
         let decided = self.store.act(act, move |view, _| {
@@ -383,11 +414,12 @@ impl JoinDesk {
                 let next = "`wardline topology` shows who is in the group";
                 return Err(Refusal(Problem::new(Kind::Conflict, refused.reason, next)));
             }
-            Ok(vec![Fact::Member(member.clone()), Fact::Issued(issued.clone())])
+            let member = [Fact::Member(member.clone()), Fact::Issued(issued.clone())];
+            Ok(member.into_iter().chain(duty.clone()).collect())
         });
         let decided = decided.await.map_err(|error| failed(error.to_string()))?;
         decided.map_err(|Refusal(problem)| problem)?;
-        Ok(chain)
+        Ok(Given { chain, sealed })
     }
 
     /// An operator does not want this host, whatever its code is.

@@ -81,6 +81,7 @@ impl Served {
             request: host.request.clone().into(),
             nonce: vec![1; 16].into(),
             certificate: Bytes::new(),
+            further: None,
         };
         let bytes = encode(&hello);
         let challenge = self.desk.challenge(&bytes, &[2; 16]);

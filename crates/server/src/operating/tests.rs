@@ -119,7 +119,7 @@ async fn members_are_removed_and_assigned_but_never_behind_themselves() {
         running.view().by_way(&name("web1.test"), Role::Agent, &via).is_some()
     };
     assert!(via(&["gw1.test"]) && !via(&["gw2.test", "gw1.test"]));
-    assert_eq!(kind(remove(Role::Server, &name("srv1.test"), &view)), Some(Kind::Invalid));
+    assert_eq!(kind(remove(Role::Server, &name("gw1.test"), &view)), Some(Kind::NotFound));
     assert_eq!(kind(remove(Role::Agent, &name("gw1.test"), &view)), Some(Kind::NotFound));
     running.act(remove(Role::Gateway, &name("gw1.test"), &view).unwrap()).await;
     assert!(!via(&["gw1.test"]));

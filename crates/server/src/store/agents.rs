@@ -1,5 +1,7 @@
 //! Who was heard, when, and how far.
 
+use std::time::Duration;
+
 use wardline_proto::Name;
 use wardline_proto::message::Epoch;
 use wardline_sdk::{Agent, AgentFilter, Page, Time, page};
@@ -43,23 +45,36 @@ impl Write for Release {
     }
 }
 
-/// When agents were heard, milliseconds since 1970.
-pub(super) struct Seen(pub(super) Vec<(Name, u64)>);
+/// An agent was heard.
+pub(super) struct Seen {
+    pub(super) agent: Name,
+    /// Milliseconds since 1970.
+    pub(super) at_ms: u64,
+    pub(super) every: Duration,
+    pub(super) by: Name,
+}
 
 impl Write for Seen {
     type Answer = ();
 
-    fn weight(&self) -> usize {
-        self.0.len()
-    }
-
     fn write(&self, connection: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
-        let update = "UPDATE agent SET last_seen = ?2 WHERE name = ?1 AND last_seen < ?2";
-        for (name, at) in &self.0 {
-            connection.execute(update, params![name.as_str(), to_sql(*at)])?;
-        }
-        Ok(())
+        let update =
+            "UPDATE agent SET last_seen = ?2, heard_every = ?3, heard_by = ?4 WHERE name = ?1 AND last_seen < ?2";
+        let every = i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX);
+        connection.execute(update, params![self.agent.as_str(), to_sql(self.at_ms), every, self.by.as_str()]).map(drop)
     }
+}
+
+/// Who was heard by other servers since a moment, when last, and how often they are.
+pub(super) fn heard_by_others(
+    connection: &Connection,
+    own: &Name,
+    since_ms: u64,
+) -> Result<Vec<(Name, u64, Duration)>, Error> {
+    let select = "SELECT name, last_seen, heard_every FROM agent WHERE heard_by NOT IN (?1, '') AND last_seen >= ?2";
+    Ok(connection.read(select, params![own.as_str(), to_sql(since_ms)], |row| {
+        Ok((row_name(row, 0)?, from_sql(row.get(1)?), Duration::from_millis(from_sql(row.get(2)?))))
+    })?)
 }
 
 /// What is shown of an agent; what goes behind `WHERE` is to be added.

@@ -28,7 +28,7 @@ pub(super) struct Claim {
 
 /// The file with the highest head that was shown.
 pub(super) fn file(keeper: &Keeper) -> PathBuf {
-    keeper.kept.with_file_name("claimed")
+    keeper.folder.join("claimed")
 }
 
 impl Write for Claim {

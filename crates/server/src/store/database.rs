@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
+    include_str!("schema/0005.sql"),
 ];
 
 /// What PostgreSQL calls things, by whole words. Texts are compared by their bytes, as SQLite does.
@@ -283,7 +284,7 @@ mod tests {
         drop(connection);
         let before = std::fs::read(&path).unwrap();
         let error = create_or_open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found, known: 4, .. } if found == 5), "{error}");
+        assert!(matches!(error, OpenError::Newer { found, known: 5, .. } if found == 6), "{error}");
         assert_eq!(error.event().number(), 40022);
         assert!(std::fs::read(&path).unwrap() == before);
     }

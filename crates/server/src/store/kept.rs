@@ -11,6 +11,9 @@ use wardline_secrets::head::Reach;
 use wardline_secrets::merkle::Head;
 use wardline_secrets::protect::Vault;
 
+/// The file with the newest head, in the group's folder.
+pub(super) const FILE: &str = "head";
+
 /// Reads the head; nothing when there is no file.
 pub(super) fn read(vault: &Vault, path: &Path) -> io::Result<Option<Reach>> {
     let bytes = match vault.read(path, &description(path)) {

@@ -33,10 +33,17 @@ pub struct Keeper {
     pub server: Name,
     /// Its duty key.
     pub duty: Arc<SigningKey>,
-    /// The file with the newest head that it has seen.
-    pub kept: PathBuf,
-    /// What protects that file.
+    /// The group's folder.
+    pub folder: PathBuf,
+    /// What protects the private files there.
     pub vault: Vault,
+}
+
+impl Keeper {
+    /// The file with the newest head that it has seen.
+    pub fn kept(&self) -> PathBuf {
+        self.folder.join(kept::FILE)
+    }
 }
 
 /// Reads the log, and holds it against the head that was kept.
@@ -99,6 +106,17 @@ pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result
     }
 }
 
+/// The wish to know what other servers have appended.
+pub(super) struct Follow;
+
+impl Write for Follow {
+    type Answer = ();
+
+    fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
+        catch_up(connection, effects)
+    }
+}
+
 /// An entry from its bytes. Other bytes that would be decoded to the same are another leaf, and none of ours.
 fn open(bytes: &[u8]) -> Option<Signed> {
     let signed: Signed = decode(&bytes.to_vec().into())?;
@@ -107,16 +125,16 @@ fn open(bytes: &[u8]) -> Option<Signed> {
 
 /// The log must begin with all of the log that the kept head is of, or say that it is given up.
 fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
-    let unreadable = |error: std::io::Error| OpenError::Kept { path: keeper.kept.clone(), reason: error.to_string() };
+    let unreadable = |error: std::io::Error| OpenError::Kept { path: keeper.kept(), reason: error.to_string() };
     let found = log.reach();
     let rolled_back = |kept: String| {
-        let place = keeper.kept.display().to_string();
+        let place = keeper.kept().display().to_string();
         Err(OpenError::LogRolledBack { place, kept, found: found.to_string() })
     };
-    let Some(kept) = kept::read(&keeper.vault, &keeper.kept).map_err(unreadable)? else {
+    let Some(kept) = kept::read(&keeper.vault, &keeper.kept()).map_err(unreadable)? else {
         // It is made before the first entry is.
         return match found.head.size {
-            0 => kept::write(&keeper.vault, &keeper.kept, &found).map_err(unreadable),
+            0 => kept::write(&keeper.vault, &keeper.kept(), &found).map_err(unreadable),
             _ => rolled_back("nothing: it is missing".into()),
         };
     };
@@ -124,7 +142,7 @@ fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
         return rolled_back(kept.to_string());
     }
     // Power may have failed between a commit and the writing of its head.
-    if kept == found { Ok(()) } else { kept::write(&keeper.vault, &keeper.kept, &found).map_err(unreadable) }
+    if kept == found { Ok(()) } else { kept::write(&keeper.vault, &keeper.kept(), &found).map_err(unreadable) }
 }
 
 /// Entries from a number on, as they were signed.

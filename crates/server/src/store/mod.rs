@@ -18,6 +18,7 @@
 //!  counts     how much there is
 //!  log        the trust log: replayed at the start, appended to by decisions
 //!  kept       the newest head of the log, apart from the database
+//!  lease      work that one of several servers does at a time
 //!  claims     heads that agents show of another log
 //!  restoring  a log that was restored on purpose
 //!  packs      the texts of packs
@@ -40,6 +41,7 @@ mod database;
 mod entries;
 mod gaps;
 mod kept;
+mod lease;
 mod log;
 mod own_alerts;
 mod packs;
@@ -55,8 +57,10 @@ mod views;
 mod writer;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use wardline_connector::journal;
@@ -66,14 +70,17 @@ use wardline_proto::message::{AccountId, Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
 use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Damage, Gap, GapFilter, Page};
 use wardline_secrets::head::Reach;
+use wardline_secrets::protect::Vault;
 use wardline_secrets::view::{Unsound, View};
 
 use sql::Row;
+use writer::{Effects, Write as _};
 
 pub use agents::Released;
 pub use alerts::Found;
 pub use counts::Counts;
 pub use database::{Location, OpenError};
+pub use lease::Term;
 pub use log::Keeper;
 pub use postgres::{Login, Settings};
 pub use receipts::Known as Receipt;
@@ -81,6 +88,15 @@ pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use upkeep::BackupError;
 pub use writer::WriterThread;
+
+/// Keeps a head of the trust log in a group's folder, for a server that has not read it yet: it takes no log that does not
+/// continue that.
+///
+/// # Errors
+/// It cannot be written.
+pub fn keep_head(vault: &Vault, folder: &Path, head: &Reach) -> io::Result<()> {
+    kept::write(vault, &folder.join(kept::FILE), head)
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +122,8 @@ pub struct Store {
     readers: readers::Readers,
     keeper: Arc<Keeper>,
     view: watch::Receiver<Arc<View>>,
+    /// Whether other servers may append to the trust log, too.
+    shared: bool,
 }
 
 impl Store {
@@ -121,13 +139,16 @@ impl Store {
             |reason: &dyn ToString| OpenError::Unusable { place: location.to_string(), reason: reason.to_string() };
         let connection = database::create_or_open(&location)?;
         let view = log::load(&connection, &location, &keeper)?;
-        let rebuilt = connection.transaction(|| views::rebuild(&connection, &view));
-        rebuilt.map_err(|error| unusable(&error))?.into_iter().for_each(journal::emit);
-        let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(Arc::new(view)));
+        let mut effects = Effects::none(Arc::new(view));
+        let rebuilt = connection.transaction(|| views::Compare.write(&connection, &mut effects));
+        rebuilt.map_err(|error| unusable(&error))?;
+        effects.events.into_iter().for_each(journal::emit);
+        let shared = matches!(location, Location::Server(_));
+        let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(effects.view));
         let trust = writer::Trust { keeper: Arc::clone(&keeper), published };
         let (writer, thread) =
             writer::start(location.clone(), connection, measure, trust).map_err(|error| unusable(&error))?;
-        Ok((Self { writer, readers: readers::Readers::new(location), keeper, view }, thread))
+        Ok((Self { writer, readers: readers::Readers::new(location), keeper, view, shared }, thread))
     }
 
     /// What the trust log says, now and with every entry from now on.
@@ -227,21 +248,73 @@ impl Store {
         self.writer.write(claims::Claim { keeper: Arc::clone(&self.keeper), agent, shown, now_ms }).await
     }
 
-    /// Raises an alert about an agent, unless it has one of that monitor that is open, or was never heard. `now_ms` is in
-    /// milliseconds since 1970.
+    /// Looks at the lease of some work: renews it when this server holds it, and takes it when it is `over`: what was
+    /// `seen` of it was so for too long. The only server holds every lease.
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub async fn raise(&self, agent: Name, alert: entry::Alert, now_ms: u64) -> Result<(), Error> {
-        self.writer.write(own_alerts::Raise { agent, alert, now_ms }).await
+    pub async fn lease(&self, work: &'static str, seen: Option<Term>, over: bool) -> Result<Term, Error> {
+        let server = self.keeper.server.clone();
+        match self.shared {
+            true => self.writer.write(lease::Look { work, server, seen, over }).await,
+            false => Ok(Term::alone(&server)),
+        }
     }
 
-    /// Closes what is open of a monitor of an agent.
+    async fn under<W: writer::Write>(&self, work: &'static str, term: &Term, write: W) -> Result<bool, Error> {
+        let term = self.shared.then(|| term.clone());
+        self.writer.write(lease::Under { work, term, write }).await.map(|done| done.is_some())
+    }
+
+    /// Raises an alert about an agent, unless it has one of that monitor that is open, or was never heard. `now_ms` is in
+    /// milliseconds since 1970. Whether it was done: not when the term of the work that it is part of is over.
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub async fn close(&self, agent: Name, monitor: &'static str, text: String, now_ms: u64) -> Result<(), Error> {
-        self.writer.write(own_alerts::Close { agent, monitor, text, now_ms }).await
+    pub async fn raise(
+        &self,
+        (work, term): (&'static str, &Term),
+        agent: Name,
+        alert: entry::Alert,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        self.under(work, term, own_alerts::Raise { agent, alert, now_ms }).await
+    }
+
+    /// Closes what is open of a monitor of an agent. Whether it was done, as above.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn close(
+        &self,
+        (work, term): (&'static str, &Term),
+        agent: Name,
+        monitor: &'static str,
+        text: String,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        self.under(work, term, own_alerts::Close { agent, monitor, text, now_ms }).await
+    }
+
+    /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970: when last, and
+    /// how often they are heard.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn heard_by_others(&self, since_ms: u64) -> Result<Vec<(Name, u64, Duration)>, Error> {
+        let own = self.keeper.server.clone();
+        match self.shared {
+            true => self.readers.read(move |connection| agents::heard_by_others(connection, &own, since_ms)).await,
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes over what other servers have appended to the trust log; everybody sees it when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn follow(&self) -> Result<(), Error> {
+        if self.shared { self.writer.write(log::Follow).await } else { Ok(()) }
     }
 
     /// Compares the tables that show what the trust log says with it, and puts them right, with event 40067.
@@ -295,10 +368,10 @@ impl Store {
         self.writer.write(agents::Release { agent, now_ms }).await
     }
 
-    /// Notes when agents were last heard, milliseconds since 1970. Best effort: left out when the writer has enough to
+    /// Notes when an agent was last heard, milliseconds since 1970, and how often it is. Best effort: left out when the writer has enough to
     /// do.
-    pub fn seen(&self, seen: Vec<(Name, u64)>) {
-        self.writer.offer(agents::Seen(seen));
+    pub fn seen(&self, agent: Name, at_ms: u64, every: Duration) {
+        self.writer.offer(agents::Seen { agent, at_ms, every, by: self.keeper.server.clone() });
     }
 
     /// How an agent's streams stand, and what is known of one epoch.

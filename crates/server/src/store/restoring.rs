@@ -36,7 +36,7 @@ impl Restoring {
             kept::read(&keeper.vault, path)
                 .map_err(|error| OpenError::Kept { path: path.into(), reason: error.to_string() })
         };
-        let (kept, claimed) = (read(&keeper.kept)?, read(&claims::file(&keeper))?);
+        let (kept, claimed) = (read(&keeper.kept())?, read(&claims::file(&keeper))?);
         let foreign = [kept, claimed].into_iter().flatten().filter(|known| !view.continues(known));
         // Where no head was kept at all, nobody can say what is lost.
         let lost = foreign.max_by_key(|lost| lost.version).or_else(|| kept.is_none().then(|| view.reach()));
@@ -80,7 +80,7 @@ impl Restoring {
         };
         let closing = format!("{act} accepted that the server was restored");
         let act = Act { keeper: Arc::clone(&self.keeper), act, decide: Box::new(decide), beside: None };
-        let mut effects = Effects { view: self.view, appended: false, events: Vec::new(), raised: Vec::new() };
+        let mut effects = Effects::none(self.view);
         let connection = &self.connection;
         let write = |effects: &mut Effects| {
             connection.begin()?;
@@ -98,7 +98,7 @@ impl Restoring {
         let unusable = |reason: String| OpenError::Unusable { place: self.location.to_string(), reason };
         written.map_err(|error| unusable(error.to_string()))?.map_err(|unsound| unusable(unsound.to_string()))?;
         // Without it the server starts all the same: the entry gives up what was kept.
-        kept::write(&self.keeper.vault, &self.keeper.kept, &effects.view.reach())
-            .map_err(|error| OpenError::Kept { path: self.keeper.kept.clone(), reason: error.to_string() })
+        kept::write(&self.keeper.vault, &self.keeper.kept(), &effects.view.reach())
+            .map_err(|error| OpenError::Kept { path: self.keeper.kept(), reason: error.to_string() })
     }
 }

@@ -254,7 +254,7 @@ async fn a_store_that_nobody_uses_any_more_writes_what_waits_and_ends_even_when_
     let folder = Folder::new();
     let (store, thread) = folder.open();
     store.open_epoch(open(A, None, None)).await.unwrap();
-    store.seen(vec![(web1(), NOW + 5)]);
+    store.seen(web1(), NOW + 5, Duration::from_secs(60));
     drop(store);
     thread.ended().await;
     assert_eq!(folder.count(&format!("agent WHERE last_seen = {}", NOW + 5)), 1);

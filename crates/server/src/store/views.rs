@@ -10,7 +10,7 @@ use wardline_secrets::view::{Member, Token, View};
 
 use super::sql::{self, Connection, Param, Value, params};
 use super::writer::{Effects, Write};
-use super::{accounts, packs, receipts, to_sql};
+use super::{accounts, log, packs, receipts, to_sql};
 
 /// A table: its name, and its columns, of which the first is the key.
 struct Table {
@@ -124,7 +124,7 @@ impl Table {
 }
 
 /// Puts the tables right: an event for each that was wrong.
-pub(super) fn rebuild(connection: &Connection, view: &View) -> Result<Vec<Event>, sql::Error> {
+fn rebuild(connection: &Connection, view: &View) -> Result<Vec<Event>, sql::Error> {
     let mut events = Vec::new();
     for (table, expected) in [(MEMBER, members(view)), (TOKEN, tokens(view))] {
         let wrong = table.rebuild(connection, &expected)?;
@@ -190,6 +190,9 @@ impl Write for Compare {
     type Answer = ();
 
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
+        // Nobody appends meanwhile: the tables would show what is no longer so.
+        connection.lock("log")?;
+        log::catch_up(connection, effects)?;
         effects.events.extend(rebuild(connection, &effects.view)?);
         Ok(())
     }

@@ -70,6 +70,13 @@ pub(super) struct Effects {
     pub(super) raised: Vec<Uuid>,
 }
 
+impl Effects {
+    /// None yet, over what the trust log says.
+    pub(super) const fn none(view: Arc<View>) -> Self {
+        Self { view, appended: false, events: Vec::new(), raised: Vec::new() }
+    }
+}
+
 /// Gives requests to the thread. Clones share it.
 #[derive(Clone)]
 pub(super) struct Writer(mpsc::Sender<Box<dyn Pending>>);
@@ -95,9 +102,9 @@ pub(super) struct Trust {
 
 impl Trust {
     fn publish(&self, view: Arc<View>) {
-        if let Err(error) = kept::write(&self.keeper.vault, &self.keeper.kept, &view.reach()) {
+        if let Err(error) = kept::write(&self.keeper.vault, &self.keeper.kept(), &view.reach()) {
             // The log is longer than what is kept then, as after a power cut; the next commit writes it.
-            let path = self.keeper.kept.display().to_string();
+            let path = self.keeper.kept().display().to_string();
             journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
         }
         self.published.send_replace(view);
@@ -245,8 +252,7 @@ impl Thread {
         };
         let view = Arc::clone(&self.trust.published.borrow());
         let mut write = || {
-            let mut effects =
-                Effects { view: Arc::clone(&view), appended: false, events: Vec::new(), raised: Vec::new() };
+            let mut effects = Effects::none(Arc::clone(&view));
             connection.transaction(|| {
                 group.iter_mut().try_for_each(|request| request.write(connection, &mut effects)).map(|()| effects)
             })

@@ -18,6 +18,7 @@ fn kept(name: &str, address: &str, now: Instant) -> Kept {
         identity: public.clone(),
         key: public,
         certificate: Bytes::new(),
+        further: None,
         address: format!("{address}:5723").parse().unwrap(),
         since_ms: 0,
         since: now,
@@ -186,10 +187,18 @@ impl Served {
             request: request(channel.as_bytes(), &name.parse().unwrap(), Role::Agent).unwrap().into(),
             nonce: vec![1; 16].into(),
             certificate: Bytes::new(),
+            further: None,
         };
         let transcript = sha256(&[&random()]);
         let signature = identity.sign(Context::Join, &transcript.0);
-        let mut request = Request { hello, transcript, signature, address: "192.0.2.1:5723".parse().unwrap() };
+        let mut request = Request {
+            hello,
+            transcript,
+            signature,
+            token: Bytes::new(),
+            direct: true,
+            address: "192.0.2.1:5723".parse().unwrap(),
+        };
         change(&mut request);
         Host { identity, request }
     }
