@@ -187,7 +187,7 @@ async fn every_refusal_is_a_problem_that_names_the_next_step() {
         ("POST", "/api/v2/alerts", 404),
         ("POST", "/api/v1/tokens", 400),
         ("POST", "/api/v1/tokens/07/revoke", 404),
-        ("POST", "/api/v1/members/server/srv1.test/remove", 400),
+        ("POST", "/api/v1/members/server/srv1.test/remove", 409),
         ("POST", "/api/v1/members/agent/..%2fweb1/remove", 400),
         ("POST", "/api/v1/members/root/web1/remove", 400),
         ("POST", "/api/v1/group/recovery", 400),

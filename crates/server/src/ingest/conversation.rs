@@ -34,6 +34,8 @@ use crate::watch::{Heartbeat, Stream};
 
 /// Batches of one agent that are being written. An agent has no more under way.
 const WRITING: usize = 32;
+/// How long an agent that comes waits for what other servers have appended to the trust log.
+const FOLLOWED: Duration = Duration::from_secs(1);
 /// How long a configuration that was sent is not sent to who asks again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -321,16 +323,15 @@ impl Talk {
         while let Some((mark, outcome)) = written(&mut self.writing).await {
             self.written(mark, outcome).await?;
         }
-        // The agent may come from another server, and know what was appended there.
-        let compared = async {
-            self.ingest.store.follow().await?;
-            self.compare(&asked).await
-        };
-        let Answered { standing, watermark, common, live } = compared.await.map_err(|error| match error {
-            store::Error::Stopped => End::Quiet,
-            // It comes again; by then the database may be back.
-            _ => End::Refused(Refusal::of(Reason::Database)),
-        })?;
+        // The agent may come from another server, and know what was appended there. While the database takes nothing it is
+        // answered all the same.
+        let _ = tokio::time::timeout(FOLLOWED, self.ingest.store.follow()).await;
+        let Answered { standing, watermark, common, live } =
+            self.compare(&asked).await.map_err(|error| match error {
+                store::Error::Stopped => End::Quiet,
+                // It comes again; by then the database may be back.
+                _ => End::Refused(Refusal::of(Reason::Database)),
+            })?;
         self.taken = (standing == Standing::Live).then_some(watermark);
         (self.standing, self.serial) = (standing, position.serial);
         self.challenge = Bytes::copy_from_slice(&random());
