@@ -9,7 +9,7 @@ use wardline_harness::ids::Log;
 use wardline_harness::log::pack;
 use wardline_harness::pki::Service;
 use wardline_harness::program::succeeds;
-use wardline_harness::{scratch, wait};
+use wardline_harness::{Postgres, scratch, wait};
 
 use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
 use crate::rolled_back::accept;
@@ -85,16 +85,22 @@ fn a_database_server_that_cannot_prove_who_it_is_gets_nothing() {
     group.done(&["status"]);
 }
 
-#[test]
-fn a_postgres_failover_loses_nothing() {
+/// A group whose database has a standby, that the server knows of, and a log that two agents follow.
+fn followed(synchronous: bool) -> (Group, Postgres, Log) {
     let mut group = Group::builder().agents(2).postgres(true).pack("base", "").lay();
-    let standby = group.postgres().standby(true);
+    let standby = group.postgres().standby(synchronous);
     let url = group.postgres().url(&[&standby]);
     group.server().set("database", url);
     let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
     group.write_pack("base", &pack("base", log.path()));
-    group.start();
     log.append(1000);
+    group.start();
+    (group, standby, log)
+}
+
+#[test]
+fn a_postgres_failover_loses_nothing() {
+    let (mut group, standby, mut log) = followed(true);
     wait::until("some lines are stored", LIMIT, || (stored(&group) > 1000).then_some(()));
 
     // The first one goes while it waits for the standby: what is not durable there is acknowledged to nobody.
@@ -127,14 +133,7 @@ fn a_postgres_failover_loses_nothing() {
 
 #[test]
 fn an_asynchronous_standby_that_takes_over_says_what_is_missing() {
-    let mut group = Group::builder().agents(2).postgres(true).pack("base", "").lay();
-    let standby = group.postgres().standby(false);
-    let url = group.postgres().url(&[&standby]);
-    group.server().set("database", url);
-    let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
-    group.write_pack("base", &pack("base", log.path()));
-    log.append(1000);
-    group.start();
+    let (mut group, standby, mut log) = followed(false);
     wait_for_the_last_line(&group, &mut log, LOG_SEED, 2);
     let have = stored(&group);
     let count = "SELECT count(*) FROM event";

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Command, Stdio};
 
 use uuid::Uuid;
 
@@ -17,7 +17,6 @@ const NOBODY: u32 = 65534;
 /// A server, ended and removed with the test.
 pub(in crate::store) struct Cluster {
     folder: PathBuf,
-    server: Child,
 }
 
 impl Cluster {
@@ -25,31 +24,26 @@ impl Cluster {
         let folder = std::env::temp_dir().join(format!("wardline-cluster-{}", Uuid::now_v7()));
         std::fs::create_dir(&folder).unwrap();
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let root = nix::unistd::getuid().is_root();
-        if root {
+        if nix::unistd::getuid().is_root() {
             chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let command = |program: &str| {
-            let mut command = Command::new(format!("{PROGRAMS}/{program}"));
-            command.current_dir(&folder).env_clear().env("LC_ALL", "C.UTF-8");
-            if root {
-                command.uid(NOBODY).gid(NOBODY);
-            }
-            command
-        };
-        let data = folder.join("data");
-        let mut init = command("initdb");
-        init.args(["--no-sync", "--auth=trust", "--username=wardline", "--encoding=UTF8", "--pgdata"]).arg(&data);
-        let made = init.output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = command("postgres");
-        server.args(["-c", "listen_addresses=", "-k"]).arg(&folder).arg("-D").arg(&data);
-        let server = server.stderr(std::fs::File::create(folder.join("log")).unwrap()).spawn().unwrap();
-        let cluster = Self { folder, server };
-        while cluster.sql("postgres", "SELECT 1").is_none() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        let cluster = Self { folder };
+        cluster.run("initdb", &["--no-sync", "--auth=trust", "--username=wardline", "--encoding=UTF8"]);
+        // It returns when connections are taken.
+        let socket = format!("-c listen_addresses= -k {}", cluster.folder.display());
+        cluster.run("pg_ctl", &["start", "--wait", "--silent", "--log=log", "--options", &socket]);
         cluster
+    }
+
+    /// Runs one of its programs, as who it belongs to.
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(format!("{PROGRAMS}/{program}"));
+        command.args(arguments).arg("--pgdata").arg(self.folder.join("data"));
+        command.current_dir(&self.folder).env_clear().env("LC_ALL", "C.UTF-8");
+        if nix::unistd::getuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        assert!(command.stdout(Stdio::null()).status().unwrap().success(), "{command:?}");
     }
 
     /// A new database.
@@ -71,8 +65,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        self.run("pg_ctl", &["stop", "--mode=immediate", "--silent"]);
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
