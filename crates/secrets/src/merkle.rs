@@ -59,6 +59,11 @@ impl Tree {
         self.levels.first().map_or(0, |leaves| leaves.len() as u64)
     }
 
+    /// The hash of the newest leaf.
+    pub fn last(&self) -> Option<Digest> {
+        self.levels.first().and_then(|leaves| leaves.last().copied())
+    }
+
     /// The head of the tree as it is.
     pub fn head(&self) -> Head {
         let peaks = self.levels.iter().filter(|level| level.len() % 2 == 1).filter_map(|level| level.last().copied());

@@ -460,7 +460,9 @@ impl View {
             sealing: None,
         };
         self.versions.members.insert(name.clone(), version);
-        self.gone.remove(&name);
+        if member.role == Role::Server {
+            self.gone.remove(&name);
+        }
         self.members.insert(name, Arc::new(member));
         Ok(())
     }

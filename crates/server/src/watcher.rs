@@ -7,6 +7,7 @@
 //! Of several servers one tells, the one that holds the lease; each knows from the database whom the others have heard.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,12 +53,33 @@ type Key = (Name, &'static str);
 pub async fn run(store: Store, registry: Arc<Registry>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        // Only the end of the store ends it, and that of the program follows.
-        _ = watch(&store, &registry) => {}
+        () = watch_on(&store, &registry) => {}
     }
 }
 
-async fn watch(store: &Store, registry: &Registry) -> Result<(), Error> {
+/// Begins again when the database could not be read, and says why, once for each reason. Only the end of the store ends it,
+/// and that of the program follows.
+async fn watch_on(store: &Store, registry: &Registry) {
+    let mut said = String::new();
+    loop {
+        let Err(error) = watch(store, registry).await;
+        if matches!(error, Error::Stopped) {
+            return;
+        }
+        let reason = format!("nobody is watched meanwhile: {error}");
+        if reason != said {
+            journal::emit(Event::DatabaseBusy {
+                path: "what is known of agents and alerts".into(),
+                reason: reason.clone(),
+            });
+            said = reason;
+        }
+        tokio::time::sleep(PERIOD).await;
+        registry.begin_anew(Instant::now());
+    }
+}
+
+async fn watch(store: &Store, registry: &Registry) -> Result<Infallible, Error> {
     let mut open = open_alerts(store).await?;
     let grey = |agent: &Name, monitor| open.contains(&(agent.clone(), monitor));
     let known = known(store).await?;
@@ -65,6 +87,7 @@ async fn watch(store: &Store, registry: &Registry) -> Result<(), Error> {
     registry.watch(known, Instant::now());
     let (mut lease, mut elsewhere) = (Lease::default(), Elsewhere::default());
     loop {
+        let turn = Instant::now();
         let _ = tokio::time::timeout(PERIOD, registry.something_is_found()).await;
         let mut answers = pin!(store.settled());
         if let Ok(answer) = tokio::time::timeout(PERIOD, &mut answers).await {
@@ -75,6 +98,11 @@ async fn watch(store: &Store, registry: &Registry) -> Result<(), Error> {
             continue;
         }
         elsewhere.look(store, registry).await?;
+        // The program itself was stopped, or the database slow to be read.
+        if turn.elapsed() > PERIOD * 4 {
+            registry.begin_anew(Instant::now());
+            continue;
+        }
         // Shown at every server, and told by one.
         let found = registry.judge(Instant::now());
         let Some(term) = lease.look(store).await? else { continue };
@@ -112,11 +140,10 @@ impl Lease {
     async fn look(&mut self, store: &Store) -> Result<Option<Term>, Error> {
         let over = self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() >= LEASE);
         let before = self.seen.as_ref().map(|(term, _)| term.clone());
-        let term = store.lease(WORK, before.clone(), over).await?;
+        let (term, own) = store.lease(WORK, before.clone(), over).await?;
         if before.as_ref() != Some(&term) {
             self.seen = Some((term.clone(), Instant::now()));
         }
-        let own = term.holder == store.keeper().server.as_str();
         let same = |before: &Term| (&before.holder, before.epoch) == (&term.holder, term.epoch);
         self.new = own && !before.as_ref().is_some_and(same);
         if let Some(before) = before.filter(|before| self.new && before.holder != term.holder) {

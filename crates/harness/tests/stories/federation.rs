@@ -154,6 +154,7 @@ fn a_server_that_may_not_join_is_refused_and_keeps_nothing() {
     refused(&server, &again, &twin, "used as often as it may be");
     // Who has a database of its own is no further server.
     twin.set("database", "sqlite:/nonexistent/wardline.db");
+    twin.set("name", "srv4.test");
     refused(&server, &token(&group, "srv4.test"), &twin, "");
     assert_eq!(servers(&group), [FIRST, SECOND]);
 }

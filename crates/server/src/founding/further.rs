@@ -100,7 +100,12 @@ pub fn receive(
 ) -> Result<PathBuf, String> {
     let (pending, target) = (home::pending(state, given.admitted.group), state.join(settings.name.as_str()));
     let laid = lay(vault, &pending, given).map_err(|error| error.to_string()).and_then(|()| {
-        let settings = Settings { pin: None, ..settings.clone() };
+        // What was believed at the join, whatever came.
+        let pin = wardline_secrets::view::pin_of(given.root.certificate());
+        if settings.pin.is_some() && settings.pin != pin {
+            return Err("the group's root is not the one that `pin` in the configuration names".into());
+        }
+        let settings = Settings { pin, ..settings.clone() };
         let found = found(vault, &pending, name, &settings, lifetime, now_ms() / 1000);
         found.map_err(|event| event.text())?;
         // An empty folder makes place.

@@ -59,7 +59,9 @@ impl Write for Seen {
 
     fn write(&self, connection: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
         let update =
-            "UPDATE agent SET last_seen = ?2, heard_every = ?3, heard_by = ?4 WHERE name = ?1 AND last_seen < ?2";
+            // The clock of whoever heard it before may be ahead.
+            "UPDATE agent SET last_seen = ?2, heard_every = ?3, heard_by = ?4
+             WHERE name = ?1 AND (last_seen < ?2 OR heard_by <> ?4)";
         let every = i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX);
         connection.execute(update, params![self.agent.as_str(), to_sql(self.at_ms), every, self.by.as_str()]).map(drop)
     }

@@ -19,7 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0005.sql"),
 ];
 
-/// What PostgreSQL calls things, by whole words. Texts are compared by their bytes, as SQLite does.
+/// What PostgreSQL calls things. Texts are compared by their bytes, as SQLite does.
 const POSTGRES: &[(&str, &str)] = &[
     (" STRICT, WITHOUT ROWID", ""),
     (" STRICT", ""),
@@ -182,6 +182,10 @@ fn open(location: &Location) -> Result<Result<Connection, u32>, Error> {
         }
         Location::Server(settings) => {
             let connection = Connection::from(Engine::Postgres(Box::new(Postgres::connect(settings)?)));
+            let encoding = connection.first("SHOW server_encoding", params![], |row| row.get::<String>(0))?;
+            if encoding.as_deref() != Some("UTF8") {
+                return Err(Error::Encoding(encoding.unwrap_or_default()));
+            }
             let found = connection.transaction(|| migrate(&connection))?;
             Ok(if found > known() { Err(found) } else { Ok(connection) })
         }

@@ -53,7 +53,7 @@ pub(super) fn write(connection: &Connection, effects: &mut Effects, source: &Sou
             let reason = match reason {
                 Refused::Senseless(reason) => reason.to_owned(),
                 // About this entry alone. Trying it again would only hold up the stream for ever.
-                Refused::Failed(error) if error.is_about_the_row() => error.to_string(),
+                Refused::Failed(error) if error.is_about_the_row() && connection.goes_on() => error.to_string(),
                 Refused::Failed(error) => return Err(error),
             };
             rows.set_aside(number, entry, &reason)?;
@@ -149,10 +149,12 @@ impl<'a> Rows<'a> {
             return Err("a sample is not a number".into());
         }
         let agent = self.source.agent;
+        for sample in &performance.samples {
+            short(&[&performance.source, &sample.label, &sample.unit])?;
+        }
         let insert = "INSERT INTO sample (series, at, value)
                       SELECT id, ?5, ?6 FROM series WHERE agent = ?1 AND source = ?2 AND label = ?3 AND unit = ?4";
         for sample in &performance.samples {
-            short(&[&performance.source, &sample.label, &sample.unit])?;
             let sampled = params![agent, &performance.source, &sample.label, &sample.unit, at, sample.value];
             if self.connection.execute(insert, sampled)? == 0 {
                 self.connection.execute(
@@ -202,6 +204,7 @@ impl<'a> Rows<'a> {
 
 /// Words that rows are found by must fit into an index.
 fn short(words: &[&str]) -> Result<(), &'static str> {
-    let bytes: usize = words.iter().map(|word| word.len()).sum();
+    // As they are stored: for a NUL three bytes may stand.
+    let bytes: usize = words.iter().map(|word| word.len() + 2 * word.matches('\0').count()).sum();
     if bytes > WORDS { Err("its names are too long to be kept") } else { Ok(()) }
 }

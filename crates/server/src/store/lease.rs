@@ -35,26 +35,29 @@ pub(super) struct Look {
 }
 
 impl Write for Look {
-    type Answer = Term;
+    /// What was found, and whether it is this process's.
+    type Answer = (Term, bool);
 
-    fn write(&self, connection: &Connection, _: &mut Effects) -> Result<Term, sql::Error> {
+    fn write(&self, connection: &Connection, _: &mut Effects) -> Result<Self::Answer, sql::Error> {
         let (work, own) = (self.work, self.server.as_str());
         let insert =
             "INSERT INTO lease (work, holder, epoch, beat) VALUES (?1, ?2, 1, 0) ON CONFLICT (work) DO NOTHING";
         connection.execute(insert, params![work, own])?;
         let found = find(connection, work)?.ok_or(sql::Error::Vanished)?;
         let known = self.seen.as_ref();
-        let next = if found.holder == own && known.is_some_and(|known| known.holder == own) {
+        let same = known.is_some_and(|known| (known.holder.as_str(), known.epoch) == (own, found.epoch));
+        let next = if found.holder == own && same {
             Term { beat: found.beat + 1, ..found }
-        } else if found.holder == own || self.over && known == Some(&found) {
+        } else if found.holder == own && known.is_none() || self.over && known == Some(&found) {
             // Of a process that has ended, this server's own too, nothing is to come any more.
             Term { holder: own.into(), epoch: found.epoch + 1, beat: 0 }
         } else {
-            return Ok(found);
+            // Under this server's own name too: a copy of it that runs somewhere else.
+            return Ok((found, false));
         };
         let update = "UPDATE lease SET holder = ?2, epoch = ?3, beat = ?4 WHERE work = ?1";
         connection.execute(update, params![work, &next.holder, next.epoch, next.beat])?;
-        Ok(next)
+        Ok((next, true))
     }
 }
 

@@ -11,6 +11,7 @@ use wardline_connector::now_ms;
 use wardline_proto::Name;
 use wardline_proto::message::{AccountId, Signed, decode, encode};
 use wardline_proto::trust::Fact;
+use wardline_secrets::merkle;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::trust::Root;
@@ -74,15 +75,16 @@ pub(super) fn replay(connection: &Connection, location: &Location, keeper: &Keep
     }
 }
 
-/// Takes over what other servers have appended since. What nobody of them has signed is none of the log. A log that lacks
-/// the newest entry that this server knows is not gone on with: it would have a hole.
+/// Takes over what other servers have appended since. What nobody of them has signed is none of the log. A log that has
+/// not the newest entry that this server knows in its place is another one, and is not gone on with.
 pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
     loop {
         let size = effects.view.tree().size();
         let known = size.checked_sub(1);
         let mut page = page(connection, known.unwrap_or(0), PAGE)?;
         if let Some(known) = known {
-            if page.first().is_none_or(|(number, _)| *number != known) {
+            let newest = page.first().filter(|(number, _)| *number == known);
+            if newest.map(|(_, entry)| merkle::leaf(entry)) != effects.view.tree().last() {
                 return Err(sql::Error::LogShorter(effects.view.reach()));
             }
             page.remove(0);
@@ -142,7 +144,13 @@ fn compare(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
         return rolled_back(kept.to_string());
     }
     // Power may have failed between a commit and the writing of its head.
-    if kept == found { Ok(()) } else { kept::write(&keeper.vault, &keeper.kept(), &found).map_err(unreadable) }
+    if kept == found { Ok(()) } else { keep(log, keeper) }
+}
+
+/// Keeps how far the log reaches.
+pub(super) fn keep(log: &View, keeper: &Keeper) -> Result<(), OpenError> {
+    kept::write(&keeper.vault, &keeper.kept(), &log.reach())
+        .map_err(|error| OpenError::Kept { path: keeper.kept(), reason: error.to_string() })
 }
 
 /// Entries from a number on, as they were signed.

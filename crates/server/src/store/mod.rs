@@ -142,6 +142,8 @@ impl Store {
         let mut effects = Effects::none(Arc::new(view));
         let rebuilt = connection.transaction(|| views::Compare.write(&connection, &mut effects));
         rebuilt.map_err(|error| unusable(&error))?;
+        // What another server has appended meanwhile.
+        log::keep(&effects.view, &keeper)?;
         effects.events.into_iter().for_each(journal::emit);
         let shared = matches!(location, Location::Server(_));
         let (keeper, (published, view)) = (Arc::new(keeper), watch::channel(effects.view));
@@ -249,15 +251,16 @@ impl Store {
     }
 
     /// Looks at the lease of some work: renews it when this server holds it, and takes it when it is `over`: what was
-    /// `seen` of it was so for too long. The only server holds every lease.
+    /// `seen` of it was so for too long. The only server holds every lease. Gives what it is now, and whether this process
+    /// holds it.
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub async fn lease(&self, work: &'static str, seen: Option<Term>, over: bool) -> Result<Term, Error> {
+    pub async fn lease(&self, work: &'static str, seen: Option<Term>, over: bool) -> Result<(Term, bool), Error> {
         let server = self.keeper.server.clone();
         match self.shared {
             true => self.writer.write(lease::Look { work, server, seen, over }).await,
-            false => Ok(Term::alone(&server)),
+            false => Ok((Term::alone(&server), true)),
         }
     }
 

@@ -25,7 +25,7 @@ use super::sql::{Param, Row, Value, Values};
 
 /// How long a statement may take here. The server itself gives up a little before: what it has given up is not in doubt.
 const STATEMENT: Duration = Duration::from_secs(30);
-/// The same for reaching a server and for being let in.
+/// The same for reaching one host and for being let in there: the next one may be the one that works.
 const CONNECTING: Duration = Duration::from_secs(5);
 
 /// What every session is told. Whatever a role or a database sets: a commit means the disk has it, and what a server that
@@ -35,6 +35,10 @@ const SESSION: &str = "SET statement_timeout = '25s'; SET lock_timeout = '1s'; \
                        SET default_transaction_isolation = 'read committed'; \
                        SELECT set_config('synchronous_commit', 'on', false) \
                        WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+
+/// Waits until a synchronous standby has everything that can be read here. After a restart PostgreSQL shows commits that
+/// still waited for it, and an agent throws away what is said to be here.
+const CAUGHT_UP: &str = "SELECT pg_logical_emit_message(true, 'wardline', '')";
 
 /// The table `[postgres]` of the configuration: what is needed to be let in.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,6 +58,8 @@ pub struct Login {
 #[derive(Clone, Debug)]
 pub struct Settings {
     config: Config,
+    /// One for each host.
+    hosts: Vec<Config>,
     login: Login,
 }
 
@@ -81,11 +87,16 @@ impl Settings {
     /// # Errors
     /// In words: what cannot be used, and what to do.
     pub fn new(url: &str, login: &Login) -> Result<Self, String> {
-        let mut config: Config = url.parse().map_err(|error| format!("database: {}", Shown(&error)))?;
+        let config: Config = url.parse().map_err(|error| format!("database: {}", Shown(&error)))?;
         let (hosts, user) = (config.get_hosts(), config.get_user());
         let remote = hosts.iter().any(|host| matches!(host, Host::Tcp(_)));
         if hosts.is_empty() || user.is_none() || config.get_dbname().is_none() {
             return Err("database: `postgres://USER@HOST/DATABASE` is expected".into());
+        }
+        if !config.get_hostaddrs().is_empty() {
+            return Err(
+                "database: `hostaddr` is not allowed: a server is dialled by the name that it has to prove".into()
+            );
         }
         if remote && hosts.iter().any(|host| matches!(host, Host::Unix(_))) {
             return Err("database: its hosts are either names or folders of unix sockets".into());
@@ -103,18 +114,47 @@ impl Settings {
         if login.certificate.is_some() != login.key.is_some() {
             return Err("[postgres]: `certificate` and `key` belong together".into());
         }
-        config
-            .ssl_mode(if remote { SslMode::Require } else { SslMode::Disable })
-            .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .application_name("wardline-server")
-            .connect_timeout(CONNECTING)
-            .tcp_user_timeout(STATEMENT)
-            .keepalives_idle(CONNECTING);
-        Ok(Self { config, login: login.clone() })
+        let ports = config.get_ports();
+        let one = |(index, host): (usize, &Host)| {
+            let mut one = Config::new();
+            match host {
+                Host::Tcp(name) => one.host(name),
+                Host::Unix(folder) => one.host_path(folder),
+            };
+            if let Some(port) = ports.get(index).or(ports.first()) {
+                one.port(*port);
+            }
+            one.user(user.unwrap_or_default())
+                .dbname(config.get_dbname().unwrap_or_default())
+                .ssl_mode(if remote { SslMode::Require } else { SslMode::Disable })
+                .target_session_attrs(TargetSessionAttrs::ReadWrite)
+                .application_name("wardline-server")
+                .tcp_user_timeout(STATEMENT)
+                .keepalives_idle(CONNECTING);
+            one
+        };
+        let hosts = hosts.iter().enumerate().map(one).collect();
+        Ok(Self { config, hosts, login: login.clone() })
     }
 
+    /// The first host that takes writes.
     async fn connect(&self) -> Result<Client, Error> {
-        let mut config = self.config.clone();
+        let mut last = Error::Late;
+        for host in &self.hosts {
+            match tokio::time::timeout(CONNECTING, self.dial(host)).await {
+                Ok(Ok(client)) => {
+                    client.batch_execute(CAUGHT_UP).await?;
+                    return Ok(client);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = Error::Late,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial(&self, host: &Config) -> Result<Client, Error> {
+        let mut config = host.clone();
         if let Some(path) = &self.login.password_file {
             let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, &error))?;
             config.password(text.lines().next().unwrap_or_default());
@@ -144,14 +184,11 @@ pub enum Error {
     #[error("{}", Shown(.0))]
     Client(#[from] tokio_postgres::Error),
     /// There was no answer in time.
-    #[error("there was no answer within {} seconds", STATEMENT.as_secs())]
+    #[error("there was no answer in time")]
     Late,
     /// A file that is needed to log in.
     #[error("{0}")]
     Login(String),
-    /// What stands in a column is of a type that none of ours has.
-    #[error("a column has the type {0}, which is none of ours")]
-    Type(String),
 }
 
 /// What the client says, with what it only hints at.

@@ -38,6 +38,9 @@ pub enum Error {
     /// A column does not hold what it should.
     #[error("column {0} is not {1}")]
     Column(usize, &'static str),
+    /// The database cannot keep every text.
+    #[error("its encoding is {0}: create it with --encoding=UTF8")]
+    Encoding(String),
     /// A row that was just written is not there.
     #[error("a row that was just written is not there")]
     Vanished,
@@ -60,7 +63,9 @@ impl Error {
         match self {
             Self::Sqlite(error) => sqlite::is_about_the_row(error),
             Self::Postgres(error) => error.is_about_the_row(),
-            Self::Column(..) | Self::Vanished | Self::LogShorter(_) | Self::Newer => false,
+            // Somebody has written what none of us does.
+            Self::Column(..) => true,
+            Self::Encoding(_) | Self::Vanished | Self::LogShorter(_) | Self::Newer => false,
         }
     }
 }
@@ -294,8 +299,8 @@ impl Connection {
     pub(super) fn transaction<T>(&self, write: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         self.begin()?;
         let written = write().and_then(|answer| self.commit().map(|()| answer));
-        if written.is_err() {
-            // What has failed says more than this could.
+        // What has failed says more than this could; who did not answer would be waited for once more.
+        if !matches!(written, Ok(_) | Err(Error::Postgres(postgres::Error::Late))) {
             let _ = self.rollback();
         }
         written
@@ -374,6 +379,11 @@ impl Connection {
             // In a file a statement that fails takes back itself alone.
             _ => write(),
         }
+    }
+
+    /// Whether a transaction goes on after a statement that failed within [`Self::guarded`].
+    pub(super) const fn goes_on(&self) -> bool {
+        matches!(self.engine, Engine::Sqlite(_)) || self.is_careful()
     }
 
     /// Whether each row is written by itself, because one of many is refused.

@@ -581,9 +581,22 @@ async fn a_row_that_the_database_does_not_take_is_set_aside_with_its_reason() {
         "CREATE TRIGGER rule BEFORE INSERT ON event WHEN new.text = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END",
         "ALTER TABLE event ADD CONSTRAINT no CHECK (text <> 'bad')",
     );
-    let entries = vec![event("good"), event("bad"), event("good")];
+    folder.change(
+        "CREATE TRIGGER other BEFORE INSERT ON state WHEN new.text = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "ALTER TABLE state ADD CONSTRAINT no CHECK (text <> 'bad')",
+    );
+    let state = |text: &str| {
+        said(What::State(entry::State { monitor: "m".into(), health: Health::Healthy.number(), text: text.into() }))
+    };
+    let entries = vec![event("good"), event("bad"), state("good"), state("bad"), event("good")];
     assert_eq!(store.commit(batch(A, 0, entries)).await.unwrap(), Outcome::Committed);
-    assert_eq!((folder.count("event"), folder.count("set_aside WHERE reason LIKE '%no%'")), (2, 1));
+    assert_eq!((folder.count("event"), folder.count("state")), (2, 1));
+    assert_eq!(folder.count("set_aside WHERE reason LIKE '%no%'"), 2);
+    // Names that are short until they are stored.
+    let long = "\0\u{1}".repeat(900);
+    let long = said(What::State(entry::State { monitor: long, health: Health::Healthy.number(), text: "x".into() }));
+    assert_eq!(store.commit(batch(A, 5, vec![long, event("good")])).await.unwrap(), Outcome::Committed);
+    assert_eq!((folder.count("event"), folder.count("set_aside")), (3, 3));
 }
 
 /// The same tests, and those that lock a file, which is done otherwise on a server.

@@ -61,7 +61,7 @@ enum Copying {
 }
 
 fn copy(connection: &rusqlite::Connection, part: &Path, file: &Path) -> Result<u64, Copying> {
-    let created = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part);
     let written = created.and_then(|made| made.set_permissions(Permissions::from_mode(0o600)).map(|()| made));
     let written = written.map_err(Copying::File)?;
     connection.execute("VACUUM INTO ?", [part.to_string_lossy()]).map_err(Copying::Database)?;
