@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use wardline_harness::group::Group;
+use wardline_harness::group::{Group, sql};
 use wardline_harness::ids::Log;
 use wardline_harness::log::pack;
 use wardline_harness::pki::Service;
@@ -114,9 +114,15 @@ fn a_postgres_failover_loses_nothing() {
     let acknowledged: Vec<i64> = group.sql("SELECT number FROM stream ORDER BY agent");
     // It comes back once, and shows what waited as if that were done. Nobody is told so.
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'wardline-server'
-                    AND wait_event = 'SyncRep'";
+                    AND wait_event = 'SyncRep' AND query LIKE '%pg_logical_emit_message%'";
     group.postgres().restart(&[]);
-    wait::until("the server waits for the standby", LIMIT, || (group.sql::<i64>(sessions)[0] >= 1).then_some(()));
+    wait::until("the server waits for the standby before it reads", LIMIT, || {
+        (group.sql::<i64>(sessions)[0] >= 1).then_some(())
+    });
+    for (agent, durable) in standby.sql::<i64>("SELECT number FROM stream ORDER BY agent").into_iter().enumerate() {
+        let queue = group.agent(agent).state().join("queue.db");
+        assert!(sql::<i64>(&queue, "SELECT number FROM stream")[0] <= durable, "agent {agent} was told more");
+    }
     group.postgres().kill9();
     group.server().wait_event_since(mark, 40020);
     standby.promote();
