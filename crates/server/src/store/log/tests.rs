@@ -68,6 +68,12 @@ impl Served {
     }
 }
 
+/// The last byte of the signature is another one than it was, whatever it was.
+const OTHER_SIGNATURE: &str =
+    "UPDATE log SET entry = CAST(substr(entry, 1, length(entry) - 1)
+                                 || iif(substr(entry, -1) = x'00', x'01', x'00') AS BLOB)
+     WHERE number = 8";
+
 #[tokio::test]
 async fn a_log_that_somebody_has_written_into_does_not_start() {
     assert_eq!(Served::tampered(&["UPDATE log SET entry = entry"]).await, None);
@@ -79,10 +85,7 @@ async fn a_log_that_somebody_has_written_into_does_not_start() {
         (&["DELETE FROM log WHERE number = 0"], 40066),
         (&["UPDATE log SET entry = zeroblob(200) WHERE number = 6"], 40066),
         (&["UPDATE log SET entry = (SELECT entry FROM log WHERE number = 7) WHERE number = 6"], 40066),
-        (
-            &["UPDATE log SET entry = CAST(substr(entry, 1, length(entry) - 1) || x'00' AS BLOB) WHERE number = 8"],
-            40066,
-        ),
+        (&[OTHER_SIGNATURE], 40066),
         // An unknown field behind the entry: decoded the same, and another leaf.
         (&["UPDATE log SET entry = CAST(entry || x'1800' AS BLOB) WHERE number = 8"], 40066),
         (&["INSERT INTO log VALUES (9, x'00')"], 40066),
