@@ -170,7 +170,7 @@ fn crowd(agents: u64) -> f64 {
     let mut group = Group::builder().gateways(2).agents(0).lay();
     group.start();
     let (folder, began) = (Scratch::in_memory(), Instant::now());
-    // All at once: whoever is connected hears of everybody who joins, which makes joining slower.
+    // All at once: the agents of a process are connected when all of them have joined.
     let start = |load: u64| {
         let gateway = usize::from(load % 2 == 1);
         Load::spawn(&mut group, gateway, &format!("load{load}"), agents / LOADS, &folder)
@@ -355,11 +355,11 @@ impl Load {
     }
 }
 
-/// Whether the server has so many connected agents.
+/// Whether so many agents are connected to the server, and each has told it where its stream stands.
 fn connected(group: &Group, agents: u64) -> Option<()> {
     let output = group.wardline(&["-o", "json", "status"]);
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it answers");
-    (status["agents_connected"] == agents).then_some(())
+    (status["agents_connected"] == agents && status["agents"] == agents).then_some(())
 }
 
 impl Drop for Load {
