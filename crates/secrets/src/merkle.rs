@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use rpds::VectorSync;
 use wardline_proto::message::Digest;
 
 use crate::signature::sha256;
@@ -34,11 +35,48 @@ pub struct Head {
     pub root: Digest,
 }
 
-/// A tree that grows by one leaf at a time. It keeps the hash of every complete subtree: 64 bytes a leaf.
+/// A tree that grows by one leaf at a time. It keeps the hash of every complete subtree: 64 bytes a leaf, of which clones
+/// share almost all.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     /// By height: the complete subtrees of 2^height leaves, from the left. The lowest are the leaves.
-    levels: Vec<Vec<Digest>>,
+    levels: Vec<Row>,
+}
+
+/// Hashes in a row that only grows.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    /// All but the last few, which clones share.
+    full: VectorSync<[Digest; PIECE]>,
+    /// Those behind them, never as many.
+    rest: Vec<Digest>,
+}
+
+/// How many hashes are shared together.
+const PIECE: usize = 64;
+
+impl Row {
+    fn len(&self) -> usize {
+        self.full.len() * PIECE + self.rest.len()
+    }
+
+    fn get(&self, position: usize) -> Option<Digest> {
+        let (piece, place) = (position / PIECE, position % PIECE);
+        let found = self.full.get(piece).map_or_else(|| self.rest.get(place), |full| full.get(place));
+        found.copied()
+    }
+
+    fn last(&self) -> Option<Digest> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
+    fn push(&mut self, hash: Digest) {
+        self.rest.push(hash);
+        if let Ok(piece) = self.rest.as_slice().try_into() {
+            self.full.push_back_mut(piece);
+            self.rest.clear();
+        }
+    }
 }
 
 impl Tree {
@@ -46,12 +84,14 @@ impl Tree {
     pub fn push(&mut self, leaf: Digest) {
         let mut hash = leaf;
         for level in &mut self.levels {
-            let left = level.last().copied().filter(|_| level.len() % 2 == 1);
+            let left = level.last().filter(|_| level.len() % 2 == 1);
             level.push(hash);
             let Some(left) = left else { return };
             hash = interior(left, hash);
         }
-        self.levels.push(vec![hash]);
+        let mut level = Row::default();
+        level.push(hash);
+        self.levels.push(level);
     }
 
     /// The number of leaves.
@@ -61,12 +101,12 @@ impl Tree {
 
     /// The hash of the newest leaf.
     pub fn last(&self) -> Option<Digest> {
-        self.levels.first().and_then(|leaves| leaves.last().copied())
+        self.levels.first().and_then(Row::last)
     }
 
     /// The head of the tree as it is.
     pub fn head(&self) -> Head {
-        let peaks = self.levels.iter().filter(|level| level.len() % 2 == 1).filter_map(|level| level.last().copied());
+        let peaks = self.levels.iter().filter(|level| level.len() % 2 == 1).filter_map(Row::last);
         let root = peaks.reduce(|right, left| interior(left, right)).unwrap_or_else(empty);
         Head { size: self.size(), root }
     }
@@ -123,7 +163,7 @@ impl Tree {
         while end > range.start {
             let height = (end - range.start).trailing_zeros();
             let position = usize::try_from((end >> height) - 1).ok()?;
-            let left = *self.levels.get(usize::try_from(height).ok()?)?.get(position)?;
+            let left = self.levels.get(usize::try_from(height).ok()?)?.get(position)?;
             hash = Some(hash.map_or(left, |right| interior(left, right)));
             end -= 1 << height;
         }

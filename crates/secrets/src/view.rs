@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rpds::{HashTrieMapSync, HashTrieSetSync};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use wardline_proto::message::{Context, Digest, Signed, decode, encode};
 use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
@@ -135,7 +136,7 @@ struct Versions {
     /// What is added since the log was restored.
     added: u64,
     /// By member.
-    members: HashMap<Name, u64>,
+    members: HashTrieMapSync<Name, u64>,
     /// By the names and patterns that packs were or are for.
     agents: HashMap<String, u64>,
     /// Of what is in each: the recovery key, and that the log was restored.
@@ -159,7 +160,8 @@ pub enum Unsound {
     Fact(&'static str),
 }
 
-/// What the log says, up to an entry.
+/// What the log says, up to an entry. What there are thousands of is shared by clones: whoever appends an entry begins with
+/// one.
 #[derive(Clone, Debug)]
 pub struct View {
     root: Root,
@@ -171,14 +173,14 @@ pub struct View {
     duties: HashMap<Name, (VerifyingKey, Bytes)>,
     issuers: Vec<CertificateDer<'static>>,
     recovery: Option<VerifyingKey>,
-    tokens: HashMap<[u8; 16], Arc<Token>>,
-    members: HashMap<Name, Arc<Member>>,
+    tokens: HashTrieMapSync<[u8; 16], Arc<Token>>,
+    members: HashTrieMapSync<Name, Arc<Member>>,
     /// The duty keys of servers that were removed: they never come back.
     disowned: BTreeSet<KeyId>,
     /// The servers of these names were removed; whoever has such a name later is another.
     gone: HashSet<Name>,
     /// The identity keys of those who were removed: they never come back, by whatever name.
-    removed: HashSet<KeyId>,
+    removed: HashTrieSetSync<KeyId>,
     packs: BTreeMap<String, Arc<Pack>>,
     run_as: RunAs,
     versions: Versions,
@@ -202,11 +204,11 @@ impl View {
             duties: HashMap::new(),
             issuers: Vec::new(),
             recovery: None,
-            tokens: HashMap::new(),
-            members: HashMap::new(),
+            tokens: HashTrieMapSync::default(),
+            members: HashTrieMapSync::default(),
             disowned: BTreeSet::new(),
             gone: HashSet::new(),
-            removed: HashSet::new(),
+            removed: HashTrieSetSync::default(),
             packs: BTreeMap::new(),
             run_as: RunAs::default(),
             versions: Versions::default(),
@@ -314,7 +316,7 @@ impl View {
                 if self.tokens.contains_key(&id) {
                     return Err(wrong("a token that is there already"));
                 }
-                self.tokens.insert(id, Arc::new(taken));
+                self.tokens.insert_mut(id, Arc::new(taken));
             }
             Fact::TokenRevoked(revoked) => {
                 let token = self.token_mut(&revoked.id).ok_or(wrong("a token that is not there"))?;
@@ -325,8 +327,8 @@ impl View {
                 let name: Name = removed.name.parse().map_err(|_| wrong("a member's name"))?;
                 let known = self.members.get(&name).filter(|member| member.identity.id().0 == *removed.identity);
                 let key = known.ok_or(wrong("a member that is not there"))?.key();
-                self.removed.insert(key);
-                self.members.remove(&name);
+                self.removed.insert_mut(key);
+                self.members.remove_mut(&name);
                 self.run_as.remove(&name);
             }
             Fact::Sealing(sealing) => self.sealing(&sealing, at)?,
@@ -343,7 +345,7 @@ impl View {
                 match affected {
                     Affected::All => self.versions.all = version,
                     Affected::These(names) => {
-                        self.versions.members.extend(names.into_iter().map(|name| (name, version)));
+                        names.into_iter().for_each(|name| self.versions.members.insert_mut(name, version));
                     }
                 }
             }
@@ -382,7 +384,9 @@ impl View {
                     (member.certificates, member.issued, member.revoked) = (Vec::new(), None, number + 1);
                 };
                 if revoked.name.is_empty() {
-                    self.members.values_mut().filter(|member| member.role != Role::Server).for_each(revoke);
+                    let all = self.members().filter(|member| member.role != Role::Server);
+                    let names: Vec<_> = all.map(|member| member.name.clone()).collect();
+                    names.iter().for_each(|name| _ = self.members.get_mut(name).map(revoke));
                 } else {
                     let name: Name = revoked.name.parse().map_err(|_| wrong("a member's name"))?;
                     self.members.get_mut(&name).map(revoke).ok_or(wrong("a member that is not there"))?;
@@ -428,7 +432,7 @@ impl View {
             }
             let known = Arc::make_mut(known);
             (known.parents, known.entry) = (parents, entry);
-            self.versions.members.insert(name, version);
+            self.versions.members.insert_mut(name, version);
             return Ok(());
         }
         if self.removed.contains(&identity.id()) {
@@ -459,11 +463,11 @@ impl View {
             issued: None,
             sealing: None,
         };
-        self.versions.members.insert(name.clone(), version);
+        self.versions.members.insert_mut(name.clone(), version);
         if member.role == Role::Server {
             self.gone.remove(&name);
         }
-        self.members.insert(name, Arc::new(member));
+        self.members.insert_mut(name, Arc::new(member));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ mod conversation;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -29,13 +29,16 @@ use wardline_secrets::view::{Member, View, WAY};
 
 use crate::configuration::Configurations;
 use crate::founding::Authorities;
-use crate::live::Registry;
+use crate::live::{Conversation, Registry};
 use crate::sealing::{self, Publications};
 use crate::store::Store;
 use conversation::Talk;
 
 /// Messages of one agent that wait for its conversation.
 const WAITING: usize = 8;
+/// One part in so many of a processor may go into looking whom entries of the trust log are about; what comes meanwhile
+/// is looked at together.
+const LOOKING: u32 = 20;
 /// The most routes of a session.
 const ROUTES: usize = 16 * 1024;
 /// The most bytes of each word about a hop.
@@ -62,6 +65,29 @@ pub struct Ingest {
 }
 
 impl Ingest {
+    /// Wakes those conversations that an entry of the trust log is about, until the server is stopped: each entry would
+    /// wake ten thousand of them otherwise, and where so many agents are there are as many entries.
+    pub async fn wake(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.store.view();
+        let mut before = Arc::clone(&changes.borrow_and_update());
+        loop {
+            let view = tokio::select! {
+                view = changed(&mut changes) => view,
+                () = stop.cancelled() => return,
+            };
+            let began = Instant::now();
+            for conversation in self.registry.conversations() {
+                let Conversation { member, via, since, concerned, .. } = &*conversation;
+                let said = view.version(&member.name) != before.version(&member.name);
+                if said || stands(&view, member, via, *since).is_err() {
+                    concerned.notify_one();
+                }
+            }
+            before = view;
+            tokio::time::sleep(began.elapsed() * LOOKING).await;
+        }
+    }
+
     /// Serves one session until it ends.
     pub async fn serve(self: Arc<Self>, session: Session, stop: CancellationToken) {
         let (peer, address) = (session.peer.clone(), session.address.to_string());
@@ -257,11 +283,11 @@ impl Routes<'_> {
                     let _ = self.outgoing.try_send(Message::own(Kind::Refusal, refusal));
                     return End::Gone(Reason::Stopping.as_str().into());
                 }
-                view = changed(&mut self.changes) => {
-                    // An agent's own conversation notices by itself, and tells it.
+                // An agent's own conversation notices by itself, and tells it.
+                view = changed(&mut self.changes), if self.member.role == Role::Gateway => {
                     match stands(&view, &self.member, &[], self.since) {
-                        Err(told) if self.member.role == Role::Gateway => return self.cut(told),
-                        _ => continue,
+                        Err(told) => return self.cut(told),
+                        Ok(()) => continue,
                     }
                 }
                 () = ended(self.routes.get(&0)), if self.member.role == Role::Agent => {

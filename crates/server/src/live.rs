@@ -9,7 +9,7 @@ use wardline_connector::now_ms;
 use wardline_proto::message::Hop;
 use wardline_proto::{Name, Role};
 use wardline_sdk::{HopEnd, Service, Time, Topology};
-use wardline_secrets::view::{View, WAY};
+use wardline_secrets::view::{Member, View, WAY};
 
 use crate::api::{Connected, Live};
 use crate::watch::{Heartbeat, Watched};
@@ -43,8 +43,14 @@ struct State {
 /// An agent's conversation with this server.
 #[derive(Debug)]
 pub struct Conversation {
-    /// The gateway it comes by.
-    pub via: Option<Name>,
+    /// Who it is, by what the trust log said as the conversation began.
+    pub member: Arc<Member>,
+    /// The gateways that it comes by, the nearest to it first.
+    pub via: Vec<Name>,
+    /// How many entries the log had when its way was opened.
+    pub since: u64,
+    /// Wakes it when something is said in the trust log that is about it.
+    pub concerned: Notify,
     /// Wakes it when another takes its place.
     pub replaced: Notify,
     /// Wakes it when an operator has released the agent.
@@ -55,8 +61,9 @@ pub struct Conversation {
 
 impl Conversation {
     /// One that begins now.
-    pub fn new(via: Option<Name>) -> Arc<Self> {
-        Arc::new(Self { via, replaced: Notify::new(), released: Notify::new(), heard: Mutex::new(now_ms()) })
+    pub fn new(member: Arc<Member>, via: Vec<Name>, since: u64) -> Arc<Self> {
+        let (concerned, replaced, released) = (Notify::new(), Notify::new(), Notify::new());
+        Arc::new(Self { member, via, since, concerned, replaced, released, heard: Mutex::new(now_ms()) })
     }
 
     /// Notes that the agent was heard now.
@@ -90,13 +97,18 @@ impl Registry {
         let mut state = self.state();
         // From now on it is missed.
         state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false, false));
-        let parent = conversation.via.as_ref().unwrap_or(&self.name);
+        let parent = conversation.via.first().unwrap_or(&self.name);
         if let Some(hops) = state.hops.get_mut(agent) {
             hops.retain(|to, _| to == parent);
         }
         if let Some(older) = state.agents.insert(agent.clone(), Arc::clone(conversation)) {
             older.replaced.notify_one();
         }
+    }
+
+    /// Every conversation.
+    pub fn conversations(&self) -> Vec<Arc<Conversation>> {
+        self.state().agents.values().cloned().collect()
     }
 
     /// An agent's conversation has ended.
@@ -160,7 +172,7 @@ impl Registry {
     fn reason(&self, state: &State, view: &View, agent: &Name) -> String {
         let listed = |names: &[Name]| names.iter().map(Name::as_str).collect::<Vec<_>>().join(" or ");
         if let Some(conversation) = state.agents.get(agent) {
-            return match &conversation.via {
+            return match conversation.via.first() {
                 Some(gateway) => format!(
                     "its session by {gateway} stands, but the agent hangs, or a gateway on its way passes on no heartbeats of now"
                 ),
@@ -255,7 +267,7 @@ impl Live for Registry {
         let connected = |(agent, conversation): (&Name, &Arc<Conversation>)| Connected {
             agent: agent.clone(),
             last_heartbeat_ms: *conversation.heard.lock().unwrap_or_else(PoisonError::into_inner),
-            via: conversation.via.clone(),
+            via: conversation.via.first().cloned(),
         };
         state.agents.iter().map(connected).collect()
     }

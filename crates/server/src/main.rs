@@ -305,6 +305,7 @@ fn run(path: &Path) -> Result<(), Event> {
             store,
         };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
+        let waking = tokio::spawn(Arc::clone(&ingest).wake(stop.clone()));
         let serve = move |session| Arc::clone(&ingest).serve(session, below.clone());
         let join = move |knocking| joining::serve(Arc::clone(&desk), knocking);
         let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, join));
@@ -322,7 +323,8 @@ fn run(path: &Path) -> Result<(), Event> {
                 let _ = task.await;
             }
         };
-        let all = async { tokio::join!(api, listening, comparing, watching, renewing, following, making, entering) };
+        let all =
+            async { tokio::join!(api, listening, waking, comparing, watching, renewing, following, making, entering) };
         let _ = tokio::time::timeout(signals::STOPPING, all).await;
         // What waits is written; what cannot be was acknowledged to nobody.
         let _ = tokio::time::timeout(signals::STOPPING, writer.ended()).await;

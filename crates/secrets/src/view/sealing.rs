@@ -49,7 +49,7 @@ impl View {
         let before = member.sealing.as_ref().filter(|known| at.saturating_sub(known.at) < DAY);
         let row = before.map_or(1, |known| known.row.saturating_add(1));
         Arc::make_mut(member).sealing = Some(Arc::new(Sealing { entry, row, ..key }));
-        self.versions.members.insert(name, version);
+        self.versions.members.insert_mut(name, version);
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ use wardline_secrets::head::Reach;
 use wardline_secrets::signature::{random, sha256};
 use wardline_secrets::view::{Member, View};
 
-use super::{Ingest, Told, changed, stands};
+use super::{Ingest, Told, stands};
 use crate::configuration::NotIssued;
 use crate::live::Conversation;
 use crate::store::{self, Commit, Open, Opened, Outcome};
@@ -52,14 +52,10 @@ enum End {
 /// One conversation.
 pub(super) struct Talk {
     ingest: Arc<Ingest>,
-    member: Arc<Member>,
-    via: Vec<Name>,
-    /// How many entries the log had when it began.
-    since: u64,
+    conversation: Arc<Conversation>,
     route: u32,
     outgoing: Outgoing,
     address: String,
-    conversation: Arc<Conversation>,
     /// Where the stream stands with everything that was taken; nothing before positions were compared.
     taken: Option<Mark>,
     /// How its epoch stood when positions were compared last.
@@ -98,17 +94,14 @@ impl Talk {
         outgoing: Outgoing,
         address: String,
     ) -> Self {
-        let conversation = Conversation::new(via.first().cloned());
-        ingest.registry.begin(&member.name, &conversation);
+        let conversation = Conversation::new(member, via, since);
+        ingest.registry.begin(&conversation.member.name, &conversation);
         Self {
             ingest,
-            member,
-            via,
-            since,
+            conversation,
             route,
             outgoing,
             address,
-            conversation,
             taken: None,
             standing: Standing::Unspecified,
             challenge: Bytes::new(),
@@ -121,21 +114,19 @@ impl Talk {
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let conversation = Arc::clone(&self.conversation);
-        let mut changes = self.ingest.store.view();
         // What has changed since the route was opened counts as well.
-        changes.mark_changed();
+        conversation.concerned.notify_one();
         let end = loop {
             // In this order: who is cut off has nothing more taken from it.
             let step = tokio::select! {
                 biased;
-                view = changed(&mut changes) => self.look_again(&view).await,
+                () = conversation.concerned.notified() => self.look_again().await,
                 () = conversation.replaced.notified() => Err(End::Refused(Refusal::of(Reason::Replaced))),
                 () = conversation.released.notified() => self.broken(None).await,
                 Some((mark, outcome)) = written(&mut self.writing) => self.written(mark, outcome).await,
                 () = at(self.again) => {
                     self.again = None;
-                    let view = Arc::clone(&self.ingest.store.view().borrow());
-                    self.look_again(&view).await
+                    self.look_again().await
                 }
                 message = messages.recv(), if self.writing.len() < WRITING => match message {
                     Some(message) => self.take(message).await,
@@ -153,19 +144,21 @@ impl Talk {
                 let _ = self.send(close).await;
             }
         }
-        self.ingest.registry.end(&self.member.name, &self.conversation);
+        self.ingest.registry.end(&conversation.member.name, &conversation);
     }
 
-    /// Whether the agent may still come this way.
-    fn stands(&self, view: &View) -> Result<(), End> {
-        stands(view, &self.member, &self.via, self.since).map_err(|told| self.not_known(told))
+    fn member(&self) -> &Member {
+        &self.conversation.member
     }
 
-    /// Something is said about trust that was not before.
-    async fn look_again(&mut self, view: &View) -> Result<(), End> {
-        self.stands(view)?;
+    /// Something may be said in the trust log that was not before: whether the agent may still come this way, and what it
+    /// is to do.
+    async fn look_again(&mut self) -> Result<(), End> {
+        let view = Arc::clone(&self.ingest.store.view().borrow());
+        let Conversation { member, via, since, .. } = &*self.conversation;
+        stands(&view, member, via, *since).map_err(|told| self.not_known(told))?;
         match self.configured {
-            Some(held) if held.version != view.version(&self.member.name) => self.configure(view, held, false).await,
+            Some(held) if held.version != view.version(&self.member().name) => self.configure(&view, held, false).await,
             _ => Ok(()),
         }
     }
@@ -178,7 +171,7 @@ impl Talk {
         let cookie = Digest::from_wire(&ask.cookie).unwrap_or_default();
         let sent = self.configured.and_then(|held| held.sent);
         let log = match &ask.head {
-            Some(head) => self.ingest.configurations.compare(&view, &self.member.name, head).await,
+            Some(head) => self.ingest.configurations.compare(&view, &self.member().name, head).await,
             None => None,
         };
         self.configure(&view, Held { cookie, version: 0, sent, log }, true).await
@@ -186,7 +179,7 @@ impl Talk {
 
     /// Sends the agent's configuration when it is another than the one it has; who has asked is told when it is not.
     async fn configure(&mut self, view: &View, held: Held, asked: bool) -> Result<(), End> {
-        let name = self.member.name.clone();
+        let name = self.member().name.clone();
         let Some(due) = self.ingest.configurations.due(view, &name).await else {
             // It is looked at again when something is said about it.
             self.configured = Some(Held { version: view.version(&name), ..held });
@@ -228,7 +221,7 @@ impl Talk {
 
     /// Sends what there is to say about the agent's configuration, with how far the trust log is. From then on it has this.
     async fn prove(&mut self, view: &View, said: message::Configuration, held: Held) -> Result<(), End> {
-        let proven = self.ingest.configurations.proven(view, &self.member.name, held.log.as_ref(), said).await;
+        let proven = self.ingest.configurations.proven(view, &self.member().name, held.log.as_ref(), said).await;
         let Some(proven) = proven else { return Ok(()) };
         self.configured = Some(Held { log: Some(view.reach()), ..held });
         self.send(Message::own(Kind::Configuration, proven)).await
@@ -237,8 +230,8 @@ impl Talk {
     /// The agent has a sealing key, and wants to hear that it was entered.
     fn published(&self, message: &Message) -> Result<(), End> {
         let said: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
-        let (name, to) = (&self.member.name, (self.outgoing.clone(), self.route));
-        match self.ingest.published((self.member.role, name), said, to, &self.address) {
+        let (name, to) = (&self.member().name, (self.outgoing.clone(), self.route));
+        match self.ingest.published((self.member().role, name), said, to, &self.address) {
             Ok(()) => Ok(()),
             Err(refused) => {
                 self.ingest.publications.refused(name, &self.address, &refused);
@@ -248,7 +241,7 @@ impl Talk {
     }
 
     fn not_known(&self, (told, reason): Told) -> End {
-        let (peer, address) = (format!("agent {}", self.member.name), self.address.clone());
+        let (peer, address) = (format!("agent {}", self.member().name), self.address.clone());
         journal::emit(Event::UnknownHealthService { peer, address, reason });
         End::Refused(told)
     }
@@ -263,7 +256,8 @@ impl Talk {
             Kind::Hop => {
                 let signed: Option<Signed> = decode(&message.body);
                 let measured = signed.ok_or("it cannot be decoded");
-                let hop = measured.and_then(|signed| self.ingest.measured(&self.member, Some(&self.via), &signed));
+                let hop = measured
+                    .and_then(|signed| self.ingest.measured(self.member(), Some(&self.conversation.via), &signed));
                 hop.map(drop).map_err(|reason| self.forged(reason))
             }
             _ => Err(End::Quiet),
@@ -277,7 +271,7 @@ impl Talk {
     /// Data that the agent did not sign. What is behind the gateway is not believed any more on this route.
     fn forged(&self, reason: &str) -> End {
         journal::emit(Event::ForgedData {
-            agent: self.member.name.to_string(),
+            agent: self.member().name.to_string(),
             address: self.address.clone(),
             reason: reason.to_owned(),
         });
@@ -286,10 +280,10 @@ impl Talk {
 
     fn signed_position(&self, message: &Message) -> Result<Position, End> {
         let signed: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
-        let payload = self.member.identity.open(Context::Position, self.group(), &signed);
+        let payload = self.member().identity.open(Context::Position, self.group(), &signed);
         let payload = payload.map_err(|_| self.forged("a position with a signature that does not fit"))?;
         let position: Position = decode(payload).ok_or_else(|| self.forged("it cannot be decoded"))?;
-        if position.agent != self.member.name.as_str() {
+        if position.agent != self.member().name.as_str() {
             return Err(self.forged("a position in another's name"));
         }
         Ok(position)
@@ -309,9 +303,9 @@ impl Talk {
             handed: (position.handed, position.handed_at),
             taken: self.taken.filter(|taken| taken.epoch == epoch).map(|taken| taken.number),
         });
-        let (way, interval) = (self.via.clone(), Duration::from_millis(position.interval));
-        self.ingest.registry.heartbeat(&self.member.name, Heartbeat { way, interval, stream }, Instant::now());
-        self.ingest.store.seen(self.member.name.clone(), now_ms(), interval);
+        let (way, interval) = (self.conversation.via.clone(), Duration::from_millis(position.interval));
+        self.ingest.registry.heartbeat(&self.member().name, Heartbeat { way, interval, stream }, Instant::now());
+        self.ingest.store.seen(self.member().name.clone(), now_ms(), interval);
         Ok(())
     }
 
@@ -336,7 +330,7 @@ impl Talk {
         (self.standing, self.serial) = (standing, position.serial);
         self.challenge = Bytes::copy_from_slice(&random());
         let view = Arc::clone(&self.ingest.store.view().borrow());
-        let due = self.ingest.configurations.due(&view, &self.member.name).await;
+        let due = self.ingest.configurations.due(&view, &self.member().name).await;
         let answer = Answer {
             agent: position.agent,
             nonce: position.nonce,
@@ -368,7 +362,7 @@ impl Talk {
 
     async fn look(&self, asked: &Asked) -> Result<Answered, store::Error> {
         let store = &self.ingest.store;
-        let agent = self.member.name.clone();
+        let agent = self.member().name.clone();
         let epoch = asked.epoch;
         let mut streams = store.streams(agent.clone(), epoch).await?;
         let standing = match (streams.held, streams.known) {
@@ -396,7 +390,7 @@ impl Talk {
     }
 
     fn say(&self, opened: Opened) {
-        let agent = self.member.name.to_string();
+        let agent = self.member().name.to_string();
         match opened {
             Opened::Live { displaced: Some(mark) } => {
                 let reason = format!("its stream stood at {} and goes on in a new epoch", mark.number);
@@ -421,7 +415,7 @@ impl Talk {
             return Err(self.senseless("a batch whose entries do not take the numbers that its header says"));
         }
         let commit = Commit {
-            agent: self.member.name.clone(),
+            agent: self.member().name.clone(),
             from: header.from,
             to: header.to,
             first: header.from.number + 1,
@@ -443,10 +437,10 @@ impl Talk {
     /// A batch that the agent has signed, with its body as it travels.
     fn open_batch(&self, message: &Message) -> Result<(Header, Bytes), End> {
         let batch: Batch = decode(&message.body).ok_or_else(|| self.forged("a batch that cannot be decoded"))?;
-        let verified = self.member.identity.verify(Context::Batch, self.group(), &batch.header, &batch.signature);
+        let verified = self.member().identity.verify(Context::Batch, self.group(), &batch.header, &batch.signature);
         verified.map_err(|_| self.forged("a batch with a signature that does not fit"))?;
         let header: BatchHeader = decode(&batch.header).ok_or_else(|| self.forged("a header that is none"))?;
-        if header.agent != self.member.name.as_str() {
+        if header.agent != self.member().name.as_str() {
             return Err(self.forged("a batch in another's name"));
         }
         let parsed = Header::parse(&header, sha256(&[&batch.header]));
@@ -460,7 +454,7 @@ impl Talk {
     /// What the agent has signed and yet makes no sense.
     fn senseless(&self, reason: &str) -> End {
         journal::emit(Event::ProtocolViolation {
-            peer: format!("agent {}", self.member.name),
+            peer: format!("agent {}", self.member().name),
             address: self.address.clone(),
             reason: reason.to_owned(),
         });
@@ -491,7 +485,7 @@ impl Talk {
     /// The stream does not continue: the agent compares positions anew.
     async fn broken(&mut self, reason: Option<&str>) -> Result<(), End> {
         if let Some(reason) = reason {
-            let agent = self.member.name.to_string();
+            let agent = self.member().name.to_string();
             journal::emit(Event::StreamBroken { agent, reason: reason.to_owned() });
         }
         self.taken = None;
@@ -500,7 +494,7 @@ impl Talk {
 
     async fn acknowledge(&self, upto: &Mark) -> Result<(), End> {
         let ack = Ack {
-            agent: self.member.name.to_string(),
+            agent: self.member().name.to_string(),
             epoch: upto.epoch.to_wire(),
             upto: Point::of(upto),
             key: Bytes::copy_from_slice(&self.ingest.duty.id().0),

@@ -69,8 +69,7 @@ impl Served {
 }
 
 /// The last byte of the signature is another one than it was, whatever it was.
-const OTHER_SIGNATURE: &str =
-    "UPDATE log SET entry = CAST(substr(entry, 1, length(entry) - 1)
+const OTHER_SIGNATURE: &str = "UPDATE log SET entry = CAST(substr(entry, 1, length(entry) - 1)
                                  || iif(substr(entry, -1) = x'00', x'01', x'00') AS BLOB)
      WHERE number = 8";
 
