@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    self, Ack, Answer, Context, Digest, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode,
+    self, Ack, Answer, Challenge, Context, Digest, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode,
 };
 use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::certificate::Identity;
@@ -221,7 +221,7 @@ struct Talk<'a> {
     sent: u64,
     /// Who has answered on this way.
     duty: Option<Duty>,
-    /// What heartbeats repeat of the newest answer on this way.
+    /// What heartbeats repeat: the newest challenge on this way.
     challenge: Bytes,
 }
 
@@ -243,6 +243,11 @@ impl Talk<'_> {
                 }
             }
             Kind::Answer => self.answer(&decode(&message.body).ok_or_else(garbled)?).await,
+            Kind::Challenge => {
+                let said: Option<Challenge> = decode(&message.body);
+                self.challenge = said.map(|said| said.challenge).filter(|it| it.len() == 16).ok_or_else(garbled)?;
+                Ok(())
+            }
             Kind::Configuration => self.configuration(decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Ack => self.acknowledge(&decode(&message.body).ok_or_else(garbled)?).await,
             // Before a server has answered on this way nothing was said to it.

@@ -59,9 +59,12 @@ impl Conversation {
         Arc::new(Self { via, replaced: Notify::new(), released: Notify::new(), heard: Mutex::new(now_ms()) })
     }
 
-    /// Notes that the agent was heard now.
-    pub fn heard(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now_ms();
+    /// Notes that the agent was heard, so long ago; when it was heard last, milliseconds since 1970.
+    pub fn heard(&self, ago: Duration) -> u64 {
+        let at = now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = at.max(*heard);
+        *heard
     }
 }
 
@@ -127,9 +130,15 @@ impl Registry {
         }
     }
 
-    /// Another server has heard an agent, which is heard so often. What was missing of it here is for that one to find.
-    pub fn heard_elsewhere(&self, agent: &Name, interval: Duration, now: Instant) {
-        self.heartbeat(agent, Heartbeat { way: Vec::new(), interval, stream: None }, now);
+    /// Another server has heard an agent: it lived then, and is heard so often. What was missing of it here is for that one
+    /// to find.
+    pub fn heard_elsewhere(&self, agent: &Name, interval: Duration, lived: Instant) {
+        let mut state = self.state();
+        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(lived, false, false));
+        watched.heard_elsewhere(interval, lived);
+        if state.grey.contains_key(agent) {
+            self.found.notify_one();
+        }
     }
 
     /// Returns when there is something new to be found, or gone.

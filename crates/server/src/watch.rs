@@ -23,6 +23,20 @@ pub struct Heartbeat {
     pub interval: Duration,
     /// The stream; nothing while it is held or another is live.
     pub stream: Option<Stream>,
+    /// When the challenge was sent that it repeats: it was signed later.
+    pub challenged: Instant,
+}
+
+impl Heartbeat {
+    /// When the agent lived, as far as it shows that. An agent repeats a challenge within an interval: what comes later was
+    /// on its way, or somebody has kept it.
+    pub fn lived(&self, now: Instant) -> Instant {
+        now.min(self.challenged + clamped(self.interval))
+    }
+}
+
+fn clamped(interval: Duration) -> Duration {
+    interval.clamp(*INTERVALS.start(), *INTERVALS.end())
 }
 
 /// A live stream, as both ends know it.
@@ -52,6 +66,8 @@ pub struct Withheld {
 pub struct Watched {
     /// When it was last heard; nothing when it was grey already as the server was started.
     heard: Option<Instant>,
+    /// When a heartbeat came last, whatever it showed.
+    came: Option<Instant>,
     interval: Duration,
     way: Vec<Name>,
     stream: Option<Stream>,
@@ -73,17 +89,26 @@ impl Watched {
     /// One that is known at the server's start, and what was said of it before.
     pub const fn new(now: Instant, grey: bool, withheld: bool) -> Self {
         let heard = if grey { None } else { Some(now) };
-        Self { heard, interval: INTERVAL, way: Vec::new(), stream: None, taken: 0, missing: None, told: withheld }
+        Self {
+            heard,
+            came: None,
+            interval: INTERVAL,
+            way: Vec::new(),
+            stream: None,
+            taken: 0,
+            missing: None,
+            told: withheld,
+        }
     }
 
     /// A heartbeat has come.
     pub fn heard(&mut self, heartbeat: Heartbeat, now: Instant) {
-        let Heartbeat { way, interval, stream } = heartbeat;
-        let interval = interval.clamp(*INTERVALS.start(), *INTERVALS.end());
+        self.lived(heartbeat.interval, heartbeat.lived(now));
+        let Heartbeat { way, stream, .. } = heartbeat;
         // Those that come at once, behind an outage of whatever kind, are one.
-        let since = self.heard.map_or(Duration::ZERO, |heard| now.duration_since(heard)).min(interval);
+        let since = self.came.map_or(Duration::ZERO, |came| now.duration_since(came)).min(self.interval);
         let same = self.stream.map(|stream| stream.epoch) == stream.map(|stream| stream.epoch);
-        (self.heard, self.interval, self.way, self.stream) = (Some(now), interval, way, stream);
+        (self.came, self.way, self.stream) = (Some(now), way, stream);
         if !same {
             (self.taken, self.missing) = (0, None);
         }
@@ -104,10 +129,20 @@ impl Watched {
         }
     }
 
+    /// Another server has heard it: it lived then.
+    pub fn heard_elsewhere(&mut self, interval: Duration, lived: Instant) {
+        self.lived(interval, lived);
+        (self.stream, self.missing, self.told) = (None, None, false);
+    }
+
+    fn lived(&mut self, interval: Duration, at: Instant) {
+        (self.heard, self.interval) = (self.heard.max(Some(at)), clamped(interval));
+    }
+
     /// This server was behind: what it has not heard or taken meanwhile says nothing about others.
     pub fn begin_anew(&mut self, now: Instant) {
-        if let Some(heard) = &mut self.heard {
-            *heard = now;
+        for time in [&mut self.heard, &mut self.came].into_iter().flatten() {
+            *time = now;
         }
         if let Some(missing) = &mut self.missing {
             missing.overtaken = Duration::ZERO;
@@ -153,7 +188,7 @@ mod tests {
             self.1 += pause;
             let stream = Some(Stream { epoch: Epoch([epoch; 16]), handed: (handed, 7), taken });
             let way = vec!["gw1.test".parse().unwrap()];
-            self.0.heard(Heartbeat { way, interval: MINUTE, stream }, self.1);
+            self.0.heard(Heartbeat { way, interval: MINUTE, stream, challenged: self.1 }, self.1);
             self.0.withheld().is_some()
         }
 
@@ -173,8 +208,8 @@ mod tests {
         story.minute(0, 0);
         assert!(!story.0.is_grey(story.1));
         // As often as it says, within what can be.
-        let every = |interval| Heartbeat { way: Vec::new(), interval, stream: None };
         let now = story.1;
+        let every = |interval| Heartbeat { way: Vec::new(), interval, stream: None, challenged: now };
         for (said, interval) in [(Duration::from_secs(1), Duration::from_secs(1)), (MINUTE * 600, MINUTE * 60)] {
             story.0.heard(every(said), now);
             assert!(
@@ -186,6 +221,23 @@ mod tests {
         assert!(before.is_grey(now));
         before.heard(every(MINUTE), now);
         assert!(!before.is_grey(now));
+    }
+
+    #[test]
+    fn a_heartbeat_that_was_kept_shows_life_when_it_was_due_and_not_when_it_comes() {
+        let now = Instant::now();
+        let mut watched = Watched::new(now, false, false);
+        let kept = Heartbeat { way: Vec::new(), interval: MINUTE, stream: None, challenged: now };
+        // However many there are of it, and whenever they come.
+        for minutes in [1, 3, 4] {
+            watched.heard(kept.clone(), now + MINUTE * minutes);
+            assert!(!watched.is_grey(now + MINUTE * 5 - Duration::from_millis(1)));
+            assert!(watched.is_grey(now + MINUTE * 5));
+        }
+        // One on a slow line shows as much as it can, and nothing of before takes anything back.
+        watched.heard(Heartbeat { challenged: now + MINUTE * 4, ..kept.clone() }, now + MINUTE * 7);
+        watched.heard(kept, now + MINUTE * 7);
+        assert!(!watched.is_grey(now + MINUTE * 9 - Duration::from_millis(1)) && watched.is_grey(now + MINUTE * 9));
     }
 
     #[test]
@@ -232,7 +284,7 @@ mod tests {
         // Nobody asks meanwhile.
         let stream = Some(Stream { epoch: Epoch([1; 16]), handed: (6, 7), taken: Some(5) });
         story.1 += MINUTE;
-        story.0.heard(Heartbeat { way: Vec::new(), interval: MINUTE, stream }, story.1);
+        story.0.heard(Heartbeat { way: Vec::new(), interval: MINUTE, stream, challenged: story.1 }, story.1);
         assert!(story.0.is_withheld());
         story.1 += MINUTE * 10;
         story.0.begin_anew(story.1);
@@ -253,7 +305,8 @@ mod tests {
         let mut before = Watched::new(story.1, false, true);
         let stream = |taken| Some(Stream { epoch: Epoch([1; 16]), handed: (9, 7), taken: Some(taken) });
         for (taken, withheld) in [(8, true), (8, true), (9, false)] {
-            before.heard(Heartbeat { way: Vec::new(), interval: MINUTE, stream: stream(taken) }, story.1);
+            let heartbeat = Heartbeat { way: Vec::new(), interval: MINUTE, stream: stream(taken), challenged: story.1 };
+            before.heard(heartbeat, story.1);
             assert_eq!(before.withheld().is_some(), withheld);
         }
     }

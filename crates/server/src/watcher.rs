@@ -22,7 +22,7 @@ use wardline_proto::health::{Priority, Severity};
 use wardline_sdk::{AgentFilter, AlertFilter, Page, Time};
 
 use crate::live::Registry;
-use crate::store::{Error, Store, Term};
+use crate::store::{Error, Heard, Store, Term};
 use crate::watch::Withheld;
 
 /// How often it looks, at least; and how long the database may take.
@@ -172,10 +172,11 @@ impl Elsewhere {
         let latest = self.latest.unwrap_or(0);
         let heard = store.heard_by_others(latest.saturating_sub(SLACK)).await?;
         let begun = self.latest.replace(latest).is_some();
-        for (agent, at, interval) in heard {
-            self.latest = self.latest.max(Some(at));
-            if self.heard.insert(agent.clone(), at).is_none_or(|before| before < at) && begun {
-                registry.heard_elsewhere(&agent, interval, Instant::now());
+        let now = Instant::now();
+        for Heard { agent, at_ms, late, every } in heard {
+            self.latest = self.latest.max(Some(at_ms));
+            if self.heard.insert(agent.clone(), at_ms).is_none_or(|before| before < at_ms) && begun {
+                registry.heard_elsewhere(&agent, every, now.checked_sub(late).unwrap_or(now));
             }
         }
         Ok(())

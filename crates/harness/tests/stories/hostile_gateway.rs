@@ -61,6 +61,13 @@ impl Between {
         self.below.as_mut().expect("the agent is here")
     }
 
+    /// Passes a heartbeat on, and to the agent what it is to repeat from then on.
+    pub fn heartbeat(&mut self, heartbeat: Bytes) {
+        self.up(Kind::Heartbeat, heartbeat);
+        let challenge = self.above.wait_for(Kind::Challenge, self.route);
+        self.down(Kind::Challenge, challenge);
+    }
+
     /// Opens a route for an agent.
     pub fn route(&mut self, agent: &str) -> u32 {
         self.route += 1;

@@ -16,6 +16,8 @@ use wardline_proto::message::{Position, Signed, decode};
 use crate::hostile_gateway::Between;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// Between heartbeats, milliseconds.
+const INTERVAL: u64 = 500;
 /// What is handed over does not come; has come; an agent is not heard; is heard again.
 const EVENTS: [u32; 4] = [40017, 40018, 20022, 20020];
 
@@ -30,6 +32,17 @@ struct Withholding {
 }
 
 impl Withholding {
+    /// Starts server and agent, and stands between them; the position that they have agreed on.
+    fn begin(group: &mut Group) -> (Self, Bytes) {
+        group.server().start();
+        let mut gateway = Between::new(group);
+        group.agent(0).start();
+        gateway.meet();
+        let (position, _) = gateway.open();
+        group.agent(0).wait_event(40005);
+        (Self { gateway, batches: Vec::new(), heartbeats: Vec::new(), passed_at: 0 }, position)
+    }
+
     /// The next heartbeat, which it has not passed on, and the last number that it says was handed over.
     fn heartbeat(&mut self) -> (Bytes, u64) {
         loop {
@@ -53,7 +66,7 @@ impl Withholding {
     fn pass_heartbeat(&mut self) -> u64 {
         let (heartbeat, handed) = self.heartbeat();
         self.passed_at = now_ms();
-        self.gateway.up(Kind::Heartbeat, heartbeat);
+        self.gateway.heartbeat(heartbeat);
         handed
     }
 
@@ -97,24 +110,19 @@ fn said(group: &mut Group, mark: usize) -> [usize; 4] {
     EVENTS.map(|number| events.iter().filter(|event| event.number == number).count())
 }
 
-/// Waits until the server has heard the agent at this time or later, milliseconds since 1970.
+/// Waits until the server has heard the heartbeat that came at this time or later, milliseconds since 1970.
 fn wait_heard(group: &Group, at: u64) {
     wait::until("the agent is heard", LIMIT, || {
         let agent = group.json(&["agent", "show", "agent1.test"]);
-        (agent["session"]["last_heartbeat"]["ms"].as_u64()? >= at).then_some(())
+        // It shows life when it was due, which may be a little earlier.
+        (agent["session"]["last_heartbeat"]["ms"].as_u64()? + INTERVAL / 2 >= at).then_some(())
     });
 }
 
 #[test]
 fn a_gateway_that_withholds_alerts_is_named() {
     let (mut group, log) = Group::builder().heartbeat("500ms").written().lay_with_log();
-    group.server().start();
-    let mut gateway = Between::new(&mut group);
-    group.agent(0).start();
-    gateway.meet();
-    let (position, _) = gateway.open();
-    group.agent(0).wait_event(40005);
-    let mut it = Withholding { gateway, batches: Vec::new(), heartbeats: Vec::new(), passed_at: 0 };
+    let (mut it, position) = Withholding::begin(&mut group);
     let mark = group.server().mark();
 
     // An agent that has nothing to say names nobody.
@@ -196,9 +204,47 @@ fn a_gateway_that_withholds_alerts_is_named() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     log.say("four");
     group.server().wait_event_since(mark, 40020);
-    wait_heard(&group, now_ms() + 5 * 500);
+    wait_heard(&group, now_ms() + 5 * INTERVAL);
     other.execute_batch("ROLLBACK").unwrap();
     group.wait_texts(&["one", "two", "three", "four"]);
     assert_eq!(said(&mut group, mark), [0; 4]);
     assert_eq!(group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
+}
+
+#[test]
+fn heartbeats_that_a_gateway_has_kept_make_no_dead_agent_alive() {
+    let mut group = Group::builder().heartbeat("500ms").lay();
+    let (mut it, _) = Withholding::begin(&mut group);
+    it.pass_heartbeats(&group, 3);
+
+    // It keeps as many as it can without being noticed, and then the agent is dead.
+    let kept = [(); 3].map(|()| it.heartbeat().0);
+    group.agent(0).kill9();
+    assert_eq!(said(&mut group, 0), [0; 4]);
+    // The control: each is the agent's, later than the one before, and repeats what it was to repeat.
+    let said_by = |heartbeat: &Bytes| decode::<Position>(&decode::<Signed>(heartbeat).unwrap().payload).unwrap();
+    let kept = kept.map(|heartbeat| (said_by(&heartbeat), heartbeat));
+    assert!(kept.is_sorted_by_key(|(position, _)| position.serial));
+    assert!(
+        kept.iter().all(|(position, _)| position.challenge == kept[0].0.challenge && !position.challenge.is_empty())
+    );
+
+    // Shown one after the other, before too many are missed, they would last for ten intervals.
+    let mark = now_ms();
+    let mut grey = None;
+    for (_, heartbeat) in kept {
+        it.gateway.heartbeat(heartbeat);
+        let until = now_ms() + 3 * INTERVAL;
+        grey = wait::until("it is time for the next", LIMIT, || {
+            let mut events = group.server().events_since(0).into_iter();
+            let grey = events.find(|event| event.number == EVENTS[2]);
+            (grey.is_some() || now_ms() >= until).then_some(grey)
+        });
+        if grey.is_some() {
+            break;
+        }
+    }
+    assert!(grey.is_some() && now_ms() - mark < 7 * INTERVAL, "the agent is dead");
+    let last: u64 = group.sql::<i64>("SELECT last_seen FROM agent")[0].try_into().unwrap();
+    assert!(last <= mark, "and was not seen later");
 }

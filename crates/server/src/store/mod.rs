@@ -60,7 +60,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use wardline_connector::journal;
@@ -76,7 +75,7 @@ use wardline_secrets::view::{Unsound, View};
 use sql::Row;
 use writer::{Effects, Write as _};
 
-pub use agents::Released;
+pub use agents::{Heard, Released};
 pub use alerts::Found;
 pub use counts::Counts;
 pub use database::{Location, OpenError};
@@ -299,12 +298,11 @@ impl Store {
         self.under(work, term, own_alerts::Close { agent, monitor, text, now_ms }).await
     }
 
-    /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970: when last, and
-    /// how often they are heard.
+    /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970.
     ///
     /// # Errors
     /// [`Error::Unreadable`].
-    pub async fn heard_by_others(&self, since_ms: u64) -> Result<Vec<(Name, u64, Duration)>, Error> {
+    pub async fn heard_by_others(&self, since_ms: u64) -> Result<Vec<Heard>, Error> {
         let own = self.keeper.server.clone();
         match self.shared {
             true => self.readers.read(move |connection| agents::heard_by_others(connection, &own, since_ms)).await,
@@ -371,10 +369,9 @@ impl Store {
         self.writer.write(agents::Release { agent, now_ms }).await
     }
 
-    /// Notes when an agent was last heard, milliseconds since 1970, and how often it is. Best effort: left out when the writer has enough to
-    /// do.
-    pub fn seen(&self, agent: Name, at_ms: u64, every: Duration) {
-        self.writer.offer(agents::Seen { agent, at_ms, every, by: self.keeper.server.clone() });
+    /// Notes that an agent was heard. Best effort: left out when the writer has enough to do.
+    pub fn seen(&self, heard: Heard) {
+        self.writer.offer(agents::Seen { heard, by: self.keeper.server.clone() });
     }
 
     /// How an agent's streams stand, and what is known of one epoch.
