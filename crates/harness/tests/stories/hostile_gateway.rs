@@ -12,7 +12,7 @@ use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::{private, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, Context, Point, RouteOpen, Signed, Way, decode, encode,
+    Ack, Answer, Batch, BatchHeader, Context, Point, Position, RouteOpen, Signed, Way, decode, encode,
 };
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{KeyId, SigningKey, sha256};
@@ -171,8 +171,12 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
         gateway.open();
         assert_eq!(gateway.batch(), two, "{what}: sent again as it is");
     }
-    for kind in [Kind::Position, Kind::Heartbeat, Kind::Hop] {
-        let signed: Signed = decode(&old_position).unwrap();
+    let position = decode::<Signed>(&old_position).unwrap().payload;
+    let heartbeat = Position { serial: u64::MAX, ..decode(&position).unwrap() };
+    for (kind, payload) in
+        [(Kind::Position, position.clone()), (Kind::Heartbeat, encode(&heartbeat)), (Kind::Hop, position)]
+    {
+        let signed = Signed { payload, ..decode(&old_position).unwrap() };
         for forged in [
             Signed { payload: flipped(&signed.payload), ..signed.clone() },
             Signed { signature: Bytes::new(), ..signed.clone() },
@@ -336,7 +340,7 @@ fn a_forged_acknowledgement_is_refused() {
     ];
     for (what, forge) in forgeries {
         let position: Signed = decode(&gateway.asked()).unwrap();
-        let nonce = decode::<wardline_proto::message::Position>(&position.payload).unwrap().nonce;
+        let nonce = decode::<Position>(&position.payload).unwrap().nonce;
         let mark = group.agent(0).mark();
         gateway.down(Kind::Answer, encode(&forge(&nonce)));
         group.agent(0).wait_event_since(mark, 40010);

@@ -11,7 +11,7 @@ use wardline_harness::group::Group;
 use wardline_harness::wait;
 use wardline_proto::Kind;
 use wardline_proto::frame::Message;
-use wardline_proto::message::{Position, Signed, decode};
+use wardline_proto::message::{Position, Signed, decode, encode};
 
 use crate::hostile_gateway::Between;
 
@@ -183,9 +183,16 @@ fn a_gateway_that_withholds_alerts_is_named() {
     it.gateway.up(Kind::Position, position);
     it.gateway.above.wait_for(Kind::Answer, route);
     repeat(&mut it);
+    // Of a second time not even the signature is looked at.
+    for old in &old {
+        let unsigned = Signed { signature: Bytes::new(), ..decode(old).unwrap() };
+        it.gateway.up(Kind::Heartbeat, encode(&unsigned));
+    }
+    repeat(&mut it);
     // What comes behind them has been looked at, so they have.
     it.gateway.up(Kind::Heartbeat, Bytes::from_static(b"nonsense"));
-    group.server().wait_event_since(mark, 40011);
+    let forged = group.server().wait_event_since(mark, 40011);
+    assert!(forged.text.contains("cannot be decoded"), "{}", forged.text);
     assert_eq!((said(&mut group, mark), open(&group, "wardline/heartbeat").len()), ([1, 0, 1, 0], 1));
 
     // By the real gateway the agent is heard, and all comes, once.

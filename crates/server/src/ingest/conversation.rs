@@ -308,7 +308,11 @@ impl Talk {
 
     fn signed_position(&self, message: &Message) -> Result<Position, End> {
         let signed: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
-        let payload = self.member.identity.open(Context::Position, self.group(), &signed);
+        self.verified(&signed)
+    }
+
+    fn verified(&self, signed: &Signed) -> Result<Position, End> {
+        let payload = self.member.identity.open(Context::Position, self.group(), signed);
         let payload = payload.map_err(|_| self.forged("a position with a signature that does not fit"))?;
         let position: Position = decode(payload).ok_or_else(|| self.forged("it cannot be decoded"))?;
         if position.agent != self.member.name.as_str() {
@@ -318,11 +322,12 @@ impl Talk {
     }
 
     async fn heartbeat(&mut self, message: &Message) -> Result<(), End> {
-        let position = self.signed_position(message)?;
-        // One of earlier says nothing of now, whoever repeats it.
-        if position.serial <= self.serial {
+        let signed: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
+        // One of earlier says nothing of now, whoever repeats it, and whoever has signed it: that is not worth a look.
+        if decode::<Position>(&signed.payload).is_some_and(|claimed| claimed.serial <= self.serial) {
             return Ok(());
         }
+        let position = self.verified(&signed)?;
         self.serial = position.serial;
         if let Some(challenged) = self.challenges.sent(&position.challenge) {
             self.heard(&position, challenged);
