@@ -95,8 +95,9 @@ impl Uplink {
         let (credential, membership) = (self.credential.clone(), self.membership.clone());
         let mut pause = PAUSE.0;
         let mut moved = None;
-        // Who has just refused, or was not to be believed: the others are tried before.
-        let mut last: Option<Parent> = None;
+        // Who has just refused, or was not to be believed: the others are tried before. And how often the first has since
+        // anybody went away by itself: it is tried again, later and later.
+        let (mut last, mut refusals): (Option<Parent>, u32) = (None, 0);
         loop {
             let mut turn = membership.clone();
             turn.parents.sort_by_key(|parent| last.as_ref() == Some(parent));
@@ -109,7 +110,7 @@ impl Uplink {
             let end = tokio::select! {
                 () = stop.cancelled() => break,
                 end = self.session(session, &parent) => end,
-                better = first(&credential, &turn, &parent) => {
+                better = first(&credential, &membership, &parent, refusals) => {
                     // The old session has ended here; positions are compared anew on the new one.
                     moved = Some(better);
                     self.queue.parted().await;
@@ -120,11 +121,12 @@ impl Uplink {
             // Who went away is dialled again soon; who refused, or forged, later and later.
             let reason = match end {
                 End::Gone(reason) => {
-                    (pause, last) = (PAUSE.0, None);
+                    (pause, last, refusals) = (PAUSE.0, None, 0);
                     reason
                 }
                 End::Refused(reason) => {
                     (pause, last) = ((pause * 2).min(PAUSE.1), Some(parent.clone()));
+                    refusals = refusals.saturating_add(u32::from(membership.parents.first() == Some(&parent)));
                     reason
                 }
             };
