@@ -78,11 +78,34 @@ pub struct Watched {
 }
 
 /// Something that was handed over and has not come yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Missing {
     number: u64,
-    /// How long heartbeats have overtaken it: the times between them.
-    overtaken: Duration,
+    /// How long heartbeats have overtaken it, the times between them, on each way that the agent came meanwhile.
+    overtaken: Vec<(Vec<Name>, Duration)>,
+}
+
+impl Missing {
+    const fn new(number: u64) -> Self {
+        Self { number, overtaken: Vec::new() }
+    }
+
+    fn overtake(&mut self, way: Vec<Name>, time: Duration) {
+        match self.overtaken.iter_mut().find(|(known, _)| *known == way) {
+            Some((_, sum)) => *sum += time,
+            None => self.overtaken.push((way, time)),
+        }
+    }
+
+    /// However often the agent has changed its way: who is on one cannot begin anew by opening another.
+    fn sum(&self) -> Duration {
+        self.overtaken.iter().map(|(_, time)| *time).sum()
+    }
+
+    /// The way on which it was overtaken longest.
+    fn way(&self) -> &[Name] {
+        self.overtaken.iter().max_by_key(|(_, time)| *time).map_or(&[], |(way, _)| way)
+    }
 }
 
 impl Watched {
@@ -108,7 +131,9 @@ impl Watched {
         // Those that come at once, behind an outage of whatever kind, are one.
         let since = self.came.map_or(Duration::ZERO, |came| now.duration_since(came)).min(self.interval);
         let same = self.stream.map(|stream| stream.epoch) == stream.map(|stream| stream.epoch);
-        (self.came, self.way, self.stream) = (Some(now), way, stream);
+        // The time before it was on the way of the one before.
+        let before = std::mem::replace(&mut self.way, way);
+        (self.came, self.stream) = (Some(now), stream);
         if !same {
             (self.taken, self.missing) = (0, None);
         }
@@ -117,13 +142,13 @@ impl Watched {
             return;
         };
         self.taken = stream.taken.unwrap_or(self.taken);
-        if self.missing.is_some_and(|missing| missing.number <= self.taken) {
+        if self.missing.as_ref().is_some_and(|missing| missing.number <= self.taken) {
             (self.missing, self.told) = (None, false);
         }
         match &mut self.missing {
-            Some(missing) => missing.overtaken += since,
+            Some(missing) => missing.overtake(before, since),
             None if stream.handed.0 > self.taken => {
-                self.missing = Some(Missing { number: stream.handed.0, overtaken: Duration::ZERO });
+                self.missing = Some(Missing::new(stream.handed.0));
             }
             None => self.told = false,
         }
@@ -145,7 +170,7 @@ impl Watched {
             *time = now;
         }
         if let Some(missing) = &mut self.missing {
-            missing.overtaken = Duration::ZERO;
+            missing.overtaken.clear();
         }
     }
 
@@ -158,14 +183,15 @@ impl Watched {
     pub fn is_withheld(&self) -> bool {
         // The fourth heartbeat is the one that says so, with some room for how punctual they are.
         let enough = self.interval * MISSED - self.interval / 2;
-        self.told || self.missing.is_some_and(|missing| missing.overtaken >= enough)
+        self.told || self.missing.as_ref().is_some_and(|missing| missing.sum() >= enough)
     }
 
     /// What does not come although heartbeats do, which is said from now on until it has come.
     pub fn withheld(&mut self) -> Option<Withheld> {
         self.told = self.is_withheld();
         let handed = self.stream.map(|stream| stream.handed).unwrap_or_default();
-        self.told.then(|| Withheld { gateways: self.way.clone(), taken: self.taken, handed })
+        let way = self.missing.as_ref().map_or(self.way.as_slice(), Missing::way);
+        self.told.then(|| Withheld { gateways: way.to_vec(), taken: self.taken, handed })
     }
 }
 
@@ -185,9 +211,13 @@ mod tests {
         }
 
         fn after(&mut self, pause: Duration, epoch: u8, handed: u64, taken: Option<u64>) -> bool {
+            self.by("gw1.test", pause, epoch, handed, taken)
+        }
+
+        fn by(&mut self, way: &str, pause: Duration, epoch: u8, handed: u64, taken: Option<u64>) -> bool {
             self.1 += pause;
             let stream = Some(Stream { epoch: Epoch([epoch; 16]), handed: (handed, 7), taken });
-            let way = vec!["gw1.test".parse().unwrap()];
+            let way = vec![way.parse().unwrap()];
             self.0.heard(Heartbeat { way, interval: MINUTE, stream, challenged: self.1 }, self.1);
             self.0.withheld().is_some()
         }
@@ -252,6 +282,16 @@ mod tests {
         // More is under way by then, and no news.
         assert!(!story.minute(12, 6));
         assert!(!story.minute(12, 12));
+    }
+
+    #[test]
+    fn who_had_it_longest_is_named_and_not_who_has_it_since_a_moment() {
+        for (by_first, named) in [(3, "gw1.test"), (1, "gw2.test")] {
+            let mut story = Story::new();
+            assert!((0..by_first).all(|_| !story.minute(6, 5)));
+            while !story.by("gw2.test", MINUTE, 1, 6, Some(5)) {}
+            assert_eq!(story.0.withheld().unwrap().gateways[0].as_str(), named);
+        }
     }
 
     #[test]

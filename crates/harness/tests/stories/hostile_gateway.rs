@@ -18,12 +18,13 @@ use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{KeyId, SigningKey, sha256};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const GATEWAY: &str = "gateway gw1.test";
 const AGENT: &str = "agent agent1.test";
 
 /// The hostile gateway.
 pub struct Between {
     credential: Credential,
+    /// Who it is to others, and the one in the place of which it is.
+    own: String,
     listener: Listener,
     /// The session with the agent.
     below: Option<Peer>,
@@ -35,18 +36,25 @@ pub struct Between {
 impl Between {
     /// In the place of the group's gateway.
     pub fn new(group: &mut Group) -> Self {
-        let credential = group.credential("gw1.test");
-        let listener = Listener::at(hostile::listen(group.gateway(0)));
-        let server: SocketAddr = hostile::listen(group.server());
-        let mut above = Peer::join(server, &credential, GATEWAY, "server srv1.test");
+        let server = (hostile::listen(group.server()), "srv1.test");
+        Self::of(group, 0, server)
+    }
+
+    /// In the place of one of the group's gateways, with a session with this server.
+    pub fn of(group: &mut Group, index: usize, (server, name): (SocketAddr, &str)) -> Self {
+        let gateway = format!("gw{}.test", index + 1);
+        let credential = group.credential(&gateway);
+        let listener = Listener::at(hostile::listen(group.gateway(index)));
+        let own = format!("gateway {gateway}");
+        let mut above = Peer::join(server, &credential, &own, &format!("server {name}"));
         above.wait_for(Kind::Way, 0);
-        Self { credential, listener, below: None, above, route: 0 }
+        Self { credential, own, listener, below: None, above, route: 0 }
     }
 
     /// Waits for the agent.
     pub fn meet(&mut self) {
         self.below = None;
-        self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
+        self.below = Some(self.listener.join(&self.credential, &self.own, AGENT));
     }
 
     /// Waits until the agent, which has refused something, has closed, and for it to come again. Whoever is refused is

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use wardline_connector::now_ms;
 use wardline_harness::group::Group;
-use wardline_harness::wait;
+use wardline_harness::{hostile, wait};
 use wardline_proto::Kind;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Position, Signed, decode, encode};
@@ -35,11 +35,17 @@ impl Withholding {
     /// Starts server and agent, and stands between them; the position that they have agreed on.
     fn begin(group: &mut Group) -> (Self, Bytes) {
         group.server().start();
-        let mut gateway = Between::new(group);
+        let gateway = Between::new(group);
         group.agent(0).start();
+        Self::meet(group, gateway)
+    }
+
+    /// Waits for the agent; the position that it and the server have agreed on.
+    fn meet(group: &mut Group, mut gateway: Between) -> (Self, Bytes) {
+        let mark = group.agent(0).mark();
         gateway.meet();
         let (position, _) = gateway.open();
-        group.agent(0).wait_event(40005);
+        group.agent(0).wait_event_since(mark, 40005);
         (Self { gateway, batches: Vec::new(), heartbeats: Vec::new(), passed_at: 0 }, position)
     }
 
@@ -254,4 +260,30 @@ fn heartbeats_that_a_gateway_has_kept_make_no_dead_agent_alive() {
     assert!(grey.is_some() && now_ms() - mark < 7 * INTERVAL, "the agent is dead");
     let last: u64 = group.sql::<i64>("SELECT last_seen FROM agent")[0].try_into().unwrap();
     assert!(last <= mark, "and was not seen later");
+}
+
+#[test]
+fn the_gateway_that_withheld_is_named_and_not_the_next_one() {
+    let builder = Group::builder().gateways(2).any_gateway().heartbeat("500ms").written();
+    let (mut group, log) = builder.lay_with_log();
+    let (mut it, _) = Withholding::begin(&mut group);
+    it.pass_heartbeats(&group, 2);
+    log.say("one");
+    it.overtake(&group, 3, 0);
+    assert_eq!(said(&mut group, 0), [0; 4]);
+
+    // The agent goes to its other gateway, which has hardly begun when it is time to name somebody.
+    let server = (hostile::listen(group.server()), "srv1.test");
+    let next = Between::of(&mut group, 1, server);
+    drop(it);
+    let (mut it, _) = Withholding::meet(&mut group, next);
+    it.overtake(&group, 2, 0);
+    let named = group.server().wait_event(EVENTS[0]);
+    assert!(named.text.ends_with("on its way: gw1.test"), "{}", named.text);
+
+    // The control: the next one it is that has it, and by that it comes.
+    it.let_go();
+    it.pass_heartbeats(&group, 1);
+    group.server().wait_event(EVENTS[1]);
+    assert_eq!((group.all_texts(), said(&mut group, 0)), (vec!["one".to_owned()], [1, 1, 0, 0]));
 }
