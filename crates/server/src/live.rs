@@ -12,8 +12,7 @@ use wardline_sdk::{HopEnd, Service, Time, Topology};
 use wardline_secrets::view::{View, WAY};
 
 use crate::api::{Connected, Live};
-use crate::watch::{Heartbeat, Watched};
-use crate::watcher::Finding;
+use crate::watch::{Heartbeat, Watched, Withheld};
 
 /// Shared by all sessions and the data access service.
 #[derive(Debug)]
@@ -92,7 +91,7 @@ impl Registry {
     pub fn begin(&self, agent: &Name, conversation: &Arc<Conversation>) {
         let mut state = self.state();
         // From now on it is missed.
-        state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false, false));
+        state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false));
         let parent = conversation.via.as_ref().unwrap_or(&self.name);
         if let Some(hops) = state.hops.get_mut(agent) {
             hops.retain(|to, _| to == parent);
@@ -111,18 +110,23 @@ impl Registry {
         }
     }
 
-    /// These agents were heard by an earlier run of this program; whether each was grey, and something of it withheld.
-    pub fn watch(&self, known: impl Iterator<Item = (bool, bool, Name)>, now: Instant) {
+    /// These agents were heard by an earlier run of this program; whether each was grey.
+    pub fn watch(&self, known: impl Iterator<Item = (bool, Name)>, now: Instant) {
         let mut state = self.state();
-        for (grey, withheld, agent) in known {
-            state.watched.entry(agent).or_insert_with(|| Watched::new(now, grey, withheld));
+        for (grey, agent) in known {
+            state.watched.entry(agent).or_insert_with(|| Watched::new(now, grey));
         }
+    }
+
+    /// Whether it is an agent of this group.
+    pub fn is_agent(&self, name: &Name) -> bool {
+        self.view.borrow().find(name, Role::Agent).is_some()
     }
 
     /// A heartbeat of an agent has come.
     pub fn heartbeat(&self, agent: &Name, heartbeat: Heartbeat, now: Instant) {
         let mut state = self.state();
-        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(now, false, false));
+        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(now, false));
         let before = watched.is_withheld();
         watched.heard(heartbeat, now);
         if watched.is_withheld() != before || state.grey.contains_key(agent) {
@@ -130,11 +134,10 @@ impl Registry {
         }
     }
 
-    /// Another server has heard an agent: it lived then, and is heard so often. What was missing of it here is for that one
-    /// to find.
+    /// Another server has heard an agent: it lived then, and is heard so often.
     pub fn heard_elsewhere(&self, agent: &Name, interval: Duration, lived: Instant) {
         let mut state = self.state();
-        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(lived, false, false));
+        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(lived, false));
         watched.heard_elsewhere(interval, lived);
         if state.grey.contains_key(agent) {
             self.found.notify_one();
@@ -151,18 +154,22 @@ impl Registry {
         self.state().watched.values_mut().for_each(|watched| watched.begin_anew(now));
     }
 
-    /// What is wrong with agents that are members. From now on these are shown as grey.
-    pub fn judge(&self, now: Instant) -> Vec<(Name, Finding)> {
+    /// Which agents that are members are grey, and why. From now on these are shown so.
+    pub fn judge(&self, now: Instant) -> HashMap<Name, String> {
         let view = Arc::clone(&self.view.borrow());
         let mut state = self.state();
         state.watched.retain(|agent, _| view.find(agent, Role::Agent).is_some());
         let grey = state.watched.iter().filter(|(_, watched)| watched.is_grey(now));
         let grey: HashMap<_, _> = grey.map(|(agent, _)| (agent.clone(), self.reason(&state, &view, agent))).collect();
         state.grey.clone_from(&grey);
-        let withheld =
-            state.watched.iter_mut().filter_map(|(agent, watched)| Some((agent.clone(), watched.withheld()?)));
-        let withheld = withheld.map(|(agent, withheld)| (agent, Finding::Withheld(withheld)));
-        withheld.chain(grey.into_iter().map(|(agent, reason)| (agent, Finding::Grey(reason)))).collect()
+        grey
+    }
+
+    /// What does not come of agents that are connected to this server.
+    pub fn withheld(&self) -> Vec<(Name, Withheld)> {
+        let state = self.state();
+        let here = state.watched.iter().filter(|(agent, _)| state.agents.contains_key(*agent));
+        here.filter_map(|(agent, watched)| Some((agent.clone(), watched.withheld()?))).collect()
     }
 
     /// Why an agent may not be heard, from what still stands of its way.

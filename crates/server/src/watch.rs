@@ -53,10 +53,14 @@ pub struct Stream {
 /// What was handed over and does not come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withheld {
+    /// Of which stream.
+    pub epoch: Epoch,
     /// Who has it, the nearest to the agent first. Nobody: the agent itself.
     pub gateways: Vec<Name>,
     /// The last number that came.
     pub taken: u64,
+    /// The number that heartbeats have overtaken.
+    pub overtaken: u64,
     /// The last number that the agent has handed over, and when, milliseconds since 1970.
     pub handed: (u64, u64),
 }
@@ -73,8 +77,6 @@ pub struct Watched {
     stream: Option<Stream>,
     taken: u64,
     missing: Option<Missing>,
-    /// Whether it was said that something is withheld. It ends when all has come that was missing.
-    told: bool,
 }
 
 /// Something that was handed over and has not come yet.
@@ -109,19 +111,10 @@ impl Missing {
 }
 
 impl Watched {
-    /// One that is known at the server's start, and what was said of it before.
-    pub const fn new(now: Instant, grey: bool, withheld: bool) -> Self {
+    /// One that is known at the server's start, and whether it was grey before.
+    pub const fn new(now: Instant, grey: bool) -> Self {
         let heard = if grey { None } else { Some(now) };
-        Self {
-            heard,
-            came: None,
-            interval: INTERVAL,
-            way: Vec::new(),
-            stream: None,
-            taken: 0,
-            missing: None,
-            told: withheld,
-        }
+        Self { heard, came: None, interval: INTERVAL, way: Vec::new(), stream: None, taken: 0, missing: None }
     }
 
     /// A heartbeat has come.
@@ -137,27 +130,23 @@ impl Watched {
         if !same {
             (self.taken, self.missing) = (0, None);
         }
-        let Some(stream) = stream else {
-            self.told = false;
-            return;
-        };
+        let Some(stream) = stream else { return };
         self.taken = stream.taken.unwrap_or(self.taken);
         if self.missing.as_ref().is_some_and(|missing| missing.number <= self.taken) {
-            (self.missing, self.told) = (None, false);
+            self.missing = None;
         }
         match &mut self.missing {
             Some(missing) => missing.overtake(before, since),
             None if stream.handed.0 > self.taken => {
                 self.missing = Some(Missing::new(stream.handed.0));
             }
-            None => self.told = false,
+            None => {}
         }
     }
 
-    /// Another server has heard it: it lived then.
+    /// Another server has heard it: it lived then. Whether what was missing here has come there it says when it is back.
     pub fn heard_elsewhere(&mut self, interval: Duration, lived: Instant) {
         self.lived(interval, lived);
-        (self.stream, self.missing, self.told) = (None, None, false);
     }
 
     fn lived(&mut self, interval: Duration, at: Instant) {
@@ -183,15 +172,14 @@ impl Watched {
     pub fn is_withheld(&self) -> bool {
         // The fourth heartbeat is the one that says so, with some room for how punctual they are.
         let enough = self.interval * MISSED - self.interval / 2;
-        self.told || self.missing.as_ref().is_some_and(|missing| missing.sum() >= enough)
+        self.missing.as_ref().is_some_and(|missing| missing.sum() >= enough)
     }
 
-    /// What does not come although heartbeats do, which is said from now on until it has come.
-    pub fn withheld(&mut self) -> Option<Withheld> {
-        self.told = self.is_withheld();
-        let handed = self.stream.map(|stream| stream.handed).unwrap_or_default();
-        let way = self.missing.as_ref().map_or(self.way.as_slice(), Missing::way);
-        self.told.then(|| Withheld { gateways: way.to_vec(), taken: self.taken, handed })
+    /// What does not come although heartbeats do.
+    pub fn withheld(&self) -> Option<Withheld> {
+        let (missing, stream) = (self.missing.as_ref().filter(|_| self.is_withheld())?, self.stream?);
+        let (gateways, taken, overtaken) = (missing.way().to_vec(), self.taken, missing.number);
+        Some(Withheld { epoch: stream.epoch, gateways, taken, overtaken, handed: stream.handed })
     }
 }
 
@@ -207,7 +195,7 @@ mod tests {
     impl Story {
         fn new() -> Self {
             let now = Instant::now();
-            Self(Watched::new(now, false, false), now)
+            Self(Watched::new(now, false), now)
         }
 
         fn after(&mut self, pause: Duration, epoch: u8, handed: u64, taken: Option<u64>) -> bool {
@@ -247,7 +235,7 @@ mod tests {
             );
         }
         // Who was grey before the server was started is until it is heard.
-        let mut before = Watched::new(now, true, false);
+        let mut before = Watched::new(now, true);
         assert!(before.is_grey(now));
         before.heard(every(MINUTE), now);
         assert!(!before.is_grey(now));
@@ -256,7 +244,7 @@ mod tests {
     #[test]
     fn a_heartbeat_that_was_kept_shows_life_when_it_was_due_and_not_when_it_comes() {
         let now = Instant::now();
-        let mut watched = Watched::new(now, false, false);
+        let mut watched = Watched::new(now, false);
         let kept = Heartbeat { way: Vec::new(), interval: MINUTE, stream: None, challenged: now };
         // However many there are of it, and whenever they come.
         for minutes in [1, 3, 4] {
@@ -330,9 +318,6 @@ mod tests {
         story.0.begin_anew(story.1);
         assert!(!story.0.is_withheld() && !story.0.is_grey(story.1 + MINUTE));
         assert_eq!([story.minute(6, 5), story.minute(6, 5), story.minute(6, 5)], [false, false, true]);
-        // What was said stays.
-        story.0.begin_anew(story.1);
-        assert!(story.0.is_withheld());
     }
 
     #[test]
@@ -340,14 +325,14 @@ mod tests {
         let mut story = Story::new();
         assert_eq!([story.minute(6, 5), story.after(MINUTE, 1, 6, None), story.minute(6, 5)], [false; 3]);
         assert!(story.after(MINUTE, 1, 6, None));
-        assert_eq!([story.after(MINUTE, 2, 9, None), story.after(MINUTE, 2, 9, Some(9))], [true, false]);
-        // What was said before the server was started stands until it is known that all has come.
-        let mut before = Watched::new(story.1, false, true);
-        let stream = |taken| Some(Stream { epoch: Epoch([1; 16]), handed: (9, 7), taken: Some(taken) });
-        for (taken, withheld) in [(8, true), (8, true), (9, false)] {
-            let heartbeat = Heartbeat { way: Vec::new(), interval: MINUTE, stream: stream(taken), challenged: story.1 };
-            before.heard(heartbeat, story.1);
-            assert_eq!(before.withheld().is_some(), withheld);
-        }
+        assert_eq!([story.after(MINUTE, 2, 9, None), story.after(MINUTE, 2, 9, Some(9))], [false; 2]);
+        // Another server that has heard it meanwhile hides nothing either.
+        let mut story = Story::new();
+        assert_eq!([story.minute(6, 5), story.minute(6, 5)], [false; 2]);
+        story.0.heard_elsewhere(MINUTE, story.1);
+        assert_eq!([story.minute(6, 5), story.minute(6, 5)], [false, true]);
+        // What has come there has.
+        story.0.heard_elsewhere(MINUTE, story.1);
+        assert!(!story.minute(6, 6));
     }
 }

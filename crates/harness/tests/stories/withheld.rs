@@ -1,6 +1,7 @@
 //! A gateway passes on heartbeats and not what the agent found: the agent's own signed word gives it away. And one that
 //! repeats old heartbeats instead of passing on those of now.
 
+use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use wardline_proto::Kind;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Position, Signed, decode, encode};
 
+use crate::federation;
 use crate::hostile_gateway::Between;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -20,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const INTERVAL: u64 = 500;
 /// What is handed over does not come; has come; an agent is not heard; is heard again.
 const EVENTS: [u32; 4] = [40017, 40018, 20022, 20020];
+/// What was missing will not come.
+const ENDED: u32 = 40019;
 
 /// A gateway that keeps batches for itself.
 struct Withholding {
@@ -121,7 +125,7 @@ fn wait_heard(group: &Group, at: u64) {
     wait::until("the agent is heard", LIMIT, || {
         let agent = group.json(&["agent", "show", "agent1.test"]);
         // It shows life when it was due, which may be a little earlier.
-        (agent["session"]["last_heartbeat"]["ms"].as_u64()? + INTERVAL / 2 >= at).then_some(())
+        (agent["last_seen"]["ms"].as_u64()? + INTERVAL / 2 >= at).then_some(())
     });
 }
 
@@ -277,8 +281,10 @@ fn the_gateway_that_withheld_is_named_and_not_the_next_one() {
     let next = Between::of(&mut group, 1, server);
     drop(it);
     let (mut it, _) = Withholding::meet(&mut group, next);
-    it.overtake(&group, 2, 0);
-    let named = group.server().wait_event(EVENTS[0]);
+    let named = wait::until("somebody is named", LIMIT, || {
+        it.pass_heartbeat();
+        group.server().events().into_iter().find(|event| event.number == EVENTS[0])
+    });
     assert!(named.text.ends_with("on its way: gw1.test"), "{}", named.text);
 
     // The control: the next one it is that has it, and by that it comes.
@@ -286,4 +292,69 @@ fn the_gateway_that_withheld_is_named_and_not_the_next_one() {
     it.pass_heartbeats(&group, 1);
     group.server().wait_event(EVENTS[1]);
     assert_eq!((group.all_texts(), said(&mut group, 0)), (vec!["one".to_owned()], [1, 1, 0, 0]));
+}
+
+#[test]
+fn what_is_withheld_behind_any_server_is_named_until_it_has_come() {
+    let (mut group, log) = Group::builder().postgres(true).heartbeat("500ms").written().lay_with_log();
+    group.server().start();
+    let mut second = federation::joins(&mut group, "srv2.test");
+    second.start();
+    assert_eq!(group.sql::<String>("SELECT holder FROM lease"), ["srv1.test"]);
+    let gateway = Between::of(&mut group, 0, (hostile::listen(&second), "srv2.test"));
+    group.agent(0).start();
+    let (mut it, _) = Withholding::meet(&mut group, gateway);
+    it.pass_heartbeats(&group, 2);
+
+    // The second server hears the agent; the first is the one that tells.
+    log.say("one");
+    it.overtake(&group, 4, 0);
+    let named = second.wait_event(EVENTS[0]);
+    assert!(named.text.ends_with("on its way: gw1.test"), "{}", named.text);
+    let alerts = open(&group, "wardline/withheld");
+    assert_eq!(alerts.len(), 1);
+
+    // The agent comes to the first, by the same gateway, and nothing has come for that.
+    drop(it);
+    let gateway = Between::new(&mut group);
+    let (mut it, _) = Withholding::meet(&mut group, gateway);
+    it.overtake(&group, 6, 0);
+    assert_eq!((open(&group, "wardline/withheld"), said(&mut group, 0)), (alerts, [0; 4]), "it is said once");
+    assert!(group.all_texts().is_empty());
+
+    // By the real gateway all comes, and that is said, once.
+    drop(it);
+    group.gateway(0).start();
+    group.wait_texts(&["one"]);
+    group.server().wait_event(EVENTS[1]);
+    assert_eq!((open(&group, "wardline/withheld").len(), said(&mut group, 0)), (0, [0, 1, 0, 0]));
+    let told = second.events().into_iter().filter(|event| EVENTS[..2].contains(&event.number)).count();
+    assert_eq!((told, group.sql::<i64>("SELECT count(*) FROM withheld")), (1, vec![0]));
+}
+
+#[test]
+fn what_was_missing_of_a_wiped_queue_is_not_said_to_have_come() {
+    let (mut group, log) = Group::builder().heartbeat("500ms").written().lay_with_log();
+    let (mut it, _) = Withholding::begin(&mut group);
+    it.pass_heartbeats(&group, 2);
+    log.say("one");
+    it.overtake(&group, 4, 0);
+    group.server().wait_event(EVENTS[0]);
+
+    // A server that is started anew knows it still.
+    drop(it);
+    group.agent(0).stop();
+    group.server().restart();
+    assert_eq!(open(&group, "wardline/withheld").len(), 1);
+
+    for file in ["queue.db", "queue.db-wal", "queue.db-shm"] {
+        let _ = fs::remove_file(group.agent(0).state().join(file));
+    }
+    group.gateway(0).start();
+    group.agent(0).start();
+    let ended = group.server().wait_event(ENDED);
+    assert!(ended.text.ends_with("its stream stood at 0 and goes on in a new epoch"), "{}", ended.text);
+    wait::until("its alert is closed", LIMIT, || open(&group, "wardline/withheld").is_empty().then_some(()));
+    let come = group.server().events().into_iter().filter(|event| event.number == EVENTS[1]).count();
+    assert_eq!(come, 0);
 }

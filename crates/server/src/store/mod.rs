@@ -54,6 +54,7 @@ mod sqlite;
 mod streams;
 mod upkeep;
 mod views;
+mod withheld;
 mod writer;
 
 use std::fs::File;
@@ -72,6 +73,7 @@ use wardline_secrets::head::Reach;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::view::{Unsound, View};
 
+use crate::watch::Withheld;
 use sql::Row;
 use writer::{Effects, Write as _};
 
@@ -86,6 +88,7 @@ pub use receipts::Known as Receipt;
 pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use upkeep::BackupError;
+pub use withheld::{Fate, Waited};
 pub use writer::WriterThread;
 
 /// Keeps a head of the trust log in a group's folder, for a server that has not read it yet: it takes no log that does not
@@ -296,6 +299,45 @@ impl Store {
         now_ms: u64,
     ) -> Result<bool, Error> {
         self.under(work, term, own_alerts::Close { agent, monitor, text, now_ms }).await
+    }
+
+    /// Of which agents something is missing, or was.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn withheld(&self) -> Result<Vec<Waited>, Error> {
+        self.readers.read(withheld::list).await
+    }
+
+    /// Says, with this alert, that something is withheld of an agent, unless that was said and is so still, or it has come by
+    /// now. Whether it was said. `now_ms` is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn withhold(
+        &self,
+        agent: Name,
+        &Withheld { epoch, overtaken, handed: (upto, _), .. }: &Withheld,
+        alert: entry::Alert,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        self.writer.write(withheld::Withhold { agent, epoch, overtaken, upto, alert, now_ms }).await
+    }
+
+    /// Says that nothing is withheld of an agent any more, and closes its alerts of this monitor. Whether it was done, as
+    /// above.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn no_longer_withheld(
+        &self,
+        (work, term): (&'static str, &Term),
+        agent: Name,
+        monitor: &'static str,
+        text: String,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        self.under(work, term, withheld::Over(own_alerts::Close { agent, monitor, text, now_ms })).await
     }
 
     /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970.
