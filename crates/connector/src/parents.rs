@@ -50,14 +50,24 @@ pub async fn connect(
     }
 }
 
+/// The most that the pause before the first parent is tried grows to, when it refuses again and again: 2 to this.
+const PATIENCE: u32 = 6;
+
 /// While the session is with another parent than the first: dials the first from time to time, and returns when a
-/// session with it stands. Never returns otherwise.
-pub(crate) async fn first(credential: &Credential, membership: &Membership, current: &Parent) -> (Session, Parent) {
+/// session with it stands. Never returns otherwise. It has refused so often.
+pub(crate) async fn first(
+    credential: &Credential,
+    membership: &Membership,
+    current: &Parent,
+    refusals: u32,
+) -> (Session, Parent) {
+    // After one refusal as soon as after none.
+    let pause = membership.primary_check * (1 << refusals.saturating_sub(1).min(PATIENCE));
     let Some(wanted) = membership.parents.first().filter(|wanted| *wanted != current) else {
         return std::future::pending().await;
     };
     loop {
-        tokio::time::sleep(membership.primary_check + jitter(membership.primary_check)).await;
+        tokio::time::sleep(pause + jitter(pause)).await;
         // That it is still away is no news.
         if let Ok(session) = dial(credential.ready().await.as_ref(), wanted, membership.peer_timeout).await {
             journal::emit(connected(&session));

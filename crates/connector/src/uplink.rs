@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    self, Ack, Answer, Context, Digest, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode,
+    self, Ack, Answer, Challenge, Context, Digest, Epoch, Hop, Mark, Reason, Refusal, Signed, Way, decode, encode,
 };
 use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::certificate::Identity;
@@ -95,8 +95,9 @@ impl Uplink {
         let (credential, membership) = (self.credential.clone(), self.membership.clone());
         let mut pause = PAUSE.0;
         let mut moved = None;
-        // Who has just refused, or was not to be believed: the others are tried before.
-        let mut last: Option<Parent> = None;
+        // Who has just refused, or was not to be believed: the others are tried before. And how often the first has since
+        // anybody went away by itself: it is tried again, later and later.
+        let (mut last, mut refusals): (Option<Parent>, u32) = (None, 0);
         loop {
             let mut turn = membership.clone();
             turn.parents.sort_by_key(|parent| last.as_ref() == Some(parent));
@@ -109,7 +110,7 @@ impl Uplink {
             let end = tokio::select! {
                 () = stop.cancelled() => break,
                 end = self.session(session, &parent) => end,
-                better = first(&credential, &turn, &parent) => {
+                better = first(&credential, &membership, &parent, refusals) => {
                     // The old session has ended here; positions are compared anew on the new one.
                     moved = Some(better);
                     self.queue.parted().await;
@@ -120,11 +121,12 @@ impl Uplink {
             // Who went away is dialled again soon; who refused, or forged, later and later.
             let reason = match end {
                 End::Gone(reason) => {
-                    (pause, last) = (PAUSE.0, None);
+                    (pause, last, refusals) = (PAUSE.0, None, 0);
                     reason
                 }
                 End::Refused(reason) => {
                     (pause, last) = ((pause * 2).min(PAUSE.1), Some(parent.clone()));
+                    refusals = refusals.saturating_add(u32::from(membership.parents.first() == Some(&parent)));
                     reason
                 }
             };
@@ -221,7 +223,7 @@ struct Talk<'a> {
     sent: u64,
     /// Who has answered on this way.
     duty: Option<Duty>,
-    /// What heartbeats repeat of the newest answer on this way.
+    /// What heartbeats repeat: the newest challenge on this way.
     challenge: Bytes,
 }
 
@@ -243,6 +245,11 @@ impl Talk<'_> {
                 }
             }
             Kind::Answer => self.answer(&decode(&message.body).ok_or_else(garbled)?).await,
+            Kind::Challenge => {
+                let said: Option<Challenge> = decode(&message.body);
+                self.challenge = said.map(|said| said.challenge).filter(|it| it.len() == 16).ok_or_else(garbled)?;
+                Ok(())
+            }
             Kind::Configuration => self.configuration(decode(&message.body).ok_or_else(garbled)?).await,
             Kind::Ack => self.acknowledge(&decode(&message.body).ok_or_else(garbled)?).await,
             // Before a server has answered on this way nothing was said to it.

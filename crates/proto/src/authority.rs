@@ -56,11 +56,13 @@ pub enum Kind {
     SealingConfirmed = 15,
     /// A sign of life of the other end of the session, when it has nothing else to say; goes no further. Empty.
     Alive = 16,
+    /// What an agent's next heartbeats repeat. [`crate::message::Challenge`]
+    Challenge = 17,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Bound,
         Self::Refusal,
         Self::RouteOpen,
@@ -77,6 +79,7 @@ impl Kind {
         Self::SealingKey,
         Self::SealingConfirmed,
         Self::Alive,
+        Self::Challenge,
     ];
 
     /// The kind that a number on the wire stands for.
@@ -92,6 +95,7 @@ impl Kind {
             // Five names.
             Self::RouteOpen => 1536,
             Self::RouteClose | Self::Alive => 0,
+            Self::Challenge => 64,
             Self::Position | Self::Heartbeat => 16 * 1024,
             Self::Answer => 8 * 1024,
             Self::Ack => 1024,
@@ -128,7 +132,7 @@ impl Kind {
             // Everybody below has a sealing key of its own; a gateway behind a gateway says it like its hop facts.
             Self::SealingKey => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
             // What a server answers: to the agent itself, or passed on by gateways; between two of them, on a route.
-            Self::Answer | Self::Ack | Self::Configuration | Self::SealingConfirmed => {
+            Self::Answer | Self::Ack | Self::Configuration | Self::SealingConfirmed | Self::Challenge => {
                 matches!((sender, direction, behalf), (Gateway | Server, Down, _))
             }
             // Facts of a hop: everybody who dials reports, a gateway also for its agents' sessions.

@@ -333,6 +333,12 @@ catalogue! {
         cause "It was delayed, or comes another way now."
         cure "Find out what had delayed it, if that is not known."
 
+    40019 Warning WithheldEnded { agent, reason }
+        "what was missing of {agent} is not waited for any more: {reason}"
+        meaning "What it had handed over did not come, and will not come in that stream. The alert is closed."
+        cause "Its queue was wiped, restored from a snapshot, or copied (event 40014), or the agent was removed."
+        cure "What its queue still has comes in the new stream, and what it knows to be lost is in a gap record. If nobody did that, look at the host, and at the gateways that event 40017 named."
+
     40020 Warning DatabaseBusy { path, reason }
         "{path} does not take data now: {reason}; what comes is held back, nothing is lost"
         meaning "A commit failed or waits. Nothing is acknowledged before it is committed."

@@ -266,8 +266,8 @@ pub struct Position {
     /// The epoch that was live when this one was decided on, which it displaces; empty in a queue's first.
     #[prost(bytes = "bytes", tag = "12")]
     pub over: Bytes,
-    /// In a heartbeat: the challenge of the server's newest answer on this way, which shows that the heartbeat is no older.
-    /// Empty before one came.
+    /// In a heartbeat: the newest challenge that came on this way, which shows that the heartbeat is no older. Empty before
+    /// one came.
     #[prost(bytes = "bytes", tag = "13")]
     pub challenge: Bytes,
 }
@@ -314,8 +314,16 @@ pub struct Answer {
     /// The highest version that a configuration can have by the server's trust log: heads of before are no answer now.
     #[prost(uint64, tag = "9")]
     pub version: u64,
-    /// 16 fresh random bytes; the agent's heartbeats repeat them from then on.
+    /// 16 fresh random bytes; the agent's heartbeats repeat them from then on, until others come.
     #[prost(bytes = "bytes", tag = "10")]
+    pub challenge: Bytes,
+}
+
+/// What an agent's heartbeats repeat from then on. Nobody signs it: with another one they are worth nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Challenge {
+    /// 16 fresh random bytes.
+    #[prost(bytes = "bytes", tag = "1")]
     pub challenge: Bytes,
 }
 

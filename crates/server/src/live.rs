@@ -12,8 +12,7 @@ use wardline_sdk::{HopEnd, Service, Time, Topology};
 use wardline_secrets::view::{Member, View, WAY};
 
 use crate::api::{Connected, Live};
-use crate::watch::{Heartbeat, Watched};
-use crate::watcher::Finding;
+use crate::watch::{Heartbeat, Watched, Withheld};
 
 /// Shared by all sessions and the data access service.
 #[derive(Debug)]
@@ -66,9 +65,12 @@ impl Conversation {
         Arc::new(Self { member, via, since, concerned, replaced, released, heard: Mutex::new(now_ms()) })
     }
 
-    /// Notes that the agent was heard now.
-    pub fn heard(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now_ms();
+    /// Notes that the agent was heard, so long ago; when it was heard last, milliseconds since 1970.
+    pub fn heard(&self, ago: Duration) -> u64 {
+        let at = now_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = at.max(*heard);
+        *heard
     }
 }
 
@@ -96,7 +98,7 @@ impl Registry {
     pub fn begin(&self, agent: &Name, conversation: &Arc<Conversation>) {
         let mut state = self.state();
         // From now on it is missed.
-        state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false, false));
+        state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(Instant::now(), false));
         let parent = conversation.via.first().unwrap_or(&self.name);
         if let Some(hops) = state.hops.get_mut(agent) {
             hops.retain(|to, _| to == parent);
@@ -120,18 +122,23 @@ impl Registry {
         }
     }
 
-    /// These agents were heard by an earlier run of this program; whether each was grey, and something of it withheld.
-    pub fn watch(&self, known: impl Iterator<Item = (bool, bool, Name)>, now: Instant) {
+    /// These agents were heard by an earlier run of this program; whether each was grey.
+    pub fn watch(&self, known: impl Iterator<Item = (bool, Name)>, now: Instant) {
         let mut state = self.state();
-        for (grey, withheld, agent) in known {
-            state.watched.entry(agent).or_insert_with(|| Watched::new(now, grey, withheld));
+        for (grey, agent) in known {
+            state.watched.entry(agent).or_insert_with(|| Watched::new(now, grey));
         }
+    }
+
+    /// Whether it is an agent of this group.
+    pub fn is_agent(&self, name: &Name) -> bool {
+        self.view.borrow().find(name, Role::Agent).is_some()
     }
 
     /// A heartbeat of an agent has come.
     pub fn heartbeat(&self, agent: &Name, heartbeat: Heartbeat, now: Instant) {
         let mut state = self.state();
-        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(now, false, false));
+        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(now, false));
         let before = watched.is_withheld();
         watched.heard(heartbeat, now);
         if watched.is_withheld() != before || state.grey.contains_key(agent) {
@@ -139,9 +146,14 @@ impl Registry {
         }
     }
 
-    /// Another server has heard an agent, which is heard so often. What was missing of it here is for that one to find.
-    pub fn heard_elsewhere(&self, agent: &Name, interval: Duration, now: Instant) {
-        self.heartbeat(agent, Heartbeat { way: Vec::new(), interval, stream: None }, now);
+    /// Another server has heard an agent: it lived then, and is heard so often.
+    pub fn heard_elsewhere(&self, agent: &Name, interval: Duration, lived: Instant) {
+        let mut state = self.state();
+        let watched = state.watched.entry(agent.clone()).or_insert_with(|| Watched::new(lived, false));
+        watched.heard_elsewhere(interval, lived);
+        if state.grey.contains_key(agent) {
+            self.found.notify_one();
+        }
     }
 
     /// Returns when there is something new to be found, or gone.
@@ -154,18 +166,22 @@ impl Registry {
         self.state().watched.values_mut().for_each(|watched| watched.begin_anew(now));
     }
 
-    /// What is wrong with agents that are members. From now on these are shown as grey.
-    pub fn judge(&self, now: Instant) -> Vec<(Name, Finding)> {
+    /// Which agents that are members are grey, and why. From now on these are shown so.
+    pub fn judge(&self, now: Instant) -> HashMap<Name, String> {
         let view = Arc::clone(&self.view.borrow());
         let mut state = self.state();
         state.watched.retain(|agent, _| view.find(agent, Role::Agent).is_some());
         let grey = state.watched.iter().filter(|(_, watched)| watched.is_grey(now));
         let grey: HashMap<_, _> = grey.map(|(agent, _)| (agent.clone(), self.reason(&state, &view, agent))).collect();
         state.grey.clone_from(&grey);
-        let withheld =
-            state.watched.iter_mut().filter_map(|(agent, watched)| Some((agent.clone(), watched.withheld()?)));
-        let withheld = withheld.map(|(agent, withheld)| (agent, Finding::Withheld(withheld)));
-        withheld.chain(grey.into_iter().map(|(agent, reason)| (agent, Finding::Grey(reason)))).collect()
+        grey
+    }
+
+    /// What does not come of agents that are connected to this server.
+    pub fn withheld(&self) -> Vec<(Name, Withheld)> {
+        let state = self.state();
+        let here = state.watched.iter().filter(|(agent, _)| state.agents.contains_key(*agent));
+        here.filter_map(|(agent, watched)| Some((agent.clone(), watched.withheld()?))).collect()
     }
 
     /// Why an agent may not be heard, from what still stands of its way.

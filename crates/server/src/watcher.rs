@@ -4,7 +4,9 @@
 //! While the database takes nothing this server is behind: it may not have looked at what agents have sent. Then nothing
 //! is found, and afterwards all that time counts for nothing.
 //!
-//! Of several servers one tells, the one that holds the lease; each knows from the database whom the others have heard.
+//! Of several servers one tells, the one that holds the lease; each knows from the database whom the others have heard. What
+//! is withheld is found where the agent is connected and written into the database, and from that it is seen what became of
+//! it, wherever the agent goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -22,7 +24,7 @@ use wardline_proto::health::{Priority, Severity};
 use wardline_sdk::{AgentFilter, AlertFilter, Page, Time};
 
 use crate::live::Registry;
-use crate::store::{Error, Store, Term};
+use crate::store::{Error, Fate, Heard, Store, Term, Waited};
 use crate::watch::Withheld;
 
 /// How often it looks, at least; and how long the database may take.
@@ -36,18 +38,6 @@ const SLACK: u64 = 10 * 60_000;
 /// The monitors of its alerts.
 const HEARTBEAT: &str = "wardline/heartbeat";
 const WITHHELD: &str = "wardline/withheld";
-
-/// What is wrong with an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It is not heard, and why that may be.
-    Grey(String),
-    /// What it has handed over does not come.
-    Withheld(Withheld),
-}
-
-/// Which agent, and which of the monitors.
-type Key = (Name, &'static str);
 
 /// Watches until `stop`, or the store has ended.
 pub async fn run(store: Store, registry: Arc<Registry>, stop: CancellationToken) {
@@ -81,9 +71,7 @@ async fn watch_on(store: &Store, registry: &Registry) {
 
 async fn watch(store: &Store, registry: &Registry) -> Result<Infallible, Error> {
     let mut open = open_alerts(store).await?;
-    let grey = |agent: &Name, monitor| open.contains(&(agent.clone(), monitor));
-    let known = known(store).await?;
-    let known = known.into_iter().map(|agent| (grey(&agent, HEARTBEAT), grey(&agent, WITHHELD), agent));
+    let known = known(store).await?.into_iter().map(|agent| (open.contains(&agent), agent));
     registry.watch(known, Instant::now());
     let (mut lease, mut elsewhere) = (Lease::default(), Elsewhere::default());
     loop {
@@ -98,32 +86,56 @@ async fn watch(store: &Store, registry: &Registry) -> Result<Infallible, Error> 
             continue;
         }
         elsewhere.look(store, registry).await?;
+        let waited_for = store.withheld().await?;
         // The program itself was stopped, or the database slow to be read.
         if turn.elapsed() > PERIOD * 4 {
             registry.begin_anew(Instant::now());
             continue;
         }
+        // What does not come is found where the agent is; that it has come is known to all.
+        for (agent, withheld) in registry.withheld() {
+            let known = waited_for.iter().any(|missing| missing.agent == agent);
+            if !known && store.withhold(agent.clone(), &withheld, missing(&agent, &withheld), now_ms()).await? {
+                journal::emit(withheld_by(&agent, &withheld));
+            }
+        }
         // Shown at every server, and told by one.
-        let found = registry.judge(Instant::now());
+        let grey: BTreeMap<_, _> = registry.judge(Instant::now()).into_iter().collect();
         let Some(term) = lease.look(store).await? else { continue };
         if lease.is_new() {
             open = open_alerts(store).await?;
         }
         let under = (WORK, &term);
-        let found: BTreeMap<Key, Finding> = found.into_iter().map(|(agent, it)| ((agent, it.monitor()), it)).collect();
-        for ((agent, monitor), finding) in found.iter().filter(|(key, _)| !open.contains(*key)) {
-            if store.raise(under, agent.clone(), finding.alert(agent, monitor), now_ms()).await? {
-                journal::emit(finding.event(agent));
+        for (agent, reason) in grey.iter().filter(|(agent, _)| !open.contains(*agent)) {
+            if store.raise(under, agent.clone(), silent(agent, reason), now_ms()).await? {
+                journal::emit(Event::NotHeartbeating { agent: agent.to_string(), reason: reason.clone() });
             }
         }
-        for (agent, monitor) in open.iter().filter(|key| !found.contains_key(*key)) {
-            let (text, event) = over(agent, monitor);
-            if store.close(under, agent.clone(), monitor, text.into(), now_ms()).await? {
+        for agent in open.iter().filter(|agent| !grey.contains_key(*agent)) {
+            let text = "it is heard again, or not to be heard any more";
+            if store.close(under, agent.clone(), HEARTBEAT, text.into(), now_ms()).await? {
+                journal::emit(Event::Heartbeating { agent: agent.to_string() });
+            }
+        }
+        open = grey.into_keys().collect();
+        for Waited { agent, fate } in waited_for {
+            let name = agent.to_string();
+            let (text, event) = match fate {
+                Fate::Come => ("all that was missing has come".to_owned(), Event::WithheldHasCome { agent: name }),
+                Fate::Missing if registry.is_agent(&agent) => continue,
+                Fate::Missing => ended(name, "it is no longer a member of the group".into()),
+                Fate::Ended(taken) => ended(name, format!("its stream stood at {taken} and goes on in a new epoch")),
+            };
+            if store.no_longer_withheld(under, agent, WITHHELD, text, now_ms()).await? {
                 journal::emit(event);
             }
         }
-        open = found.into_keys().collect();
     }
+}
+
+/// What is said when something that was missing is not waited for any more.
+fn ended(agent: String, reason: String) -> (String, Event) {
+    (format!("what was missing is not waited for any more: {reason}"), Event::WithheldEnded { agent, reason })
 }
 
 /// What is known of who tells.
@@ -172,10 +184,11 @@ impl Elsewhere {
         let latest = self.latest.unwrap_or(0);
         let heard = store.heard_by_others(latest.saturating_sub(SLACK)).await?;
         let begun = self.latest.replace(latest).is_some();
-        for (agent, at, interval) in heard {
-            self.latest = self.latest.max(Some(at));
-            if self.heard.insert(agent.clone(), at).is_none_or(|before| before < at) && begun {
-                registry.heard_elsewhere(&agent, interval, Instant::now());
+        let now = Instant::now();
+        for Heard { agent, at_ms, late, every } in heard {
+            self.latest = self.latest.max(Some(at_ms));
+            if self.heard.insert(agent.clone(), at_ms).is_none_or(|before| before < at_ms) && begun {
+                registry.heard_elsewhere(&agent, every, now.checked_sub(late).unwrap_or(now));
             }
         }
         Ok(())
@@ -195,28 +208,16 @@ async fn known(store: &Store) -> Result<Vec<Name>, Error> {
     }
 }
 
-/// What an earlier run of this program has left open.
-async fn open_alerts(store: &Store) -> Result<BTreeSet<Key>, Error> {
+/// The agents that an earlier run of this program, or another server, has left as grey.
+async fn open_alerts(store: &Store) -> Result<BTreeSet<Name>, Error> {
     let (mut open, mut cursor) = (BTreeSet::new(), None);
     loop {
         let Page { items, next } = store.alerts(AlertFilter { cursor, ..AlertFilter::default() }).await?;
-        for alert in items {
-            let monitor = [HEARTBEAT, WITHHELD].into_iter().find(|monitor| *monitor == alert.monitor);
-            open.extend(monitor.map(|monitor| (alert.agent, monitor)));
-        }
+        open.extend(items.into_iter().filter(|alert| alert.monitor == HEARTBEAT).map(|alert| alert.agent));
         match next {
             Some(_) => cursor = next,
             None => return Ok(open),
         }
-    }
-}
-
-/// What is said when a finding is over.
-fn over(agent: &Name, monitor: &str) -> (&'static str, Event) {
-    let agent = agent.to_string();
-    match monitor {
-        WITHHELD => ("all that was missing has come", Event::WithheldHasCome { agent }),
-        _ => ("it is heard again, or not to be heard any more", Event::Heartbeating { agent }),
     }
 }
 
@@ -226,52 +227,46 @@ fn names(gateways: &[Name]) -> String {
     if gateways.is_empty() { "no gateway, it comes directly".into() } else { gateways.join(", ") }
 }
 
-impl Finding {
-    const fn monitor(&self) -> &'static str {
-        match self {
-            Self::Grey(_) => HEARTBEAT,
-            Self::Withheld(_) => WITHHELD,
-        }
+fn withheld_by(agent: &Name, Withheld { gateways, taken, handed, .. }: &Withheld) -> Event {
+    Event::BatchesWithheld {
+        agent: agent.to_string(),
+        gateways: names(gateways),
+        handed: handed.0.to_string(),
+        taken: taken.to_string(),
     }
+}
 
-    fn event(&self, agent: &Name) -> Event {
-        let agent = agent.to_string();
-        match self {
-            Self::Grey(reason) => Event::NotHeartbeating { agent, reason: reason.clone() },
-            Self::Withheld(Withheld { gateways, taken, handed }) => Event::BatchesWithheld {
-                agent,
-                gateways: names(gateways),
-                handed: handed.0.to_string(),
-                taken: taken.to_string(),
-            },
-        }
-    }
+/// The alert that an agent is not heard.
+fn silent(agent: &Name, reason: &str) -> Alert {
+    alert(
+        HEARTBEAT,
+        format!("heartbeat missing: {agent} is not heard"),
+        format!("More than {} heartbeats in a row were missed: {reason}.", crate::watch::MISSED),
+    )
+}
 
-    fn alert(&self, agent: &Name, monitor: &str) -> Alert {
-        let (text, detail) = match self {
-            Self::Grey(reason) => (
-                format!("heartbeat missing: {agent} is not heard"),
-                format!("More than {} heartbeats in a row were missed: {reason}.", crate::watch::MISSED),
-            ),
-            Self::Withheld(Withheld { gateways, taken, handed }) => (
-                format!("what {agent} has handed over does not come; on its way: {}", names(gateways)),
-                format!(
-                    "By the agent's own signed word everything up to {} was handed over by {}; up to {taken} has come, \
-                     while its heartbeats do. One of those on its way withholds or delays it. The agent keeps it. Look \
-                     at these gateways, or give the agent to others: `wardline agent assign`.",
-                    handed.0,
-                    Time(handed.1)
-                ),
-            ),
-        };
-        let (severity, priority) = (Severity::Critical.number(), Priority::High.number());
-        Alert {
-            id: Uuid::now_v7().into_bytes().to_vec().into(),
-            monitor: monitor.into(),
-            severity,
-            priority,
-            text,
-            detail,
-        }
+/// The alert that something does not come.
+fn missing(agent: &Name, Withheld { gateways, taken, handed, .. }: &Withheld) -> Alert {
+    alert(
+        WITHHELD,
+        format!("what {agent} has handed over does not come; on its way: {}", names(gateways)),
+        format!(
+            "By the agent's own signed word everything up to {} was handed over by {}; up to {taken} has come, while its \
+             heartbeats do. One of those on its way withholds or delays it. The agent keeps it. Look at these gateways, or \
+             give the agent to others: `wardline agent assign`.",
+            handed.0,
+            Time(handed.1)
+        ),
+    )
+}
+
+fn alert(monitor: &str, text: String, detail: String) -> Alert {
+    Alert {
+        id: Uuid::now_v7().into_bytes().to_vec().into(),
+        monitor: monitor.into(),
+        severity: Severity::Critical.number(),
+        priority: Priority::High.number(),
+        text,
+        detail,
     }
 }

@@ -216,7 +216,7 @@ impl Queue {
         lock(&self.shared).tail.clone().acknowledge(mark).is_some()
     }
 
-    /// The signed position of the stream. With a nonce it asks for an answer; a heartbeat repeats the challenge of one.
+    /// The signed position of the stream. With a nonce it asks for an answer; a heartbeat repeats a challenge.
     pub fn position(&self, nonce: Bytes, challenge: Bytes, interval: Duration) -> Signed {
         let mut shared = lock(&self.shared);
         shared.serial += 1;

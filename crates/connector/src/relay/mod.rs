@@ -76,7 +76,7 @@ impl Relay {
             let reason = tokio::select! {
                 () = stop.cancelled() => break,
                 reason = self.above(session) => reason,
-                better = first(&self.credential, &self.membership, &parent) => {
+                better = first(&self.credential, &self.membership, &parent, 0) => {
                     // The old session has ended here; routes are opened anew on the new one.
                     moved = Some(better);
                     self.table().lose_way();

@@ -11,8 +11,8 @@ use wardline_harness::pki::Credential;
 use wardline_harness::{Daemon, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Batch, BatchHeader, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, RouteOpen, SealingKey, Signed,
-    Way, encode,
+    Batch, BatchHeader, Challenge, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, RouteOpen, SealingKey,
+    Signed, Way, encode,
 };
 use wardline_proto::{Kind, Role};
 use wardline_secrets::signature::{SigningKey, random};
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// For each session two columns: in its own name, on behalf of a route. `+` is allowed, `-` is refused, `x` is allowed
 /// and ends the session.
-const EXPECTED: [(Kind, [&str; 6]); 16] = [
+const EXPECTED: [(Kind, [&str; 6]); 17] = [
     // agent to gateway, agent to server, gateway to server, gateway to agent, server to agent, server to gateway
     (Kind::Bound, ["--", "--", "--", "--", "--", "--"]),
     (Kind::Refusal, ["x-", "x-", "+-", "x-", "x-", "x+"]),
@@ -39,6 +39,7 @@ const EXPECTED: [(Kind, [&str; 6]); 16] = [
     (Kind::SealingKey, ["+-", "+-", "++", "--", "--", "--"]),
     (Kind::SealingConfirmed, ["--", "--", "--", "+-", "+-", "++"]),
     (Kind::Alive, ["+-", "+-", "+-", "+-", "+-", "+-"]),
+    (Kind::Challenge, ["--", "--", "--", "+-", "+-", "-+"]),
 ];
 
 /// A session of one hostile end with one real program.
@@ -136,6 +137,7 @@ fn anything(kind: Kind) -> Bytes {
         Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), via: Vec::new() }),
         Kind::Way => encode(&Way { open: true }),
         Kind::Bound | Kind::RouteClose | Kind::Alive => Bytes::new(),
+        Kind::Challenge => encode(&Challenge { challenge: Bytes::copy_from_slice(&random()) }),
         _ => encode(&Signed::default()),
     }
 }

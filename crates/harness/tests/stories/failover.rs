@@ -75,6 +75,12 @@ fn an_agent_fails_over_and_comes_back() {
     watched.group.gateway(1).kill9();
     watched.heard_by("gw1.test");
     assert_eq!(watched.group.agent(0).events_since(mark), []);
+    watched.group.gateway(1).start();
+    // By an operator's word it is not to come by the first, which refuses it; and then it is again, and leaves the other.
+    watched.group.done(&["agent", "assign", "agent1.test", "--via", "gw2.test"]);
+    watched.heard_by("gw2.test");
+    watched.group.done(&["agent", "assign", "agent1.test", "--via", "gw1.test", "--via", "gw2.test"]);
+    watched.heard_by("gw1.test");
     assert_eq!(watched.group.agent(0).pid(), process);
     assert_eq!(watched.group.sql::<i64>("SELECT count(*) FROM gap"), [0]);
 }

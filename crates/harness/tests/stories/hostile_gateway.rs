@@ -12,18 +12,19 @@ use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::{private, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, Context, Point, RouteOpen, Signed, Way, decode, encode,
+    Ack, Answer, Batch, BatchHeader, Context, Point, Position, RouteOpen, Signed, Way, decode, encode,
 };
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{KeyId, SigningKey, sha256};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const GATEWAY: &str = "gateway gw1.test";
 const AGENT: &str = "agent agent1.test";
 
 /// The hostile gateway.
 pub struct Between {
     credential: Credential,
+    /// Who it is to others, and the one in the place of which it is.
+    own: String,
     listener: Listener,
     /// The session with the agent.
     below: Option<Peer>,
@@ -35,18 +36,25 @@ pub struct Between {
 impl Between {
     /// In the place of the group's gateway.
     pub fn new(group: &mut Group) -> Self {
-        let credential = group.credential("gw1.test");
-        let listener = Listener::at(hostile::listen(group.gateway(0)));
-        let server: SocketAddr = hostile::listen(group.server());
-        let mut above = Peer::join(server, &credential, GATEWAY, "server srv1.test");
+        let server = (hostile::listen(group.server()), "srv1.test");
+        Self::of(group, 0, server)
+    }
+
+    /// In the place of one of the group's gateways, with a session with this server.
+    pub fn of(group: &mut Group, index: usize, (server, name): (SocketAddr, &str)) -> Self {
+        let gateway = format!("gw{}.test", index + 1);
+        let credential = group.credential(&gateway);
+        let listener = Listener::at(hostile::listen(group.gateway(index)));
+        let own = format!("gateway {gateway}");
+        let mut above = Peer::join(server, &credential, &own, &format!("server {name}"));
         above.wait_for(Kind::Way, 0);
-        Self { credential, listener, below: None, above, route: 0 }
+        Self { credential, own, listener, below: None, above, route: 0 }
     }
 
     /// Waits for the agent.
     pub fn meet(&mut self) {
         self.below = None;
-        self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
+        self.below = Some(self.listener.join(&self.credential, &self.own, AGENT));
     }
 
     /// Waits until the agent, which has refused something, has closed, and for it to come again. Whoever is refused is
@@ -59,6 +67,13 @@ impl Between {
 
     pub fn below(&mut self) -> &mut Peer {
         self.below.as_mut().expect("the agent is here")
+    }
+
+    /// Passes a heartbeat on, and to the agent what it is to repeat from then on.
+    pub fn heartbeat(&mut self, heartbeat: Bytes) {
+        self.up(Kind::Heartbeat, heartbeat);
+        let challenge = self.above.wait_for(Kind::Challenge, self.route);
+        self.down(Kind::Challenge, challenge);
     }
 
     /// Opens a route for an agent.
@@ -164,8 +179,12 @@ fn a_gateway_cannot_change_forge_or_replay_what_an_agent_said() {
         gateway.open();
         assert_eq!(gateway.batch(), two, "{what}: sent again as it is");
     }
-    for kind in [Kind::Position, Kind::Heartbeat, Kind::Hop] {
-        let signed: Signed = decode(&old_position).unwrap();
+    let position = decode::<Signed>(&old_position).unwrap().payload;
+    let heartbeat = Position { serial: u64::MAX, ..decode(&position).unwrap() };
+    for (kind, payload) in
+        [(Kind::Position, position.clone()), (Kind::Heartbeat, encode(&heartbeat)), (Kind::Hop, position)]
+    {
+        let signed = Signed { payload, ..decode(&old_position).unwrap() };
         for forged in [
             Signed { payload: flipped(&signed.payload), ..signed.clone() },
             Signed { signature: Bytes::new(), ..signed.clone() },
@@ -329,7 +348,7 @@ fn a_forged_acknowledgement_is_refused() {
     ];
     for (what, forge) in forgeries {
         let position: Signed = decode(&gateway.asked()).unwrap();
-        let nonce = decode::<wardline_proto::message::Position>(&position.payload).unwrap().nonce;
+        let nonce = decode::<Position>(&position.payload).unwrap().nonce;
         let mark = group.agent(0).mark();
         gateway.down(Kind::Answer, encode(&forge(&nonce)));
         group.agent(0).wait_event_since(mark, 40010);

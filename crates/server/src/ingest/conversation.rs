@@ -18,8 +18,8 @@ use wardline_proto::entry::{self, Entry};
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    self, Ack, Answer, Batch, BatchHeader, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position, Reason,
-    Refusal, Signed, Standing, decode, encode,
+    self, Ack, Answer, Batch, BatchHeader, Challenge, ConfigurationAsk, Context, Digest, Epoch, Mark, Point, Position,
+    Reason, Refusal, Signed, Standing, decode, encode,
 };
 use wardline_proto::{GroupId, Kind, Name};
 use wardline_secrets::head::Reach;
@@ -29,7 +29,7 @@ use wardline_secrets::view::{Member, View};
 use super::{Ingest, Told, stands};
 use crate::configuration::NotIssued;
 use crate::live::Conversation;
-use crate::store::{self, Commit, Open, Opened, Outcome};
+use crate::store::{self, Commit, Heard, Open, Opened, Outcome};
 use crate::watch::{Heartbeat, Stream};
 
 /// Batches of one agent that are being written. An agent has no more under way.
@@ -60,8 +60,8 @@ pub(super) struct Talk {
     taken: Option<Mark>,
     /// How its epoch stood when positions were compared last.
     standing: Standing,
-    /// What heartbeats of now repeat; and the serial of the last position that was heard: none comes twice.
-    challenge: Bytes,
+    challenges: Challenges,
+    /// Of the last position that was heard: none comes twice.
     serial: u64,
     writing: VecDeque<(Mark, Writing)>,
     /// What the agent has of its configuration; nothing before it has said so.
@@ -81,6 +81,28 @@ struct Held {
     sent: Option<Instant>,
     /// The trust log that it knows: by the head that it has asked with, and then by the one that it was sent last.
     log: Option<Reach>,
+}
+
+/// The newest challenges that this server has sent on one way, and when. Whoever repeats one has signed later.
+#[derive(Default)]
+struct Challenges(VecDeque<([u8; 16], Instant)>);
+
+impl Challenges {
+    /// One for each heartbeat, as many as can be under way before the agent is grey.
+    const KEPT: usize = 8;
+
+    /// A fresh one, which is sent now.
+    fn next(&mut self) -> Bytes {
+        let challenge = random();
+        self.0.truncate(Self::KEPT - 1);
+        self.0.push_front((challenge, Instant::now()));
+        Bytes::copy_from_slice(&challenge)
+    }
+
+    /// When this one was sent.
+    fn sent(&self, challenge: &[u8]) -> Option<Instant> {
+        self.0.iter().find(|(sent, _)| sent == challenge).map(|(_, at)| *at)
+    }
 }
 
 impl Talk {
@@ -104,7 +126,7 @@ impl Talk {
             address,
             taken: None,
             standing: Standing::Unspecified,
-            challenge: Bytes::new(),
+            challenges: Challenges::default(),
             serial: 0,
             writing: VecDeque::new(),
             configured: None,
@@ -249,7 +271,7 @@ impl Talk {
     async fn take(&mut self, message: Message) -> Result<(), End> {
         match message.kind {
             Kind::Position => self.position(&message).await,
-            Kind::Heartbeat => self.heartbeat(&message),
+            Kind::Heartbeat => self.heartbeat(&message).await,
             Kind::Batch => self.batch(&message).await,
             Kind::ConfigurationAsk => self.asked(&message).await,
             Kind::SealingKey => self.published(&message),
@@ -280,7 +302,11 @@ impl Talk {
 
     fn signed_position(&self, message: &Message) -> Result<Position, End> {
         let signed: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
-        let payload = self.member().identity.open(Context::Position, self.group(), &signed);
+        self.verified(&signed)
+    }
+
+    fn verified(&self, signed: &Signed) -> Result<Position, End> {
+        let payload = self.member().identity.open(Context::Position, self.group(), signed);
         let payload = payload.map_err(|_| self.forged("a position with a signature that does not fit"))?;
         let position: Position = decode(payload).ok_or_else(|| self.forged("it cannot be decoded"))?;
         if position.agent != self.member().name.as_str() {
@@ -289,24 +315,38 @@ impl Talk {
         Ok(position)
     }
 
-    fn heartbeat(&mut self, message: &Message) -> Result<(), End> {
-        let position = self.signed_position(message)?;
-        // One of earlier says nothing of now, whoever repeats it.
-        if self.challenge.is_empty() || position.challenge != self.challenge || position.serial <= self.serial {
+    async fn heartbeat(&mut self, message: &Message) -> Result<(), End> {
+        let signed: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
+        // One of earlier says nothing of now, whoever repeats it, and whoever has signed it: that is not worth a look.
+        if decode::<Position>(&signed.payload).is_some_and(|claimed| claimed.serial <= self.serial) {
             return Ok(());
         }
+        let position = self.verified(&signed)?;
         self.serial = position.serial;
-        self.conversation.heard();
+        if let Some(challenged) = self.challenges.sent(&position.challenge) {
+            self.heard(&position, challenged);
+        }
+        // For each its own, counted or not: who has missed one goes on with the next.
+        let challenge = self.challenges.next();
+        self.send(Message::own(Kind::Challenge, Challenge { challenge })).await
+    }
+
+    /// The agent lived after it was challenged then.
+    fn heard(&self, position: &Position, challenged: Instant) {
         let epoch = Epoch::from_wire(&position.epoch).filter(|_| self.standing == Standing::Live);
         let stream = epoch.map(|epoch| Stream {
             epoch,
             handed: (position.handed, position.handed_at),
             taken: self.taken.filter(|taken| taken.epoch == epoch).map(|taken| taken.number),
         });
-        let (way, interval) = (self.conversation.via.clone(), Duration::from_millis(position.interval));
-        self.ingest.registry.heartbeat(&self.member().name, Heartbeat { way, interval, stream }, Instant::now());
-        self.ingest.store.seen(self.member().name.clone(), now_ms(), interval);
-        Ok(())
+        let interval = Duration::from_millis(position.interval);
+        let heartbeat = Heartbeat { way: self.conversation.via.clone(), interval, stream, challenged };
+        let now = Instant::now();
+        let late = now.duration_since(heartbeat.lived(now));
+        let at_ms = self.conversation.heard(late);
+        let agent = &self.member().name;
+        self.ingest.registry.heartbeat(agent, heartbeat, now);
+        self.ingest.store.seen(Heard { agent: agent.clone(), at_ms, late, every: interval });
     }
 
     /// Compares positions: says where the stream stands here.
@@ -328,7 +368,6 @@ impl Talk {
             })?;
         self.taken = (standing == Standing::Live).then_some(watermark);
         (self.standing, self.serial) = (standing, position.serial);
-        self.challenge = Bytes::copy_from_slice(&random());
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let due = self.ingest.configurations.due(&view, &self.member().name).await;
         let answer = Answer {
@@ -341,10 +380,9 @@ impl Talk {
             live: live.map(Epoch::to_wire).unwrap_or_default(),
             cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
             version: view.reach().version,
-            challenge: self.challenge.clone(),
+            challenge: self.challenges.next(),
         };
         let signed = self.ingest.duty.signed(Context::Position, encode(&answer));
-        self.conversation.heard();
         self.send(Message::own(Kind::Answer, signed)).await
     }
 

@@ -45,12 +45,22 @@ impl Write for Release {
     }
 }
 
-/// An agent was heard.
+/// That an agent was heard.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Which.
+    pub agent: Name,
+    /// When it lived, by the clock of who has heard it, milliseconds since 1970.
+    pub at_ms: u64,
+    /// How long before its heartbeat came that was.
+    pub late: Duration,
+    /// How often it is heard.
+    pub every: Duration,
+}
+
+/// An agent was heard, by this server.
 pub(super) struct Seen {
-    pub(super) agent: Name,
-    /// Milliseconds since 1970.
-    pub(super) at_ms: u64,
-    pub(super) every: Duration,
+    pub(super) heard: Heard,
     pub(super) by: Name,
 }
 
@@ -60,22 +70,22 @@ impl Write for Seen {
     fn write(&self, connection: &Connection, _: &mut Effects) -> Result<(), sql::Error> {
         let update =
             // The clock of whoever heard it before may be ahead.
-            "UPDATE agent SET last_seen = ?2, heard_every = ?3, heard_by = ?4
-             WHERE name = ?1 AND (last_seen < ?2 OR heard_by <> ?4)";
-        let every = i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX);
-        connection.execute(update, params![self.agent.as_str(), to_sql(self.at_ms), every, self.by.as_str()]).map(drop)
+            "UPDATE agent SET last_seen = ?2, heard_every = ?3, heard_late = ?4, heard_by = ?5
+             WHERE name = ?1 AND (last_seen < ?2 OR heard_by <> ?5)";
+        let Heard { agent, at_ms, late, every } = &self.heard;
+        let [late, every] = [late, every].map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        let heard = params![agent.as_str(), to_sql(*at_ms), every, late, self.by.as_str()];
+        connection.execute(update, heard).map(drop)
     }
 }
 
-/// Who was heard by other servers since a moment, when last, and how often they are.
-pub(super) fn heard_by_others(
-    connection: &Connection,
-    own: &Name,
-    since_ms: u64,
-) -> Result<Vec<(Name, u64, Duration)>, Error> {
-    let select = "SELECT name, last_seen, heard_every FROM agent WHERE heard_by NOT IN (?1, '') AND last_seen >= ?2";
+/// Who was heard by other servers since a moment.
+pub(super) fn heard_by_others(connection: &Connection, own: &Name, since_ms: u64) -> Result<Vec<Heard>, Error> {
+    let select = "SELECT name, last_seen, heard_late, heard_every FROM agent
+                  WHERE heard_by NOT IN (?1, '') AND last_seen >= ?2";
     Ok(connection.read(select, params![own.as_str(), to_sql(since_ms)], |row| {
-        Ok((row_name(row, 0)?, from_sql(row.get(1)?), Duration::from_millis(from_sql(row.get(2)?))))
+        let time = |column| Ok::<_, sql::Error>(Duration::from_millis(from_sql(row.get(column)?)));
+        Ok(Heard { agent: row_name(row, 0)?, at_ms: from_sql(row.get(1)?), late: time(2)?, every: time(3)? })
     })?)
 }
 

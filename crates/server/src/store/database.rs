@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
     include_str!("schema/0005.sql"),
+    include_str!("schema/0006.sql"),
 ];
 
 /// What PostgreSQL calls things. Texts are compared by their bytes, as SQLite does.
@@ -288,7 +289,7 @@ mod tests {
         drop(connection);
         let before = std::fs::read(&path).unwrap();
         let error = create_or_open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found, known: 5, .. } if found == 6), "{error}");
+        assert!(matches!(error, OpenError::Newer { found, known: 6, .. } if found == 7), "{error}");
         assert_eq!(error.event().number(), 40022);
         assert!(std::fs::read(&path).unwrap() == before);
     }

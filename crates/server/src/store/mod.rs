@@ -54,13 +54,13 @@ mod sqlite;
 mod streams;
 mod upkeep;
 mod views;
+mod withheld;
 mod writer;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use wardline_connector::journal;
@@ -73,10 +73,11 @@ use wardline_secrets::head::Reach;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::view::{Unsound, View};
 
+use crate::watch::Withheld;
 use sql::Row;
 use writer::{Effects, Write as _};
 
-pub use agents::Released;
+pub use agents::{Heard, Released};
 pub use alerts::Found;
 pub use counts::Counts;
 pub use database::{Location, OpenError};
@@ -87,6 +88,7 @@ pub use receipts::Known as Receipt;
 pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use upkeep::BackupError;
+pub use withheld::{Fate, Waited};
 pub use writer::WriterThread;
 
 /// Keeps a head of the trust log in a group's folder, for a server that has not read it yet: it takes no log that does not
@@ -299,12 +301,50 @@ impl Store {
         self.under(work, term, own_alerts::Close { agent, monitor, text, now_ms }).await
     }
 
-    /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970: when last, and
-    /// how often they are heard.
+    /// Of which agents something is missing, or was.
     ///
     /// # Errors
     /// [`Error::Unreadable`].
-    pub async fn heard_by_others(&self, since_ms: u64) -> Result<Vec<(Name, u64, Duration)>, Error> {
+    pub async fn withheld(&self) -> Result<Vec<Waited>, Error> {
+        self.readers.read(withheld::list).await
+    }
+
+    /// Says, with this alert, that something is withheld of an agent, unless that was said and is so still, or it has come by
+    /// now. Whether it was said. `now_ms` is in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn withhold(
+        &self,
+        agent: Name,
+        &Withheld { epoch, overtaken, handed: (upto, _), .. }: &Withheld,
+        alert: entry::Alert,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        self.writer.write(withheld::Withhold { agent, epoch, overtaken, upto, alert, now_ms }).await
+    }
+
+    /// Says that nothing is withheld of an agent any more, and closes its alerts of this monitor. Whether it was done, as
+    /// above.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn no_longer_withheld(
+        &self,
+        (work, term): (&'static str, &Term),
+        agent: Name,
+        monitor: &'static str,
+        text: String,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        self.under(work, term, withheld::Over(own_alerts::Close { agent, monitor, text, now_ms })).await
+    }
+
+    /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn heard_by_others(&self, since_ms: u64) -> Result<Vec<Heard>, Error> {
         let own = self.keeper.server.clone();
         match self.shared {
             true => self.readers.read(move |connection| agents::heard_by_others(connection, &own, since_ms)).await,
@@ -371,10 +411,9 @@ impl Store {
         self.writer.write(agents::Release { agent, now_ms }).await
     }
 
-    /// Notes when an agent was last heard, milliseconds since 1970, and how often it is. Best effort: left out when the writer has enough to
-    /// do.
-    pub fn seen(&self, agent: Name, at_ms: u64, every: Duration) {
-        self.writer.offer(agents::Seen { agent, at_ms, every, by: self.keeper.server.clone() });
+    /// Notes that an agent was heard. Best effort: left out when the writer has enough to do.
+    pub fn seen(&self, heard: Heard) {
+        self.writer.offer(agents::Seen { heard, by: self.keeper.server.clone() });
     }
 
     /// How an agent's streams stand, and what is known of one epoch.

@@ -17,7 +17,7 @@ use wardline_proto::message::{Digest, Epoch, Mark, Standing};
 use wardline_sdk::{AgentFilter, AlertFilter, Change, GapFilter, GapReason};
 
 use super::sql::Engine;
-use super::{Commit, Error, Found, Location, Open, Opened, Outcome, Released, Store, WriterThread, database};
+use super::{Commit, Error, Found, Heard, Location, Open, Opened, Outcome, Released, Store, WriterThread, database};
 use cluster::Cluster;
 
 thread_local! {
@@ -255,7 +255,7 @@ async fn a_store_that_nobody_uses_any_more_writes_what_waits_and_ends_even_when_
     let folder = Folder::new();
     let (store, thread) = folder.open();
     store.open_epoch(open(A, None, None)).await.unwrap();
-    store.seen(web1(), NOW + 5, Duration::from_secs(60));
+    store.seen(Heard { agent: web1(), at_ms: NOW + 5, late: Duration::ZERO, every: Duration::from_secs(60) });
     drop(store);
     thread.ended().await;
     assert_eq!(folder.count(&format!("agent WHERE last_seen = {}", NOW + 5)), 1);
@@ -549,7 +549,7 @@ async fn the_store_counts_what_there_is() {
     let store = opened(&folder).await;
     store.commit(batch(A, 0, vec![event("x"), alert(Uuid::now_v7(), Severity::Warning, "x")])).await.unwrap();
     let counts = store.counts().await.unwrap();
-    assert_eq!((counts.schema, counts.agents, counts.held), (5, 1, 0));
+    assert_eq!((counts.schema, counts.agents, counts.held), (6, 1, 0));
     assert_eq!((counts.events, counts.alerts_open, counts.gaps, counts.set_aside), (1, 1, 0, 0));
     assert!(counts.bytes > 10_000);
 }
