@@ -229,7 +229,8 @@ pub struct Removed {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// The id of its identity key, 16 bytes.
+    /// The id of its identity key, 16 bytes; empty when it is a server that is no member any more, and only its duty keys
+    /// are to be worth nothing.
     #[prost(bytes = "bytes", tag = "2")]
     pub identity: Bytes,
 }
