@@ -157,6 +157,33 @@ pub enum Unsound {
     /// What it says cannot be.
     #[error("it makes no sense: {0}")]
     Fact(&'static str),
+    /// At its place stands one that this program cannot take, and that a server has signed.
+    #[error("{0}")]
+    Unread(Unread),
+}
+
+/// An entry that a server of the group has signed to stand at its place, and that cannot be taken: the server knows more
+/// than this program, or less.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("entry {number} was signed by {server}, and this program cannot take it")]
+pub struct Unread {
+    /// Its place.
+    pub number: u64,
+    /// The server.
+    pub server: Name,
+}
+
+/// The duty keys of a server.
+#[derive(Clone, Debug)]
+struct Duties {
+    /// The newest, which signs entries.
+    key: VerifyingKey,
+    /// Its certificate, DER.
+    certificate: Bytes,
+    /// When that was entered, milliseconds since 1970.
+    at: u64,
+    /// Every key that was ever certified for it, and when that ends, seconds since 1970: agents believe each until then.
+    certified: BTreeMap<KeyId, u64>,
 }
 
 /// What the log says, up to an entry.
@@ -183,6 +210,7 @@ pub struct View {
     run_as: RunAs,
     versions: Versions,
     restored: Option<Restored>,
+    unread: Option<Unread>,
 }
 
 /// Signs an entry, to be the next one of a log of `number` entries.
@@ -211,6 +239,7 @@ impl View {
             run_as: RunAs::default(),
             versions: Versions::default(),
             restored: None,
+            unread: None,
         }
     }
 
@@ -247,7 +276,34 @@ impl View {
         removed.into_iter().for_each(|server| self.disown(server, entry.at));
         self.latest = self.latest.max(entry.at);
         self.tree.push(merkle::leaf(&encode(signed)));
+        self.unread = None;
         Ok(())
+    }
+
+    /// What an entry is that cannot be taken, when it stands at this place: nothing when no server whose word counts has
+    /// signed it to stand there.
+    pub fn vouched(&self, number: u64, signed: &Signed) -> Option<Unread> {
+        let signs = |key: &VerifyingKey| key.open(Context::Log, self.group(), signed).is_ok();
+        let record: Record = decode(&signed.payload)?;
+        let server = match record.what {
+            Some(Recorded::Entry(entry)) if entry.number == number => {
+                entry.server.parse().ok().filter(|server| self.duty(server).is_some_and(signs))
+            }
+            Some(_) => None,
+            // Neither an entry nor a head, of which this program knows.
+            None => self.duties.iter().find(|(_, duties)| signs(&duties.key)).map(|(server, _)| server.clone()),
+        };
+        server.map(|server| Unread { number, server })
+    }
+
+    /// The first entry behind these that a server has signed, and that cannot be taken. Nothing is to be appended then.
+    pub const fn unread(&self) -> Option<&Unread> {
+        self.unread.as_ref()
+    }
+
+    /// Notes that there is one, or none any more.
+    pub fn note_unread(&mut self, unread: Option<Unread>) {
+        self.unread = unread;
     }
 
     /// What a server signs that was removed is not believed any more, which every agent has to know.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use wardline_connector::now_ms;
 use wardline_proto::Name;
+use wardline_proto::event::Event;
 use wardline_proto::message::{AccountId, Signed, decode, encode};
 use wardline_proto::trust::Fact;
 use wardline_secrets::merkle;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::trust::Root;
-use wardline_secrets::view::{self, Unsound, View};
+use wardline_secrets::view::{self, Unread, Unsound, View};
 
 use super::database::{Location, OpenError};
 use super::sql::{self, Connection, params};
@@ -75,8 +76,8 @@ pub(super) fn replay(connection: &Connection, location: &Location, keeper: &Keep
     }
 }
 
-/// Takes over what other servers have appended since. What nobody of them has signed is none of the log. A log that has
-/// not the newest entry that this server knows in its place is another one, and is not gone on with.
+/// Takes over what other servers have appended since. What nobody of them has signed is none of the log; what one of them
+/// has signed, and cannot be taken, is noted and told. A log that has not the newest entry that this server knows in its place is another one, and is not gone on with.
 pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
     loop {
         let size = effects.view.tree().size();
@@ -90,6 +91,7 @@ pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result
             page.remove(0);
         }
         if page.is_empty() {
+            note(effects, None);
             return Ok(());
         }
         let mut next = Arc::clone(&effects.view);
@@ -103,8 +105,24 @@ pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result
             effects.appended = true;
         }
         if !believed {
+            let behind = page.iter().skip_while(|(number, _)| *number < effects.view.tree().size());
+            let unread = |(number, entry): &(u64, Vec<u8>)| effects.view.vouched(*number, &open(entry)?);
+            note(effects, behind.filter_map(unread).next());
             return Ok(());
         }
+    }
+}
+
+/// Notes what of the log cannot be taken, and tells it once.
+fn note(effects: &mut Effects, unread: Option<Unread>) {
+    if effects.view.unread() != unread.as_ref() {
+        let told = unread.iter().map(|Unread { number, server }| {
+            let (number, server) = (number.to_string(), server.to_string());
+            Event::LogUnread { number, server }
+        });
+        effects.events.extend(told);
+        Arc::make_mut(&mut effects.view).note_unread(unread);
+        effects.appended = true;
     }
 }
 
@@ -191,6 +209,9 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Self::Answer, sql::Error> {
         connection.lock("log")?;
         catch_up(connection, effects)?;
+        if let Some(unread) = effects.view.unread() {
+            return Ok(Err(Unsound::Unread(unread.clone()).into()));
+        }
         let now = now_ms();
         let others = match &self.beside {
             Some(Beside::Pack(name, _)) => packs::others(connection, name)?,
@@ -214,9 +235,14 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             }
             entries.push((number, encode(&signed)));
         }
-        // What somebody else may have written at these places is none of the log.
-        let insert = "INSERT INTO log (number, entry) VALUES (?1, ?2)
-                      ON CONFLICT (number) DO UPDATE SET entry = excluded.entry";
+        // What somebody else has written behind it is none of the log.
+        let from = effects.view.tree().size();
+        let rows = connection.execute("DELETE FROM log WHERE number >= ?1", params![to_sql(from)])?;
+        if rows > 0 {
+            let rows = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+            effects.events.push(Event::LogRowsRemoved { number: from.to_string(), rows });
+        }
+        let insert = "INSERT INTO log (number, entry) VALUES (?1, ?2)";
         for (number, entry) in entries {
             connection.execute(insert, params![to_sql(number), &entry[..]])?;
         }

@@ -62,7 +62,7 @@ impl Write for Nothing {
 pub(super) struct Effects {
     /// What the trust log says with what the transaction appends to it.
     pub(super) view: Arc<View>,
-    /// Whether it appends anything.
+    /// Whether that is anything new.
     pub(super) appended: bool,
     /// What to tell the operator.
     pub(super) events: Vec<Event>,
