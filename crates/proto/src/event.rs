@@ -387,6 +387,12 @@ catalogue! {
         cause "A failing disk, memory or controller, or somebody who has written into the file."
         cure "See what the kernel says (`dmesg`) and how the disk is (`smartctl -a`). Put a backup back if what is lost is needed: docs/operations/install.md."
 
+    40029 Critical WriteRefused { what, reason }
+        "the database does not take {what}: {reason}; everything else is written"
+        meaning "What the database holds already does not go together with it. It was not written and not acknowledged; an agent sends its batches again."
+        cause "Somebody wrote into the database by hand, or a newer version of the program has."
+        cure "Put right what was written by hand, or put a backup back. The reason names what the database complains of."
+
     40030 Warning CheckFailed { workflow, reason }
         "check {workflow} gave no usable result: {reason}; its state is unknown"
         meaning "The plugin could not be run, was ended at its limit, or printed what the interface does not allow."

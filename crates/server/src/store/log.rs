@@ -206,6 +206,10 @@ pub(super) enum Beside {
 impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
     type Answer = Result<Vec<Fact>, R>;
 
+    fn about(&self) -> String {
+        format!("an act of {}", self.act)
+    }
+
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Self::Answer, sql::Error> {
         connection.lock("log")?;
         catch_up(connection, effects)?;

@@ -110,6 +110,9 @@ pub enum Error {
     /// The database is on a server, where it is copied and examined.
     #[error("the database is on a server of its own")]
     NoFile,
+    /// What the database holds already does not let it be written.
+    #[error("the database does not take it: {0}")]
+    Refused(String),
     /// The database cannot be read.
     #[error("the database cannot be read: {0}")]
     Unreadable(#[from] sql::Error),

@@ -42,6 +42,11 @@ pub(super) trait Write: Send + Sync + 'static {
         1
     }
 
+    /// What it is, for the operator.
+    fn about(&self) -> String {
+        "what the server notes by itself".to_owned()
+    }
+
     /// Writes it within the group's transaction. An error rolls the group back and this is called again, so it must not
     /// be about what is written; a request that has no place here is an answer.
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Self::Answer, sql::Error>;
@@ -130,7 +135,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let request = Box::new(Request { write, answer: None, reply });
         self.0.send(request).await.map_err(|_| Error::Stopped)?;
-        answer.await.map_err(|_| Error::Stopped)
+        answer.await.map_err(|_| Error::Stopped)?.map_err(Error::Refused)
     }
 
     /// Has it written if there is room for it now.
@@ -144,19 +149,25 @@ impl Writer {
 /// A request of any type, with its answer once it is written.
 trait Pending: Send + Sync {
     fn weight(&self) -> usize;
+    fn about(&self) -> String;
     fn write(&mut self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error>;
     fn reply(self: Box<Self>);
+    fn refuse(self: Box<Self>, reason: String);
 }
 
 struct Request<W: Write> {
     write: W,
     answer: Option<W::Answer>,
-    reply: oneshot::Sender<W::Answer>,
+    reply: oneshot::Sender<Result<W::Answer, String>>,
 }
 
 impl<W: Write> Pending for Request<W> {
     fn weight(&self) -> usize {
         self.write.weight()
+    }
+
+    fn about(&self) -> String {
+        self.write.about()
     }
 
     fn write(&mut self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
@@ -167,8 +178,12 @@ impl<W: Write> Pending for Request<W> {
     fn reply(self: Box<Self>) {
         if let Some(answer) = self.answer {
             // The caller may have gone; what is written stays written.
-            let _ = self.reply.send(answer);
+            let _ = self.reply.send(Ok(answer));
         }
+    }
+
+    fn refuse(self: Box<Self>, reason: String) {
+        let _ = self.reply.send(Err(reason));
     }
 }
 
@@ -185,28 +200,50 @@ struct Thread {
 
 impl Thread {
     fn run(mut self) {
-        let mut group = Group::new();
         while let Some(request) = self.requests.blocking_recv() {
-            group.push(request);
+            let mut group = vec![request];
             self.gather(&mut group);
-            let Some(effects) = self.write_until_it_works(&mut group) else { return };
-            let committed = clock_gettime(ClockId::CLOCK_MONOTONIC);
-            if effects.appended {
-                self.trust.publish(effects.view);
+            if !self.settle(group) {
+                return;
             }
-            group.drain(..).for_each(Pending::reply);
-            for event in effects.events {
-                journal::emit(event);
-            }
-            if let (Some(file), Ok(time)) = (&mut self.measure, committed) {
-                let nanoseconds = Duration::from(time).as_nanos();
-                let mut lines = String::with_capacity(effects.raised.len() * 56);
-                for id in effects.raised {
-                    let _ = writeln!(lines, "{id} {nanoseconds}");
+        }
+    }
+
+    /// Writes a group and answers it. What the database does not take keeps nobody else from being written. `false` when
+    /// the database takes nothing and everybody who could wait for it is gone.
+    fn settle(&mut self, mut group: Group) -> bool {
+        match self.write_until_it_works(&mut group) {
+            Some(Ok(effects)) => self.done(group, effects),
+            // One of them is to blame, and it is not known which.
+            Some(Err(_)) if group.len() > 1 => return group.into_iter().all(|request| self.settle(vec![request])),
+            Some(Err(error)) => {
+                for request in group {
+                    journal::emit(Event::WriteRefused { what: request.about(), reason: error.to_string() });
+                    request.refuse(error.to_string());
                 }
-                // A measurement that cannot be kept harms nobody.
-                let _ = file.write_all(lines.as_bytes());
             }
+            None => return false,
+        }
+        true
+    }
+
+    fn done(&mut self, group: Group, effects: Effects) {
+        let committed = clock_gettime(ClockId::CLOCK_MONOTONIC);
+        if effects.appended {
+            self.trust.publish(effects.view);
+        }
+        group.into_iter().for_each(Pending::reply);
+        for event in effects.events {
+            journal::emit(event);
+        }
+        if let (Some(file), Ok(time)) = (&mut self.measure, committed) {
+            let nanoseconds = Duration::from(time).as_nanos();
+            let mut lines = String::with_capacity(effects.raised.len() * 56);
+            for id in effects.raised {
+                let _ = writeln!(lines, "{id} {nanoseconds}");
+            }
+            // A measurement that cannot be kept harms nobody.
+            let _ = file.write_all(lines.as_bytes());
         }
     }
 
@@ -220,15 +257,20 @@ impl Thread {
         }
     }
 
-    /// Gives nothing when the database takes nothing and everybody who could wait for it is gone.
-    fn write_until_it_works(&mut self, group: &mut Group) -> Option<Effects> {
+    /// Gives nothing when the database takes nothing and everybody who could wait for it is gone, and an error when that
+    /// is about what is written: trying again cannot help.
+    fn write_until_it_works(&mut self, group: &mut Group) -> Option<Result<Effects, sql::Error>> {
         let mut outage = Outage::of(&self.location);
         let mut pause = BACK_OFF.0;
         loop {
             match self.write_once(group) {
                 Ok(effects) => {
                     outage.over();
-                    return Some(effects);
+                    return Some(Ok(effects));
+                }
+                Err(error) if error.is_about_the_row() => {
+                    outage.over();
+                    return Some(Err(error));
                 }
                 Err(error) => {
                     if !error.is_busy() {
@@ -318,10 +360,10 @@ mod tests {
 
         let error = thread.write_once(&mut group).err().unwrap();
         assert!(error.to_string().contains("disk is full"), "{error}");
-        assert!(thread.write_until_it_works(&mut group).is_some());
+        assert!(thread.write_until_it_works(&mut group).unwrap().is_ok());
         assert!(answer.try_recv().is_err(), "nothing is answered before the COMMIT");
         group.drain(..).for_each(Pending::reply);
-        assert_eq!(answer.try_recv(), Ok(()));
+        assert_eq!(answer.try_recv(), Ok(Ok(())));
         assert_eq!(thread.connection.unwrap().number("SELECT count(*) FROM agent").unwrap(), 1);
     }
 
@@ -351,12 +393,12 @@ mod tests {
         ];
         assert!(thread.write_once(&mut group).is_err());
         assert_eq!(view.borrow().tree().size(), 0);
-        let effects = thread.write_until_it_works(&mut group).unwrap();
+        let effects = thread.write_until_it_works(&mut group).unwrap().unwrap();
         assert!(effects.appended && effects.view.tree().size() == 5);
         assert_eq!(view.borrow().tree().size(), 0, "nobody sees it before it is committed and kept");
         thread.trust.publish(effects.view);
         group.drain(..).for_each(Pending::reply);
-        assert_eq!((view.borrow().tree().size(), decided.try_recv().unwrap().unwrap().len()), (5, 5));
+        assert_eq!((view.borrow().tree().size(), decided.try_recv().unwrap().unwrap().unwrap().len()), (5, 5));
         assert_eq!(thread.connection.unwrap().number("SELECT count(*) FROM log").unwrap(), 5);
     }
 }
