@@ -1,8 +1,13 @@
 //! A database on a server of its own: who it is, how it is let in, and what becomes of the group when it fails.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection};
 use wardline_harness::group::{Group, sql};
 use wardline_harness::ids::Log;
 use wardline_harness::log::pack;
@@ -35,7 +40,26 @@ fn a_database_server_that_cannot_prove_who_it_is_gets_nothing() {
         group.server().set("postgres", toml::Value::Table(login.collect()));
     };
 
-    // Its certificate is under another CA, or for another name.
+    // One that asks for the password as it is gets it only when it has proved who it is: before that, not even a name.
+    let impostor = Impostor::start();
+    let (ca_of_it, port) = (group.folder().join("impostor.pem"), impostor.address.port());
+    scratch::write(&ca_of_it, &impostor.service.authority, 0o644);
+    let at = |host: &str| format!("postgres://wardline@{host}:{port}/wardline");
+    for (dials, (host, authority)) in [("localhost", &ca), ("127.0.0.1", &ca_of_it)].into_iter().enumerate() {
+        set(&mut group, &at(host), &[("ca", authority), ("password_file", &password)]);
+        let reason = refused(&mut group, 40023);
+        assert_eq!(impostor.heard(), (dials + 1, Vec::new()), "{reason}");
+        assert!(reason.contains("invalid peer certificate: "), "{reason}");
+    }
+    set(&mut group, &at("localhost"), &[("ca", &ca_of_it), ("password_file", &password)]);
+    refused(&mut group, 40023);
+    let secret = std::fs::read(&password).unwrap();
+    wait::until("the control: the password has come", LIMIT, || {
+        let (_, heard) = impostor.heard();
+        heard.windows(secret.len()).any(|window| window == secret).then_some(())
+    });
+
+    // The real one: its certificate is under another CA, or for another name.
     let other = group.folder().join("other.pem");
     scratch::write(&other, Service::new("localhost").authority, 0o644);
     set(&mut group, &url, &[("ca", &other), ("password_file", &password)]);
@@ -44,9 +68,6 @@ fn a_database_server_that_cannot_prove_who_it_is_gets_nothing() {
     set(&mut group, &url.replace("localhost", "127.0.0.1"), &[("ca", &ca), ("password_file", &password)]);
     let reason = refused(&mut group, 40023);
     assert!(reason.contains("not valid for name \"127.0.0.1\""), "{reason}");
-    // Nothing of the password was said to either.
-    let log = group.postgres().log();
-    assert!(!log.contains("password authentication failed"), "{log}");
 
     // It takes nobody in the clear, and neither do we: one that has no TLS is not spoken to.
     set(&mut group, &url, &[("ca", &ca), ("password_file", &password)]);
@@ -82,6 +103,58 @@ fn a_database_server_that_cannot_prove_who_it_is_gets_nothing() {
                     WHERE application_name = 'wardline-server'";
     assert_eq!(group.sql::<String>(sessions), ["TLSv1.3 wardline"]);
     group.done(&["status"]);
+}
+
+/// Who listens where a database server should, asks for the password as it is, and keeps all that it is told.
+struct Impostor {
+    service: Service,
+    address: SocketAddr,
+    heard: Arc<Mutex<(usize, Vec<u8>)>>,
+}
+
+impl Impostor {
+    /// It ends with the test's process.
+    fn start() -> Self {
+        let (service, listener) = (Service::new("localhost"), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (address, heard) = (listener.local_addr().unwrap(), Arc::<Mutex<(usize, Vec<u8>)>>::default());
+        let (tls, told) = (service.tls(), Arc::clone(&heard));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                // Who does not believe it hangs up.
+                let _ = Self::converse(stream.unwrap(), &tls, &told);
+            }
+        });
+        Self { service, address, heard }
+    }
+
+    fn converse(mut stream: TcpStream, tls: &Arc<ServerConfig>, told: &Mutex<(usize, Vec<u8>)>) -> std::io::Result<()> {
+        let mut request = [0; 8];
+        stream.read_exact(&mut request)?;
+        told.lock().unwrap().0 += 1;
+        stream.write_all(b"S")?;
+        let mut connection = ServerConnection::new(Arc::clone(tls)).unwrap();
+        let mut private = rustls::Stream::new(&mut connection, &mut stream);
+        let hear = |private: &mut rustls::Stream<'_, ServerConnection, TcpStream>, length: usize| {
+            let mut bytes = vec![0; length];
+            private.read_exact(&mut bytes).map(|()| {
+                told.lock().unwrap().1.extend_from_slice(&bytes);
+                bytes
+            })
+        };
+        let length = |bytes: &[u8]| u32::from_be_bytes(bytes[bytes.len() - 4..].try_into().unwrap()) as usize - 4;
+        let startup = hear(&mut private, 4)?;
+        hear(&mut private, length(&startup))?;
+        // AuthenticationCleartextPassword.
+        private.write_all(b"R\0\0\0\x08\0\0\0\x03")?;
+        private.flush()?;
+        let answer = hear(&mut private, 5)?;
+        hear(&mut private, length(&answer)).map(drop)
+    }
+
+    /// How often it was dialled, and what it was told once TLS stood.
+    fn heard(&self) -> (usize, Vec<u8>) {
+        self.heard.lock().unwrap().clone()
+    }
 }
 
 /// A group whose database has a standby, that the server knows of, and a log that two agents follow.
