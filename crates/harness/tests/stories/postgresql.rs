@@ -8,11 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection};
+use wardline_harness::asking::Asking;
 use wardline_harness::group::{Group, sql};
 use wardline_harness::ids::Log;
 use wardline_harness::log::pack;
 use wardline_harness::pki::Service;
-use wardline_harness::program::succeeds;
+use wardline_harness::program::{said, succeeds};
+use wardline_harness::tap::{Tap, Way};
 use wardline_harness::{Postgres, scratch, wait};
 
 use crate::load_kills::{assert_each_line_once, stored, wait_for_the_last_line};
@@ -155,6 +157,60 @@ impl Impostor {
     fn heard(&self) -> (usize, Vec<u8>) {
         self.heard.lock().unwrap().clone()
     }
+}
+
+#[test]
+fn an_act_whose_answer_is_lost_behind_its_commit_was_done_and_is_done_once() {
+    const NAME: &str = "late.test";
+    let mut group = Group::builder().gateways(0).agents(0).postgres(true).lay();
+    let (tap, url) = (Tap::to(group.postgres().address()), group.postgres().url(&[]));
+    let port = |address: SocketAddr| format!(":{}/", address.port());
+    let url = url.replace(&port(group.postgres().address()), &port(tap.address()));
+    group.server().set("database", url);
+    group.start();
+    // A COMMIT of what makes a member waits as long as somebody else has a table.
+    for sql in [
+        "CREATE TABLE held (x BIGINT)",
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM set_config('lock_timeout', '0', true); LOCK TABLE held IN EXCLUSIVE MODE; RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON member DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION hold()",
+    ] {
+        group.postgres().admin("wardline", sql);
+    }
+    let mut host = group.newcomer(NAME);
+    let mut asking = Asking::host(&host, &group.server().parent());
+    let code = asking.code();
+
+    let (mark, held) = (group.server().mark(), group.postgres().lock("held"));
+    let mut approving = group.command(&["-o", "json", "agent", "approve", NAME, &code]);
+    let mut approving = approving.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%COMMIT'
+                 AND application_name = 'wardline-server'";
+    wait::until("its COMMIT waits", LIMIT, || (group.sql::<i64>(waits) == [1]).then_some(()));
+    tap.hold(Way::Down, true);
+    drop(held);
+    let members = format!("SELECT count(*) FROM member WHERE name = '{NAME}'");
+    wait::until("it is done", LIMIT, || (group.sql::<i64>(&members) == [1]).then_some(()));
+    // The control: nobody has heard of it, and by what is there now the same act would be refused.
+    assert!(approving.try_wait().unwrap().is_none());
+    tap.cut();
+    tap.hold(Way::Down, false);
+
+    let output = approving.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let approved: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    group.server().wait_event_since(mark, 40020);
+    group.server().wait_event_since(mark, 40021);
+    assert_eq!(group.wardline(&["agent", "approve", NAME, &code]).status.code(), Some(0), "it shows the code again");
+    asking.wait_shown("type the confirmation code");
+    asking.types(approved["confirmation"].as_str().unwrap());
+    let (status, shown) = asking.ended();
+    assert!(status.success(), "{shown}");
+    host.start();
+    host.wait_event(40005);
+    let log = group.done(&["keys", "log", "show"]);
+    assert_eq!(log.lines().filter(|line| line.contains(&format!("agent {NAME}, key"))).count(), 1, "{log}");
 }
 
 /// A group whose database has a standby, that the server knows of, and a log that two agents follow.

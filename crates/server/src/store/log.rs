@@ -126,6 +126,19 @@ fn note(effects: &mut Effects, unread: Option<Unread>) {
     }
 }
 
+/// Whether the log has the newest entry of this view in its place: then all that was written with it is there. Whoever
+/// appends now is waited for; it may be this server itself, on a connection that was lost.
+pub(super) fn has_newest(connection: &Connection, view: &View) -> Result<bool, sql::Error> {
+    connection.transaction(|| {
+        connection.lock("log")?;
+        let newest = view.tree().size().saturating_sub(1);
+        let rows = page(connection, newest, 1)?;
+        let there = rows.first().filter(|(number, _)| *number == newest);
+        connection.catch_up_standby()?;
+        Ok(there.map(|(_, entry)| merkle::leaf(entry)) == view.tree().last())
+    })
+}
+
 /// The wish to know what other servers have appended.
 pub(super) struct Follow;
 
@@ -257,7 +270,7 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             None => {}
         }
         effects.view = next;
-        effects.appended = true;
+        (effects.appended, effects.signed) = (true, true);
         Ok(Ok(facts))
     }
 }

@@ -2,7 +2,9 @@
 //! disk, and answers after the COMMIT.
 //!
 //! When a group fails it is rolled back as a whole, kept, and tried again until it is in the database; meanwhile the
-//! channel fills and callers wait. After any failure but "somebody else has the lock" the connection is not trusted any
+//! channel fills and callers wait. Only a request that the database does not take for what it holds already, alone in its
+//! transaction, is given up. What was appended to the trust log by a COMMIT that has no answer is looked for before it is
+//! decided again. After any failure but "somebody else has the lock" the connection is not trusted any
 //! more: it is closed, and [`database::reopen`] begins with what makes its first sync mean something.
 
 use std::fmt::Write as _;
@@ -21,7 +23,7 @@ use wardline_proto::event::Event;
 use wardline_secrets::view::View;
 
 use super::database::Location;
-use super::log::Keeper;
+use super::log::{self, Keeper};
 use super::sql::{self, Connection};
 use super::{Error, database, kept};
 
@@ -69,6 +71,8 @@ pub(super) struct Effects {
     pub(super) view: Arc<View>,
     /// Whether that is anything new.
     pub(super) appended: bool,
+    /// Whether this server has signed its newest entry, in this transaction.
+    pub(super) signed: bool,
     /// What to tell the operator.
     pub(super) events: Vec<Event>,
     /// The new alerts.
@@ -78,7 +82,7 @@ pub(super) struct Effects {
 impl Effects {
     /// None yet, over what the trust log says.
     pub(super) const fn none(view: Arc<View>) -> Self {
-        Self { view, appended: false, events: Vec::new(), raised: Vec::new() }
+        Self { view, appended: false, signed: false, events: Vec::new(), raised: Vec::new() }
     }
 }
 
@@ -124,7 +128,7 @@ pub(super) fn start(
     trust: Trust,
 ) -> std::io::Result<(Writer, WriterThread)> {
     let (sender, requests) = mpsc::channel(GROUP);
-    let thread = Thread { location, connection: Some(connection), requests, measure, trust };
+    let thread = Thread { location, connection: Some(connection), requests, measure, trust, doubt: None };
     let handle = std::thread::Builder::new().name("store".into()).spawn(|| thread.run())?;
     Ok((Writer(sender), WriterThread(handle)))
 }
@@ -196,6 +200,9 @@ struct Thread {
     requests: mpsc::Receiver<Box<dyn Pending>>,
     measure: Option<File>,
     trust: Trust,
+    /// What a COMMIT that has failed would have made true, where this server has signed entries in its transaction. It may
+    /// have been done all the same: who does not hear the answer cannot know.
+    doubt: Option<Effects>,
 }
 
 impl Thread {
@@ -286,20 +293,37 @@ impl Thread {
         }
     }
 
-    /// Writes the group in one transaction; an error leaves nothing of it.
+    /// Writes the group in one transaction; an error leaves nothing of it, or leaves [`Self::doubt`].
     fn write_once(&mut self, group: &mut Group) -> Result<Effects, sql::Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             closed => closed.insert(database::reopen(&self.location)?),
         };
+        if let Some(doubt) = &self.doubt {
+            let done = log::has_newest(connection, &doubt.view)?;
+            if let Some(effects) = self.doubt.take().filter(|_| done) {
+                return Ok(effects);
+            }
+        }
         let view = Arc::clone(&self.trust.published.borrow());
+        let mut doubt = None;
         let mut write = || {
-            let mut effects = Effects::none(Arc::clone(&view));
-            connection.transaction(|| {
-                group.iter_mut().try_for_each(|request| request.write(connection, &mut effects)).map(|()| effects)
-            })
+            let (mut effects, mut all) = (Effects::none(Arc::clone(&view)), false);
+            let written = connection.transaction(|| {
+                group.iter_mut().try_for_each(|request| request.write(connection, &mut effects))?;
+                all = true;
+                Ok(())
+            });
+            match written {
+                Ok(()) => Ok(effects),
+                Err(error) => {
+                    // What the database itself says is no doubt.
+                    doubt = Some(effects).filter(|effects| all && effects.signed && !error.is_about_the_row());
+                    Err(error)
+                }
+            }
         };
-        match write() {
+        let written = match write() {
             // One row of many is refused, and takes all with it: once more, each by itself.
             Err(error) if error.is_about_the_row() && connection.set_careful(true) => {
                 let written = write();
@@ -307,7 +331,9 @@ impl Thread {
                 written
             }
             written => written,
-        }
+        };
+        self.doubt = doubt;
+        written
     }
 
     /// Sleeps, but ends early, with `false`, when the last handle is gone.
@@ -353,8 +379,14 @@ mod tests {
         let keeper = Arc::new(folder.keeper());
         let (published, _) = watch::channel(Arc::new(View::new(keeper.root.clone())));
         let trust = Trust { keeper, published };
-        let mut thread =
-            Thread { location: folder.location(), connection: Some(connection), requests, measure: None, trust };
+        let mut thread = Thread {
+            location: folder.location(),
+            connection: Some(connection),
+            requests,
+            measure: None,
+            trust,
+            doubt: None,
+        };
         let (reply, mut answer) = oneshot::channel();
         let mut group: Group = vec![Box::new(Request { write: Large, answer: None, reply })];
 
@@ -384,8 +416,14 @@ mod tests {
             beside: None,
         };
         let trust = Trust { keeper, published };
-        let mut thread =
-            Thread { location: folder.location(), connection: Some(connection), requests, measure: None, trust };
+        let mut thread = Thread {
+            location: folder.location(),
+            connection: Some(connection),
+            requests,
+            measure: None,
+            trust,
+            doubt: None,
+        };
         let ((first, mut decided), (second, _)) = (oneshot::channel(), oneshot::channel());
         let mut group: Group = vec![
             Box::new(Request { write: act, answer: None, reply: first }),
