@@ -504,8 +504,8 @@ catalogue! {
     40070 Information JoinWaits { service, address, key }
         "{service} at {address} asks to join, with identity key {key}; an operator has to approve it"
         meaning "Nothing is decided and nothing is written. The host shows a code, and waits for half an hour."
-        cause "Somebody ran `join` on the host, without a token."
-        cure "Have the code told by somebody at the host: `wardline agent approve NAME CODE`. If nobody is there: `wardline agent reject NAME`."
+        cause "Somebody ran `join` on the host: an agent or a gateway without a token, a further server with one."
+        cure "Have the code told by somebody at the host: `wardline agent approve NAME CODE`, or `gateway` or `server` in its place. If nobody is there: `reject NAME`."
 
     40071 Information JoinApproved { service, act }
         "{service} was approved by {act}"

@@ -178,7 +178,7 @@ pub struct Token {
     /// The public half of its Ed25519 key, 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub key: Bytes,
-    /// `agent` or `gateway`.
+    /// `agent`, `gateway` or `server`.
     #[prost(string, tag = "3")]
     pub role: String,
     /// The name of who may use it, or a pattern with one `*` at its beginning or end; `*` is any.

@@ -36,6 +36,11 @@ pub(super) fn gone(what: &str) -> Problem {
 }
 
 pub(super) async fn create_token(service: &Service, order: TokenOrder) -> Result<Token, Problem> {
+    if order.role == Role::Server && !service.store.is_shared() {
+        let detail = "several servers share one PostgreSQL database, and this one has its own in a file";
+        let next = "move to PostgreSQL first: docs/operations/servers.md, docs/operations/postgresql.md";
+        return Err(Problem::new(Kind::Conflict, detail, next));
+    }
     let id = order.id.clone();
     decide(service, move |view, now| operating::create_token(&order, view, now)).await?;
     one_token(service, &id)

@@ -161,6 +161,11 @@ impl Store {
         self.view.clone()
     }
 
+    /// Whether several servers may share the database.
+    pub const fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// Who keeps the trust log.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
