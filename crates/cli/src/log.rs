@@ -86,6 +86,9 @@ fn about(fact: &Fact) -> (&'static str, String) {
             let key = KeyId::of(&member.identity);
             ("member", format!("{} {}, key {key}{}", member.role, member.name, via(&member.parents)))
         }
+        Fact::Removed(removed) if removed.identity.is_empty() => {
+            ("removed", format!("{}, its duty keys alone", removed.name))
+        }
         Fact::Removed(removed) => ("removed", format!("{}, key {}", removed.name, hex::encode(&removed.identity))),
         Fact::Pack(pack) => ("pack", format!("{} for {}, text {}", pack.name, pack.agents, hex::encode(&pack.text))),
         Fact::PackRemoved(removed) => ("pack removed", removed.name.clone()),

@@ -132,11 +132,14 @@ impl Configured {
     pub fn open(sealing: &Arc<Sealing>, folder: PathBuf, check: Check) -> Arc<Self> {
         let known = Known::load(sealing.vault(), &folder);
         let (active, newest, seen) = (watch::Sender::new(None), Mutex::default(), known.version);
+        let disowned = known.disowned.clone();
         let log = Mutex::new(Log { known, turn: 0 });
         let (own, key, group) = (sealing.own().clone(), sealing.identity(), sealing.group_name().clone());
         let (root, sealing) = (sealing.root().clone(), Arc::clone(sealing));
         let configured = Self { own, key, group, root, folder, check, sealing, newest, log, active };
         configured.load();
+        // After that: what is kept was signed by whom this host believed then.
+        disowned.into_iter().for_each(|keys| configured.root.disown(keys));
         if configured.newest().version < seen {
             // A newer one has come: it could not be used, or was lost.
             *configured.newest() = Newest { version: seen, ..Newest::default() };
@@ -255,7 +258,11 @@ impl Configured {
         }
 
         new?;
-        let kept = log.known.keep(shown, &head, issue.as_ref().map_or(0, |issue| issue.version));
+        // Whoever it names is not believed from now on, also after a restart, and whether the rest can be used or not.
+        let named = |configuration: &Configuration| (configuration.version, disowned(&configuration.content));
+        let came = configuration.as_ref().map(named);
+        came.iter().for_each(|(_, keys)| self.root.disown(keys.clone()));
+        let kept = log.known.keep(shown, &head, came);
         given_up.into_iter().for_each(journal::emit);
         if let Err(error) = kept {
             // Nothing is applied that is not known for good. It is asked for again.
@@ -335,7 +342,6 @@ impl Configured {
     fn apply(&self, configuration: Configuration, signed: Signed, document: &[u8], duty: &Duty) {
         let (version, cookie) = (configuration.version, Some(configuration.cookie));
         let (group, shown) = (self.group.to_string(), configuration.cookie.to_string());
-        self.disown(&configuration.content);
         if let Err(reason) = (self.check)(&configuration.content) {
             journal::emit(Event::ConfigurationUnusable { group, reason });
             *self.newest() = Newest { version, cookie, unusable: true };
@@ -349,11 +355,6 @@ impl Configured {
         journal::emit(Event::ConfigurationReceived { group, cookie: shown });
         *self.newest() = Newest { version, cookie, unusable: false };
         self.active.send_replace(Some(Arc::new(configuration)));
-    }
-
-    /// Whoever it names is not believed from now on, whether the rest can be used here or not.
-    fn disown(&self, content: &Content) {
-        self.root.disown(content.disowned.iter().map(|key| KeyId(*key)).collect());
     }
 
     /// What a server has signed for this host.
@@ -458,7 +459,7 @@ impl Configured {
             journal::emit(Event::StateFolderInUse { path, reason: error.to_string() });
         }
         let Configuration { version, cookie, .. } = configuration;
-        self.disown(&configuration.content);
+        self.root.disown(disowned(&configuration.content));
         let checked = (self.check)(&configuration.content);
         *self.newest() = Newest { version, cookie: Some(cookie), unusable: checked.is_err() };
         match checked {
@@ -486,6 +487,11 @@ impl Configured {
             Err(_) => Err(format!("{name}: its signature does not fit")),
         }
     }
+}
+
+/// The duty keys of servers that were removed.
+fn disowned(content: &Content) -> Vec<KeyId> {
+    content.disowned.iter().map(|key| KeyId(*key)).collect()
 }
 
 /// Does what blocks; nothing when the program is stopping.

@@ -11,6 +11,7 @@ use wardline_proto::event::Event;
 use wardline_proto::message::{Signed, decode, encode};
 use wardline_secrets::head::{Breach, Reach, read_head};
 use wardline_secrets::protect::Vault;
+use wardline_secrets::signature::KeyId;
 
 use crate::journal;
 
@@ -29,6 +30,16 @@ struct Kept {
     /// The highest version of a configuration that has come, usable or not; 0 for none.
     #[prost(uint64, tag = "3")]
     version: u64,
+    /// What came with that; nothing in a file of an earlier version.
+    #[prost(message, optional, tag = "4")]
+    disowned: Option<Disowned>,
+}
+
+/// The duty keys of servers that were removed, by their ids.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Disowned {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    keys: Vec<Vec<u8>>,
 }
 
 /// What a host knows of its group's trust log.
@@ -40,33 +51,45 @@ pub(crate) struct Known {
     pub(crate) head: Option<(Reach, Signed)>,
     /// The highest version of a configuration that has come, usable or not.
     pub(crate) version: u64,
+    /// The duty keys that the configuration of this version named, because their servers were removed.
+    pub(crate) disowned: Option<Vec<KeyId>>,
 }
 
 impl Known {
     /// Reads what is kept in a group's folder. What cannot be understood is not used, and said.
     pub(crate) fn load(vault: &Vault, folder: &Path) -> Self {
         let path = folder.join(FILE);
-        let (head, version) = read(vault, &path).unwrap_or_else(|reason| {
+        let kept = read(vault, &path).unwrap_or_else(|reason| {
             journal::emit(Event::HeadDamaged { path: path.display().to_string(), reason });
-            (None, 0)
+            None
         });
-        Self { path, vault: vault.clone(), head, version }
+        let (path, vault) = (path, vault.clone());
+        let Some((reach, kept)) = kept else { return Self { path, vault, head: None, version: 0, disowned: None } };
+        let Kept { payload, signature, version, disowned } = kept;
+        let keys =
+            |Disowned { keys }| keys.into_iter().filter_map(|key: Vec<u8>| key.try_into().ok().map(KeyId)).collect();
+        Self { path, vault, head: Some((reach, Signed { payload, signature })), version, disowned: disowned.map(keys) }
     }
 
-    /// Keeps a head that follows the one before, and the version that came with it. Where that is nothing new, nothing is
-    /// written.
+    /// Keeps a head that follows the one before, and what came with it: the version of a configuration, and the duty keys
+    /// that it names. Where that is nothing new, nothing is written.
     ///
     /// # Errors
     /// It cannot be written. What was kept before is still true, and this one is held until the program ends.
-    pub(crate) fn keep(&mut self, reach: Reach, signed: &Signed, version: u64) -> io::Result<()> {
-        let version = self.version.max(version);
+    pub(crate) fn keep(&mut self, reach: Reach, signed: &Signed, came: Option<(u64, Vec<KeyId>)>) -> io::Result<()> {
         let same = self.head.as_ref().is_some_and(|(known, _)| known.head == reach.head);
-        if same && version == self.version {
+        let (version, disowned) = match came {
+            Some((version, disowned)) if version >= self.version => (version, Some(disowned)),
+            _ => (self.version, self.disowned.clone()),
+        };
+        if same && (version, &disowned) == (self.version, &self.disowned) {
             return Ok(());
         }
         let Signed { payload, signature } = signed.clone();
-        (self.head, self.version) = (Some((reach, signed.clone())), version);
-        self.vault.write(&self.path, FILE, &encode(&Kept { payload, signature, version }))
+        let keys = |keys: &Vec<KeyId>| Disowned { keys: keys.iter().map(|key| key.0.to_vec()).collect() };
+        let kept = Kept { payload, signature, version, disowned: disowned.as_ref().map(keys) };
+        (self.head, self.version, self.disowned) = (Some((reach, signed.clone())), version, disowned);
+        self.vault.write(&self.path, FILE, &encode(&kept))
     }
 
     /// Holds what a server has shown when it renewed a certificate against what is known. It brings no proof that the log
@@ -97,14 +120,14 @@ pub(crate) fn breached(breach: Breach, known: &Reach, shown: &Reach, parent: &Na
     }
 }
 
-fn read(vault: &Vault, path: &Path) -> Result<(Option<(Reach, Signed)>, u64), String> {
+fn read(vault: &Vault, path: &Path) -> Result<Option<(Reach, Kept)>, String> {
     let bytes = match vault.read(path, FILE) {
         Ok(bytes) => Bytes::copy_from_slice(&bytes),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((None, 0)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let Kept { payload, signature, version } = decode(&bytes).ok_or("it cannot be decoded")?;
-    let signed = Signed { payload, signature };
+    let kept: Kept = decode(&bytes).ok_or("it cannot be decoded")?;
+    let signed = Signed { payload: kept.payload.clone(), signature: kept.signature.clone() };
     let reach = read_head(&signed).ok_or("it is no head of a trust log")?;
-    Ok((Some((reach, signed)), version))
+    Ok(Some((reach, kept)))
 }

@@ -8,6 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData as _,
 };
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use wardline_proto::Role;
 
 use crate::private;
@@ -159,6 +161,19 @@ impl Service {
         let certificate = params.signed_by(&key, &authority).expect("a certificate can be made");
         let credential = Credential { chain: certificate.pem(), key: key.serialize_pem() };
         Self { authority: authority.pem(), credential }
+    }
+
+    /// What it serves TLS with.
+    ///
+    /// # Panics
+    /// It is not what was made.
+    pub fn tls(&self) -> Arc<rustls::ServerConfig> {
+        let chain = CertificateDer::from_pem_slice(self.credential.chain.as_bytes()).expect("it was made");
+        let key = PrivateKeyDer::from_pem_slice(self.credential.key.as_bytes()).expect("it was made");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("the provider has what the versions need").with_no_client_auth();
+        Arc::new(config.with_single_cert(vec![chain], key).expect("they belong together"))
     }
 }
 
@@ -379,7 +394,6 @@ fn authority(name: &str, constraints: BasicConstraints) -> CertificateParams {
 mod tests {
     use super::*;
     use der::{Decode as _, Encode as _};
-    use rustls_pki_types::pem::PemObject as _;
     use rustls_pki_types::{CertificateDer, UnixTime};
     use wardline_proto::GroupId;
     use wardline_secrets::trust::Root;

@@ -3,6 +3,7 @@
 //! It listens on a loopback port, over TLS alone and with a password, and on a unix socket for the test itself.
 
 use std::fs::{File, Permissions, set_permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -134,6 +135,11 @@ impl Postgres {
     /// A file with the password.
     pub fn password_file(&self) -> PathBuf {
         self.at("password")
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 
     /// What a server's configuration says of it, and of others that take over.

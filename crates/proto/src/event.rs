@@ -393,6 +393,12 @@ catalogue! {
         cause "A failing disk, memory or controller, or somebody who has written into the file."
         cure "See what the kernel says (`dmesg`) and how the disk is (`smartctl -a`). Put a backup back if what is lost is needed: docs/operations/install.md."
 
+    40029 Critical WriteRefused { what, reason }
+        "the database does not take {what}: {reason}; everything else is written"
+        meaning "What the database holds already does not go together with it. It was not written and not acknowledged; an agent sends its batches again."
+        cause "Somebody wrote into the database by hand, or a newer version of the program has."
+        cure "Put right what was written by hand, or put a backup back. The reason names what the database complains of."
+
     40030 Warning CheckFailed { workflow, reason }
         "check {workflow} gave no usable result: {reason}; its state is unknown"
         meaning "The plugin could not be run, was ended at its limit, or printed what the interface does not allow."
@@ -486,8 +492,8 @@ catalogue! {
     40066 Critical LogDamaged { number, reason }
         "entry {number} of the trust log cannot be believed: {reason}"
         meaning "An entry is not what a server of this group signed. What is behind it is not looked at: the server does not start."
-        cause "Somebody wrote into the database, or the disk damaged it."
-        cure "Restore the database and the file `head` from one backup, and find out who wrote into it."
+        cause "Somebody wrote into the database, or the disk damaged it; or a server that runs a later version of the program has appended what this one does not know."
+        cure "Where servers run another version, replace the program. Otherwise restore the database and the file `head` from one backup, and find out who wrote into it."
 
     40067 Critical RowsRebuilt { table, rows }
         "{rows} in table {table} were not what the trust log says, and were rebuilt from it"
@@ -504,8 +510,8 @@ catalogue! {
     40070 Information JoinWaits { service, address, key }
         "{service} at {address} asks to join, with identity key {key}; an operator has to approve it"
         meaning "Nothing is decided and nothing is written. The host shows a code, and waits for half an hour."
-        cause "Somebody ran `join` on the host, without a token."
-        cure "Have the code told by somebody at the host: `wardline agent approve NAME CODE`. If nobody is there: `wardline agent reject NAME`."
+        cause "Somebody ran `join` on the host: an agent or a gateway without a token, a further server with one."
+        cure "Have the code told by somebody at the host: `wardline agent approve NAME CODE`, or `gateway` or `server` in its place. If nobody is there: `reject NAME`."
 
     40071 Information JoinApproved { service, act }
         "{service} was approved by {act}"
@@ -662,6 +668,18 @@ catalogue! {
         meaning "It was good when it came. Only the packs of the configuration file on this host run; the server is asked for it again."
         cause "The configuration file on this host names a pack of the same name now, or the agent was replaced by an older one."
         cure "Take the pack out of the configuration file, or upgrade the agent, and start it again."
+
+    40108 Critical LogUnread { number, server }
+        "entry {number} of the trust log was signed by {server}, and this program cannot take it: nothing is appended until it can"
+        meaning "This server does not know what was decided by that entry and behind it, removals too, and decides nothing about trust itself. What agents send is stored."
+        cause "That server runs another version of the program; or somebody deleted or changed an entry in front of this one."
+        cure "Replace the program: all servers of a group run one version. If they do, find out who can write into the database."
+
+    40109 Critical LogRowsRemoved { number, rows }
+        "{rows} in the table of the trust log from entry {number} on, for which no server vouches, were removed"
+        meaning "They were none of the log, and nobody was trusted because of them."
+        cause "Somebody wrote into the database: by hand, or a server that was removed."
+        cure "Find out who can write into the database, and change the password of a server that was removed."
 
     40120 Critical GroupLeftOut { group, event }
         "group {group} is left out because of event {event}, which stands before this one; other groups of this agent go on"

@@ -10,7 +10,7 @@
 //!    |<------------- Outcome: the certificate, signed over all three, or a refusal
 //! ```
 //!
-//! A host without a token commits itself first, so that nobody who sees what one end contributes can choose what the
+//! A host without a token, and every further server, commits itself first, so that nobody who sees what one end contributes can choose what the
 //! other end is shown: two people compare a code of 40 bits, made of all of it ([`crate::join::Commitment`]).
 //!
 //! ```text
@@ -117,7 +117,7 @@ pub struct Stands {
     pub cookie: Bytes,
 }
 
-/// What a host without a token will say, before it has heard anything.
+/// What a host without a token, or a further server, will say, before it has heard anything.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Commitment {
     /// SHA-256 over the nonce and the bytes of Hello that it will open, 32 bytes.
@@ -126,7 +126,7 @@ pub struct Commitment {
     /// The name that it wants.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// `agent` or `gateway`.
+    /// `agent`, `gateway` or `server`.
     #[prost(string, tag = "3")]
     pub role: String,
 }
@@ -139,7 +139,7 @@ pub struct Open {
     /// 32 fresh random bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub nonce: Bytes,
-    /// The bytes of a [`Hello`] without a token.
+    /// The bytes of a [`Hello`]: without a token, but of a further server.
     #[prost(bytes = "bytes", tag = "2")]
     pub hello: Bytes,
     /// By the identity key over the transcript ([`crate::message::Context::Join`], 64 bytes).
@@ -170,7 +170,7 @@ pub struct Hello {
     /// The name that it wants, or has.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// `agent` or `gateway`.
+    /// `agent` or `gateway`; of a further server `server`.
     #[prost(string, tag = "3")]
     pub role: String,
     /// Its identity key: SubjectPublicKeyInfo, DER.

@@ -178,7 +178,7 @@ pub struct Token {
     /// The public half of its Ed25519 key, 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub key: Bytes,
-    /// `agent` or `gateway`.
+    /// `agent`, `gateway` or `server`.
     #[prost(string, tag = "3")]
     pub role: String,
     /// The name of who may use it, or a pattern with one `*` at its beginning or end; `*` is any.
@@ -229,7 +229,8 @@ pub struct Removed {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// The id of its identity key, 16 bytes.
+    /// The id of its identity key, 16 bytes; empty when it is a server that is no member any more, and only its duty keys
+    /// are to be worth nothing.
     #[prost(bytes = "bytes", tag = "2")]
     pub identity: Bytes,
 }

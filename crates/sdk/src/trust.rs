@@ -95,7 +95,8 @@ pub struct Member {
     pub name: Name,
     /// What it is.
     pub role: Role,
-    /// The id of its identity key, hexadecimal.
+    /// The id of its identity key, hexadecimal; empty for a server that has removed itself, and whose duty key is believed
+    /// until it is removed by another.
     pub key: String,
     /// The gateways that may speak for it; none: it reports to servers itself.
     pub via: Vec<Name>,

@@ -23,7 +23,7 @@ use crate::certificate::Parsed;
 use crate::head::{Reach, Restored};
 use crate::merkle::{self, Tree};
 use crate::signature::{KeyId, SigningKey, VerifyingKey};
-use crate::trust::{Pin, Root};
+use crate::trust::{Pin, Root, not_after};
 
 use self::run_as::Affected;
 pub use self::run_as::{Account, Profile, RECIPIENTS, RunAs};
@@ -158,6 +158,33 @@ pub enum Unsound {
     /// What it says cannot be.
     #[error("it makes no sense: {0}")]
     Fact(&'static str),
+    /// At its place stands one that this program cannot take, and that a server has signed.
+    #[error("{0}")]
+    Unread(Unread),
+}
+
+/// An entry that a server of the group has signed to stand at its place, and that cannot be taken: the server knows more
+/// than this program, or less.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("entry {number} was signed by {server}, and this program cannot take it")]
+pub struct Unread {
+    /// Its place.
+    pub number: u64,
+    /// The server.
+    pub server: Name,
+}
+
+/// The duty keys of a server.
+#[derive(Clone, Debug)]
+struct Duties {
+    /// The newest, which signs entries.
+    key: VerifyingKey,
+    /// Its certificate, DER.
+    certificate: Bytes,
+    /// When that was entered, milliseconds since 1970.
+    at: u64,
+    /// Every key that was ever certified for it, and when that ends, seconds since 1970: agents believe each until then.
+    certified: BTreeMap<KeyId, u64>,
 }
 
 /// What the log says, up to an entry. What there are thousands of is shared by clones: whoever appends an entry begins with
@@ -169,8 +196,8 @@ pub struct View {
     tree: Tree,
     /// The latest moment that an entry has named.
     latest: u64,
-    /// The duty key of each server, and its certificate.
-    duties: HashMap<Name, (VerifyingKey, Bytes)>,
+    /// The duty keys of each server.
+    duties: HashMap<Name, Duties>,
     issuers: Vec<CertificateDer<'static>>,
     recovery: Option<VerifyingKey>,
     tokens: HashTrieMapSync<[u8; 16], Arc<Token>>,
@@ -185,6 +212,7 @@ pub struct View {
     run_as: RunAs,
     versions: Versions,
     restored: Option<Restored>,
+    unread: Option<Unread>,
 }
 
 /// Signs an entry, to be the next one of a log of `number` entries.
@@ -213,6 +241,7 @@ impl View {
             run_as: RunAs::default(),
             versions: Versions::default(),
             restored: None,
+            unread: None,
         }
     }
 
@@ -244,19 +273,47 @@ impl View {
             Fact::Removed(removed) if removed.name != entry.server => removed.name.parse::<Name>().ok(),
             _ => None,
         };
-        let removed = removed.filter(|name| self.find(name, Role::Server).is_some());
+        let removed = removed.filter(|name| self.duties.contains_key(name) || self.find(name, Role::Server).is_some());
         self.take(fact, entry.at)?;
-        removed.into_iter().for_each(|server| self.disown(server));
+        removed.into_iter().for_each(|server| self.disown(server, entry.at));
         self.latest = self.latest.max(entry.at);
         self.tree.push(merkle::leaf(&encode(signed)));
+        self.unread = None;
         Ok(())
     }
 
+    /// What an entry is that cannot be taken, when it stands at this place: nothing when no server whose word counts has
+    /// signed it to stand there.
+    pub fn vouched(&self, number: u64, signed: &Signed) -> Option<Unread> {
+        let signs = |key: &VerifyingKey| key.open(Context::Log, self.group(), signed).is_ok();
+        let record: Record = decode(&signed.payload)?;
+        let server = match record.what {
+            Some(Recorded::Entry(entry)) if entry.number == number => {
+                entry.server.parse().ok().filter(|server| self.duty(server).is_some_and(signs))
+            }
+            Some(_) => None,
+            // Neither an entry nor a head, of which this program knows.
+            None => self.duties.iter().find(|(_, duties)| signs(&duties.key)).map(|(server, _)| server.clone()),
+        };
+        server.map(|server| Unread { number, server })
+    }
+
+    /// The first entry behind these that a server has signed, and that cannot be taken. Nothing is to be appended then.
+    pub const fn unread(&self) -> Option<&Unread> {
+        self.unread.as_ref()
+    }
+
+    /// Notes that there is one, or none any more.
+    pub fn note_unread(&mut self, unread: Option<Unread>) {
+        self.unread = unread;
+    }
+
     /// What a server signs that was removed is not believed any more, which every agent has to know.
-    fn disown(&mut self, server: Name) {
-        if let Some((key, _)) = self.duties.remove(&server) {
-            self.disowned.insert(key.id());
-        }
+    fn disown(&mut self, server: Name, at: u64) {
+        // By the clock of who removes it; those of agents may be behind.
+        let ended = |ends: u64| ends.saturating_add(REMEMBERED) < at / 1000;
+        let certified = self.duties.remove(&server).map(|duties| duties.certified).unwrap_or_default();
+        self.disowned.extend(certified.into_iter().filter(|(_, ends)| !ended(*ends)).map(|(key, _)| key));
         self.versions.all = self.next();
         self.gone.insert(server);
     }
@@ -294,7 +351,10 @@ impl View {
             Fact::Issuer(issuer) => self.issuers.push(CertificateDer::from(issuer.certificate.to_vec())),
             Fact::Duty(duty) => {
                 let (server, key) = self.certified(&duty, at)?;
-                self.duties.insert(server, (key, duty.certificate));
+                let mut certified = self.duties.remove(&server).map(|duties| duties.certified).unwrap_or_default();
+                let ends = certified.entry(key.id()).or_default();
+                *ends = (*ends).max(not_after(&CertificateDer::from(duty.certificate.as_ref())));
+                self.duties.insert(server, Duties { key, certificate: duty.certificate, at, certified });
             }
             Fact::Recovery(recovery) => {
                 let key = VerifyingKey::from_spki(&recovery.key).map_err(|_| wrong("the recovery key"))?;
@@ -325,6 +385,9 @@ impl View {
             Fact::Member(member) => self.member(&member, at)?,
             Fact::Removed(removed) => {
                 let name: Name = removed.name.parse().map_err(|_| wrong("a member's name"))?;
+                if removed.identity.is_empty() && self.lingers(&name) {
+                    return Ok(());
+                }
                 let known = self.members.get(&name).filter(|member| member.identity.id().0 == *removed.identity);
                 let key = known.ok_or(wrong("a member that is not there"))?.key();
                 self.removed.insert_mut(key);
@@ -524,17 +587,27 @@ impl View {
 
     /// A server's duty key.
     pub fn duty(&self, server: &Name) -> Option<&VerifyingKey> {
-        self.duties.get(server).map(|(key, _)| key)
+        self.duties.get(server).map(|duties| &duties.key)
     }
 
     /// The certificate of a server's duty key, DER.
     pub fn duty_certificate(&self, server: &Name) -> Option<&Bytes> {
-        self.duties.get(server).map(|(_, certificate)| certificate)
+        self.duties.get(server).map(|duties| &duties.certificate)
     }
 
     /// The servers' duty keys.
     pub fn duties(&self) -> impl Iterator<Item = &VerifyingKey> {
-        self.duties.values().map(|(key, _)| key)
+        self.duties.values().map(|duties| &duties.key)
+    }
+
+    /// Whether a server of this name is no member, and its duty key is believed all the same: it has removed itself.
+    pub fn lingers(&self, server: &Name) -> bool {
+        self.duties.contains_key(server) && self.find(server, Role::Server).is_none()
+    }
+
+    /// Those of whom that is so, and since when they have their duty key, milliseconds since 1970.
+    pub fn lingering(&self) -> impl Iterator<Item = (&Name, u64)> {
+        self.duties.iter().filter(|(server, _)| self.lingers(server)).map(|(server, duties)| (server, duties.at))
     }
 
     /// The ids of duty keys of servers that were removed, in order.

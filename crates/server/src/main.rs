@@ -31,7 +31,7 @@ use wardline_server::live::Registry;
 use wardline_server::operating::accounts::Policy;
 use wardline_server::restore;
 use wardline_server::sealing::{self, Publications};
-use wardline_server::store::{Location, Login, Settings, Store};
+use wardline_server::store::{Error, Location, Login, Settings, Store};
 use wardline_server::watcher;
 
 #[derive(Parser)]
@@ -334,12 +334,12 @@ fn run(path: &Path) -> Result<(), Event> {
 
 /// Compares the tables that show the trust log with it, again and again.
 async fn compare(store: Store, stop: CancellationToken) {
-    while pause(COMPARE, &stop).await && store.compare().await.is_ok() {}
+    while pause(COMPARE, &stop).await && !matches!(store.compare().await, Err(Error::Stopped)) {}
 }
 
 /// Takes over what other servers append to the trust log, again and again.
 async fn follow(store: Store, stop: CancellationToken) {
-    while pause(FOLLOW, &stop).await && store.follow().await.is_ok() {}
+    while pause(FOLLOW, &stop).await && !matches!(store.follow().await, Err(Error::Stopped)) {}
 }
 
 /// Returns when this server, which is a member, is none any more.

@@ -98,8 +98,11 @@ pub fn revoke_token(id: &str, view: &View) -> Decision {
 /// # Errors
 /// There is no such member.
 pub fn remove(role: Role, name: &Name, view: &View) -> Decision {
-    let member = member(role, name, view)?;
-    let identity = Bytes::copy_from_slice(&member.key().0);
+    // A server that has removed itself is to lose its duty key, too.
+    let identity = match role == Role::Server && view.lingers(name) {
+        true => Bytes::new(),
+        false => Bytes::copy_from_slice(&member(role, name, view)?.key().0),
+    };
     Ok(vec![Fact::Removed(trust::Removed { name: name.to_string(), identity })])
 }
 

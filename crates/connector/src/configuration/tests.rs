@@ -88,15 +88,25 @@ impl Host {
     }
 
     fn open(&self) -> Arc<Configured> {
+        self.open_with(&self.sealing)
+    }
+
+    /// As a program that was started again: it remembers nothing.
+    fn restarted(&self) -> Arc<Configured> {
+        let own = Identity { name: name("web1.test"), role: Role::Agent };
+        self.open_with(&self.group.sealing(own, &self.identity, &self.scratch.0))
+    }
+
+    fn open_with(&self, sealing: &Arc<Sealing>) -> Arc<Configured> {
         let check = |content: &Content| match content.packs.iter().any(|(name, _)| name == "bad") {
             true => Err("a bad pack".to_owned()),
             false => Ok(()),
         };
-        Configured::open(&self.sealing, self.scratch.0.clone(), Box::new(check))
+        Configured::open(sealing, self.scratch.0.clone(), Box::new(check))
     }
 
-    fn message(&self, version: u64, pack: &str) -> message::Configuration {
-        let content = Content {
+    fn content(&self, pack: &str) -> Content {
+        Content {
             group: name("north"),
             name: name("web1.test"),
             role: Role::Agent,
@@ -106,7 +116,14 @@ impl Host {
             run_as: vec![],
             accounts: vec![],
             packs: vec![(pack.into(), "text".into())],
-        };
+        }
+    }
+
+    fn message(&self, version: u64, pack: &str) -> message::Configuration {
+        self.signed(version, self.content(pack))
+    }
+
+    fn signed(&self, version: u64, content: Content) -> message::Configuration {
         let cookie = sha256(&[content.to_xml(Form::Unsealed).as_bytes()]);
         let document = Bytes::from(Configuration { cookie, version, content }.to_xml());
         let (agent, hash) = ("web1.test".to_owned(), sha256(&[&document]).to_wire());
@@ -195,6 +212,29 @@ async fn only_what_is_newer_is_taken_and_what_cannot_be_used_lets_nothing_older_
     let late = host.proven(known(&configured), host.message(9, "d"));
     configured.take(late, Duty { turn, ..host.duty.clone() }, &name("gw.test")).await.unwrap();
     assert_eq!(active(&configured), is(8, "c"));
+}
+
+#[tokio::test]
+async fn who_is_not_believed_any_more_is_not_after_a_restart_either_and_what_was_kept_is() {
+    let host = Host::new();
+    let (configured, other) = (host.open(), [7; 16]);
+    let chain: Vec<_> = host.duty.chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
+    let at = UnixTime::since_unix_epoch(Duration::from_millis(now_ms()));
+    let believed = |configured: &Configured| configured.root.duty(&chain, at).is_ok();
+    host.take(&configured, host.message(3, "base")).await.unwrap();
+    // By what cannot be used; its server is itself the one.
+    let mut disowned = vec![host.key.id().0, other];
+    disowned.sort_unstable();
+    let named = Content { disowned, ..host.content("bad") };
+    host.take(&configured, host.signed(4, named)).await.unwrap();
+    assert!(!believed(&configured) && active(&configured) == is(3, "base"));
+    for _ in 0..2 {
+        let again = host.restarted();
+        assert!(!believed(&again) && active(&again) == is(3, "base"));
+    }
+    // The control: without that it is.
+    fs::remove_file(host.path("head")).unwrap();
+    assert!(believed(&host.restarted()));
 }
 
 #[tokio::test]

@@ -6,11 +6,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use uuid::Uuid;
+use wardline_connector::now_ms;
 use wardline_harness::asking::Asking;
 use wardline_harness::daemon::Event;
 use wardline_harness::estate::{Estate, hash};
 use wardline_harness::group::Group;
-use wardline_harness::{Daemon, scratch, wait};
+use wardline_harness::{Daemon, private, scratch, wait};
+use wardline_proto::GroupId;
+use wardline_proto::message::encode;
+use wardline_proto::trust::{self, Fact, TokenRevoked};
+use wardline_secrets::authority::{RootAuthority, Validity};
+use wardline_secrets::signature::SigningKey;
+use wardline_secrets::view::entry;
 
 const LIMIT: Duration = Duration::from_secs(40);
 const FIRST: &str = "srv1.test";
@@ -180,10 +188,43 @@ fn nobody_believes_a_removed_server() {
     stolen.promote();
     group.agent(0).wait_event_since(mark, 40005);
     group.ask(&second);
+    // The thief has another duty key certified, and takes the first server's name off the list of servers.
+    let thief = Thief::of(&group);
+    for fact in [thief.certified(&thief.another), thief.certified(&thief.own), thief.leaves(&group)] {
+        thief.writes(&mut group, &thief.own, fact);
+    }
+    // Its word counts, and it is shown for that, as one that has no identity.
+    wait::until("it is no member", LIMIT, || (group.json(&["server", "list"])[0]["key"] == "").then_some(()));
+    let tokens = |group: &Group| group.json(&["token", "list", "--all"]).as_array().unwrap().len();
+    let before = tokens(&group);
+    thief.writes(&mut group, &thief.own, Thief::token());
+    wait::until("it has made a token", LIMIT, || (tokens(&group) == before + 1).then_some(()));
+    assert_eq!(servers(&group), [FIRST, SECOND]);
+    // Every agent is told, by what the second server has signed; also one that can use nothing else of it.
+    let clash = group.folder().join("clash.toml");
+    fs::write(&clash, "[pack]\nname = \"base\"\n").unwrap();
+    let mark = group.agent(0).mark();
+    group.done(&["pack", "apply", clash.to_str().unwrap(), "--agents", "agent1.test"]);
+    group.agent(0).wait_event_since(mark, 40084);
+    // The thief signs what nobody can take: nothing is written over that, but for the removal of who has signed it.
+    thief.writes(&mut group, &thief.own, Fact::TokenRevoked(TokenRevoked::default()));
+    let refused = group.wardline(&["token", "create", "--role", "agent", "--name", "late.test"]);
+    assert!(!refused.status.success(), "{refused:?}");
     let mark = group.agent(0).mark();
     group.done(&["server", "remove", FIRST]);
-    // Every agent is told, by what the second server has signed.
-    group.agent(0).wait_event_since(mark, 21025);
+    group.agent(0).wait_event_since(mark, 40084);
+    assert_eq!(servers(&group), [SECOND]);
+    // What it signs now is none of the log, whatever it brings.
+    let before = tokens(&group);
+    for (key, fact) in [
+        (&thief.own, Thief::token()),
+        (&thief.own, thief.certified(&thief.own)),
+        (&thief.another, thief.certified(&thief.another)),
+    ] {
+        thief.writes(&mut group, key, fact);
+        group.token(&["--role", "agent", "--name", "late.test"]);
+    }
+    assert_eq!(tokens(&group), before + 3);
 
     // With the group's own database it does not start any more.
     let head = group.server().state().join("head");
@@ -195,10 +236,15 @@ fn nobody_believes_a_removed_server() {
     // With the one of before, and all that it knew then, it does, and is the first parent of both.
     fs::write(&head, kept).unwrap();
     group.server().set("database", stolen.url(&[]));
+    // Who was told knows it also when it was killed, and meets nobody else.
+    group.agent(0).kill9();
+    second.stop();
     let mark = group.agent(0).mark();
     group.server().start();
+    group.agent(0).start();
     let refusal = group.agent(0).wait_event_since(mark, 40010);
     assert!(refusal.text.contains("its server was removed from the group"), "{}", refusal.text);
+    second.start();
     log.go_on(20);
     let expected = log.lines().len();
     wait::until("all lines are in the group's database", LIMIT, || {
@@ -207,6 +253,15 @@ fn nobody_believes_a_removed_server() {
     let count = "SELECT count(*) FROM event JOIN agent ON agent.id = event.agent WHERE agent.name = ";
     assert_eq!(stolen.sql::<i64>(&format!("{count}'agent1.test'")), [0]);
 
+    // What it was told: each key that the first server ever had.
+    let mark = group.agent(0).mark();
+    group.done(&["pack", "remove", "base"]);
+    group.agent(0).wait_event_since(mark, 21025);
+    let told = fs::read_to_string(group.agent(0).state().join("OpsMgrConnector.Config.xml")).unwrap();
+    assert_eq!(told.matches("<Disowned ").count(), 2, "{told}");
+    let named = |key: &SigningKey| told.contains(&format!("<Disowned Key=\"{}\"/>", key.id()));
+    assert!(named(&thief.own) && named(&thief.another), "{told}");
+
     // The control: who has not been told, because it was away, believes it still.
     group.agent(1).start();
     wait::until("the other agent's lines are in the stolen database", LIMIT, || {
@@ -214,6 +269,51 @@ fn nobody_believes_a_removed_server() {
         (there == [i64::try_from(expected).unwrap()]).then_some(())
     });
     stolen.kill9();
+}
+
+/// Who has stolen what the first server had, the root's key too, and writes what he likes into the group's database.
+struct Thief {
+    root: RootAuthority,
+    own: SigningKey,
+    /// A duty key that nobody has heard of yet.
+    another: SigningKey,
+}
+
+impl Thief {
+    fn of(group: &Group) -> Self {
+        let own = group.key(FIRST, "duty");
+        let folder = group.folder().join(FIRST).join("state").join("test");
+        let root = fs::read(folder.join("root.pem")).unwrap();
+        let root = RootAuthority::open(&root, &private::read(&folder.join("root.key"))).unwrap();
+        Self { root, another: SigningKey::generate(GroupId(group.id().into_bytes())).unwrap().0, own }
+    }
+
+    /// That a duty key is one of the first server's.
+    fn certified(&self, key: &SigningKey) -> Fact {
+        let days = Validity::lasting(now_ms() / 1000 - 60, 30 * 24 * 3600);
+        let certificate = self.root.duty(&FIRST.parse().unwrap(), &key.public().unwrap(), days).unwrap();
+        Fact::Duty(trust::Duty { server: FIRST.into(), certificate: certificate.to_vec().into() })
+    }
+
+    /// That the first server is no member.
+    fn leaves(&self, group: &Group) -> Fact {
+        let identity = group.key(FIRST, "identity").id().0.to_vec().into();
+        Fact::Removed(trust::Removed { name: FIRST.into(), identity })
+    }
+
+    fn token() -> Fact {
+        let (id, key) = (Uuid::now_v7().into_bytes().to_vec().into(), vec![1; 32].into());
+        let (role, name, expires) = ("agent".into(), "*".into(), now_ms() + 60_000);
+        Fact::Token(trust::Token { id, key, role, name, uses: 1, expires, parents: vec![] })
+    }
+
+    /// Writes the next entry into the log.
+    fn writes(&self, group: &mut Group, key: &SigningKey, fact: Fact) {
+        let number = group.sql::<i64>("SELECT count(*) FROM log")[0];
+        let signed = entry(key, number.cast_unsigned(), now_ms(), &FIRST.parse().unwrap(), "server srv1.test", fact);
+        let hex: String = encode(&signed).iter().map(|byte| format!("{byte:02x}")).collect();
+        group.postgres().admin("wardline", &format!("INSERT INTO log (number, entry) VALUES ({number}, '\\x{hex}')"));
+    }
 }
 
 /// Two servers, of which the first tells what is not heard, and an agent that has reported to that one and now reports to

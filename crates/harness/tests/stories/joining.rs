@@ -77,6 +77,10 @@ fn a_used_expired_or_foreign_token_is_refused() {
         said(&output).contains("expired").then_some(())
     });
 
+    // Several servers share PostgreSQL: nobody is to wait at a database in a file.
+    let output = group.wardline(&["token", "create", "--role", "server", "--name", "srv2.test"]);
+    assert!(output.status.code() == Some(5) && said(&output).contains("PostgreSQL"), "{}", said(&output));
+
     // Whatever the host is told: a server of another group has not the root that its token pins.
     let other = Group::builder().agents(0).gateways(0).lay();
     let mut other = other;

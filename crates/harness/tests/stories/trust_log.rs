@@ -8,7 +8,9 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 use wardline_harness::group::Group;
 use wardline_harness::program::{fails, said, succeeds};
-use wardline_harness::{Daemon, hostile, scratch};
+use wardline_harness::{Daemon, hostile, scratch, wait};
+use wardline_proto::message::{Context, encode};
+use wardline_proto::trust::{self, Entry, Fact};
 use wardline_proto::{GroupId, Role};
 use wardline_secrets::signature::{SigningKey, sha256};
 
@@ -133,6 +135,72 @@ fn rows_written_by_hand_are_refused_and_rebuilt() {
     assert_eq!(after.0.len(), before.0.len() + 1);
     group.server().restart();
     assert_eq!((rebuilt(group.server()), tables(&group)), (vec![], after));
+}
+
+/// An entry of a kind that no version knows yet, as this server has signed it to stand at a place.
+fn of_a_later_version(group: &Group, number: i64) -> Vec<u8> {
+    let fact = Fact::TokenRevoked(trust::TokenRevoked::default());
+    let entry =
+        Entry { number: number.cast_unsigned(), at: 1, server: "srv1.test".into(), act: "x".into(), fact: Some(fact) };
+    let mut bytes = encode(&entry).to_vec();
+    // Field 1000, a string of one byte, in place of the fact.
+    bytes.truncate(bytes.len() - 2);
+    bytes.extend_from_slice(&[0xc2, 0x3e, 1, b'x']);
+    let mut payload = vec![0x0a, u8::try_from(bytes.len()).unwrap()];
+    payload.extend_from_slice(&bytes);
+    encode(&group.key("srv1.test", "duty").signed(Context::Log, payload.into())).to_vec()
+}
+
+#[test]
+fn an_entry_of_a_later_version_is_named_and_nothing_is_written_over_it() {
+    let (mut group, log) = Group::builder().gateways(0).agents(0).direct(1).lay_with_log();
+    group.start();
+    group.agent(0).wait_event(40005);
+    // From now on nobody has anything more to enter.
+    group.server().wait_event(40006);
+    group.agent(0).wait_event(40006);
+    let (server, rows) = (group.server().mark(), |group: &Group| group.sql::<i64>("SELECT count(*) FROM log")[0]);
+    let write = |group: &Group, number: i64, entry: &[u8]| {
+        database(group).execute("INSERT INTO log VALUES (?, ?)", params![number, entry]).unwrap();
+    };
+    let entry =
+        |group: &Group, number: i64| group.sql::<Vec<u8>>(&format!("SELECT entry FROM log WHERE number = {number}"));
+    let token = ["token", "create", "--role", "agent", "--name", "late.test"];
+
+    let next = rows(&group);
+    let later = of_a_later_version(&group, next);
+    write(&group, next, &later);
+    for _ in 0..2 {
+        let output = group.wardline(&token);
+        let named = format!("entry {next} was signed by srv1.test");
+        assert!(!output.status.success() && said(&output).contains(&named), "{}", said(&output));
+    }
+    let told = |group: &mut Group, number: u32| {
+        group.server().events_since(server).into_iter().filter(|event| event.number == number).count()
+    };
+    group.server().wait_event_since(server, 40108);
+    assert_eq!((told(&mut group, 40108), told(&mut group, 40109)), (1, 0));
+    assert_eq!((rows(&group), entry(&group, next)), (next + 1, vec![later.clone()]));
+    // What agents say is stored meanwhile.
+    log.say("one");
+    group.wait_texts(&["one"]);
+
+    // The control: what no server vouches for is no entry, and is removed. That is said.
+    let mut forged = of_a_later_version(&group, next + 1);
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    database(&group).execute("DELETE FROM log WHERE number = ?", [next]).unwrap();
+    // Bytes, what nobody has signed, and what was signed for another place.
+    for (place, foreign) in [&b"nonsense"[..], &forged, &later].into_iter().enumerate() {
+        let place = next + i64::try_from(place).unwrap();
+        write(&group, place, foreign);
+        group.done(&token);
+        assert_ne!(entry(&group, place), [foreign]);
+    }
+    wait::until("each was said", LIMIT, || (told(&mut group, 40109) == 3).then_some(()));
+    assert_eq!(told(&mut group, 40108), 1);
+    assert_eq!(rows(&group), next + 3);
+    group.server().restart();
 }
 
 #[test]

@@ -496,3 +496,52 @@ fn what_a_removed_server_signs_counts_for_nothing_whatever_it_brings() {
     log.add(log.certified("srv2.test", &other.public().unwrap())).unwrap();
     assert!(refused(&log, &duty, token.clone()) && !refused(&log, &other, token));
 }
+
+#[test]
+fn a_server_that_has_removed_itself_loses_every_key_that_it_was_certified_for() {
+    let key = || SigningKey::generate(GROUP).unwrap().0;
+    let srv2 = name("srv2.test");
+    for taken in [false, true] {
+        let mut log = Log::new();
+        let (identity, ended, older, newest, next) = (key(), key(), key(), key(), key());
+        let certified = |log: &Log, key: &SigningKey, valid| {
+            let certificate = log.group.root.duty(&srv2, &key.public().unwrap(), valid).unwrap().to_vec().into();
+            Fact::Duty(Duty { server: srv2.to_string(), certificate })
+        };
+        let by = |log: &Log, key: &SigningKey, fact| {
+            entry(key, log.view.tree().size(), log.now, &srv2, "server srv2.test", fact)
+        };
+        let removed = |identity: &[u8]| {
+            Fact::Removed(Removed { name: srv2.to_string(), identity: Bytes::copy_from_slice(identity) })
+        };
+        let (days, identity) = (log.group.days(), identity.public().unwrap());
+        log.add(member("srv2.test", Role::Server, &identity, &[], &[])).unwrap();
+        assert!(unsound(log.add(removed(&[]))), "it is a member");
+        for (key, valid) in [(&ended, Validity::lasting(log.group.from, 600)), (&older, days), (&newest, days)] {
+            log.add(certified(&log, key, valid)).unwrap();
+        }
+
+        // It takes its name off the list, and may give it to somebody else. Its word counts as before.
+        log.view.apply(&by(&log, &newest, removed(&identity.id().0))).unwrap();
+        if taken {
+            log.view.apply(&by(&log, &newest, member("srv2.test", Role::Agent, &public(), &[], &[]))).unwrap();
+        }
+        assert!(log.view.lingers(&srv2) && log.view.lingering().any(|(server, _)| *server == srv2));
+        assert_eq!(log.view.disowned().count(), 0);
+
+        log.now += (600 + 2 * REMEMBERED) * 1000;
+        log.add(removed(&[])).unwrap();
+        let mut good = [older.id(), newest.id()];
+        good.sort();
+        assert!(log.view.disowned().eq(&good), "what has ended needs no mention");
+        assert_eq!((log.view.lingers(&srv2), log.view.member_named(&srv2).is_some()), (false, taken));
+        assert!(unsound(log.add(removed(&[]))), "once");
+        if taken {
+            continue;
+        }
+        // Nor does somebody who has the name later bring them back.
+        log.add(member("srv2.test", Role::Server, &next.public().unwrap(), &[], &[])).unwrap();
+        let refused = |log: &Log, key| log.view.clone().apply(&by(log, key, certified(log, key, days))).is_err();
+        assert!(refused(&log, &older) && refused(&log, &newest) && !refused(&log, &next));
+    }
+}

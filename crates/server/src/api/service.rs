@@ -350,9 +350,10 @@ pub(super) fn problem(error: store::Error) -> Problem {
         store::Error::NoFile => {
             Problem::new(Kind::Conflict, detail, "use PostgreSQL's own: pg_basebackup or pg_dump, and pg_amcheck")
         }
-        store::Error::Unreadable(_) => {
+        store::Error::Unreadable(_) | store::Error::Refused(_) => {
+            let explains = if matches!(error, store::Error::Refused(_)) { 40029 } else { 40023 };
             Problem::new(Kind::Failed, detail, "look at the server's log: `journalctl -u wardline-server`")
-                .explained_by(40023)
+                .explained_by(explains)
         }
     }
 }

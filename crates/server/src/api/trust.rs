@@ -36,6 +36,11 @@ pub(super) fn gone(what: &str) -> Problem {
 }
 
 pub(super) async fn create_token(service: &Service, order: TokenOrder) -> Result<Token, Problem> {
+    if order.role == Role::Server && !service.store.is_shared() {
+        let detail = "several servers share one PostgreSQL database, and this one has its own in a file";
+        let next = "move to PostgreSQL first: docs/operations/servers.md, docs/operations/postgresql.md";
+        return Err(Problem::new(Kind::Conflict, detail, next));
+    }
     let id = order.id.clone();
     decide(service, move |view, now| operating::create_token(&order, view, now)).await?;
     one_token(service, &id)
@@ -104,6 +109,8 @@ pub(super) fn members(service: &Service, filter: &MemberFilter) -> Page<Member> 
     let view = view.borrow();
     let shown = view.members().filter(|member| filter.role.is_none_or(|role| member.role == role));
     let shown = shown.map(|known| member(known, &connected));
+    let lingering = view.lingering().filter(|_| filter.role.is_none_or(|role| role == Role::Server));
+    let shown = shown.chain(lingering.map(|(name, at)| lingers(name, at)));
     page_of(shown, filter.limit, filter.cursor.as_deref(), |member| member.name.to_string())
 }
 
@@ -125,9 +132,27 @@ fn member(member: &view::Member, connected: &HashSet<Name>) -> Member {
     }
 }
 
+/// A server that is no member and whose duty key is believed all the same.
+fn lingers(name: &Name, at: u64) -> Member {
+    Member {
+        name: name.clone(),
+        role: Role::Server,
+        key: String::new(),
+        via: Vec::new(),
+        joined_at: Time(at),
+        token: None,
+        certificate_ends: None,
+        connected: false,
+    }
+}
+
 fn one_member(service: &Service, role: Role, name: &Name) -> Option<Member> {
     let connected = connected(service);
-    service.store.view().borrow().find(name, role).map(|known| member(known, &connected))
+    let view = service.store.view();
+    let view = view.borrow();
+    let lingering = view.lingering().find(|(known, _)| role == Role::Server && *known == name);
+    let lingering = lingering.map(|(name, at)| lingers(name, at));
+    view.find(name, role).map(|known| member(known, &connected)).or(lingering)
 }
 
 pub(super) async fn remove(service: &Service, role: Role, name: &Name) -> Result<Member, Problem> {

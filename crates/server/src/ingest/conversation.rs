@@ -516,7 +516,8 @@ impl Talk {
                 self.acknowledge(&upto).await
             }
             Ok(Outcome::Conflict) => self.broken(Some("it does not continue what the database holds")).await,
-            Err(_) => Err(End::Quiet),
+            Err(store::Error::Stopped) => Err(End::Quiet),
+            Err(_) => Err(End::Refused(Refusal::of(Reason::Database))),
         }
     }
 

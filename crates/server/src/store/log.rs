@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use wardline_connector::now_ms;
 use wardline_proto::Name;
+use wardline_proto::event::Event;
 use wardline_proto::message::{AccountId, Signed, decode, encode};
 use wardline_proto::trust::Fact;
 use wardline_secrets::merkle;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::trust::Root;
-use wardline_secrets::view::{self, Unsound, View};
+use wardline_secrets::view::{self, Unread, Unsound, View};
 
 use super::database::{Location, OpenError};
 use super::sql::{self, Connection, params};
@@ -75,8 +76,9 @@ pub(super) fn replay(connection: &Connection, location: &Location, keeper: &Keep
     }
 }
 
-/// Takes over what other servers have appended since. What nobody of them has signed is none of the log. A log that has
-/// not the newest entry that this server knows in its place is another one, and is not gone on with.
+/// Takes over what other servers have appended since. What nobody of them has signed is none of the log; what one of them
+/// has signed, and cannot be taken, is noted and told. A log that has not the newest entry that this server knows in its
+/// place is another one, and is not gone on with.
 pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
     loop {
         let size = effects.view.tree().size();
@@ -90,6 +92,7 @@ pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result
             page.remove(0);
         }
         if page.is_empty() {
+            note(effects, None);
             return Ok(());
         }
         let mut next = Arc::clone(&effects.view);
@@ -103,9 +106,38 @@ pub(super) fn catch_up(connection: &Connection, effects: &mut Effects) -> Result
             effects.appended = true;
         }
         if !believed {
+            let behind = page.iter().skip_while(|(number, _)| *number < effects.view.tree().size());
+            let unread = |(number, entry): &(u64, Vec<u8>)| effects.view.vouched(*number, &open(entry)?);
+            note(effects, behind.filter_map(unread).next());
             return Ok(());
         }
     }
+}
+
+/// Notes what of the log cannot be taken, and tells it once.
+fn note(effects: &mut Effects, unread: Option<Unread>) {
+    if effects.view.unread() != unread.as_ref() {
+        let told = unread.iter().map(|Unread { number, server }| {
+            let (number, server) = (number.to_string(), server.to_string());
+            Event::LogUnread { number, server }
+        });
+        effects.events.extend(told);
+        Arc::make_mut(&mut effects.view).note_unread(unread);
+        effects.appended = true;
+    }
+}
+
+/// Whether the log has the newest entry of this view in its place: then all that was written with it is there. Whoever
+/// appends now is waited for; it may be this server itself, on a connection that was lost.
+pub(super) fn has_newest(connection: &Connection, view: &View) -> Result<bool, sql::Error> {
+    connection.transaction(|| {
+        connection.lock("log")?;
+        let newest = view.tree().size().saturating_sub(1);
+        let rows = page(connection, newest, 1)?;
+        let there = rows.first().filter(|(number, _)| *number == newest);
+        connection.catch_up_standby()?;
+        Ok(there.map(|(_, entry)| merkle::leaf(entry)) == view.tree().last())
+    })
 }
 
 /// The wish to know what other servers have appended.
@@ -188,6 +220,10 @@ pub(super) enum Beside {
 impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
     type Answer = Result<Vec<Fact>, R>;
 
+    fn about(&self) -> String {
+        format!("an act of {}", self.act)
+    }
+
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Self::Answer, sql::Error> {
         connection.lock("log")?;
         catch_up(connection, effects)?;
@@ -203,6 +239,13 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
         if facts.is_empty() {
             return Ok(Ok(facts));
         }
+        // Nothing is written over what a server has signed; but whoever stole its keys cannot keep it from being removed so.
+        let removes = |unread: &Unread| {
+            facts.iter().any(|fact| matches!(fact, Fact::Removed(removed) if removed.name == unread.server.as_str()))
+        };
+        if let Some(unread) = effects.view.unread().filter(|unread| !removes(unread)) {
+            return Ok(Err(Unsound::Unread(unread.clone()).into()));
+        }
         let (mut next, mut entries) = (Arc::clone(&effects.view), Vec::with_capacity(facts.len()));
         let staged = Arc::make_mut(&mut next);
         for fact in &facts {
@@ -214,9 +257,14 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             }
             entries.push((number, encode(&signed)));
         }
-        // What somebody else may have written at these places is none of the log.
-        let insert = "INSERT INTO log (number, entry) VALUES (?1, ?2)
-                      ON CONFLICT (number) DO UPDATE SET entry = excluded.entry";
+        // What somebody else has written behind it is none of the log.
+        let from = effects.view.tree().size();
+        let rows = connection.execute("DELETE FROM log WHERE number >= ?1", params![to_sql(from)])?;
+        if rows > 0 {
+            let rows = if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+            effects.events.push(Event::LogRowsRemoved { number: from.to_string(), rows });
+        }
+        let insert = "INSERT INTO log (number, entry) VALUES (?1, ?2)";
         for (number, entry) in entries {
             connection.execute(insert, params![to_sql(number), &entry[..]])?;
         }
@@ -227,7 +275,7 @@ impl<R: From<Unsound> + Send + Sync + 'static> Write for Act<R> {
             None => {}
         }
         effects.view = next;
-        effects.appended = true;
+        (effects.appended, effects.signed) = (true, true);
         Ok(Ok(facts))
     }
 }

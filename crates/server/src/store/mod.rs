@@ -112,6 +112,9 @@ pub enum Error {
     /// The database is on a server, where it is copied and examined.
     #[error("the database is on a server of its own")]
     NoFile,
+    /// What the database holds already does not let it be written.
+    #[error("the database does not take it: {0}")]
+    Refused(String),
     /// The database cannot be read.
     #[error("the database cannot be read: {0}")]
     Unreadable(#[from] sql::Error),
@@ -158,6 +161,11 @@ impl Store {
     /// What the trust log says, now and with every entry from now on.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
+    }
+
+    /// Whether several servers may share the database.
+    pub const fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Who keeps the trust log.

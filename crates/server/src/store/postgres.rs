@@ -38,7 +38,7 @@ const SESSION: &str = "SET statement_timeout = '25s'; SET lock_timeout = '1s'; \
 
 /// Waits until a synchronous standby has everything that can be read here. After a restart PostgreSQL shows commits that
 /// still waited for it, and an agent throws away what is said to be here.
-const CAUGHT_UP: &str = "SELECT pg_logical_emit_message(true, 'wardline', '')";
+pub(super) const CAUGHT_UP: &str = "SELECT pg_logical_emit_message(true, 'wardline', '')";
 
 /// The table `[postgres]` of the configuration: what is needed to be let in.
 #[derive(Clone, Debug, Default, Deserialize)]

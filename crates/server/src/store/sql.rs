@@ -413,6 +413,14 @@ impl Connection {
         }
     }
 
+    /// Has the COMMIT of this transaction wait until a synchronous standby has everything that can be read here.
+    pub(super) fn catch_up_standby(&self) -> Result<(), Error> {
+        match &self.engine {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(connection) => Ok(connection.batch(postgres::CAUGHT_UP)?),
+        }
+    }
+
     /// How large the database is, in bytes.
     pub(super) fn bytes(&self) -> Result<i64, Error> {
         match &self.engine {

@@ -99,6 +99,10 @@ impl Opened {
 impl Write for Commit {
     type Answer = Outcome;
 
+    fn about(&self) -> String {
+        format!("a batch of {}", self.agent)
+    }
+
     fn weight(&self) -> usize {
         self.entries.len() + 2
     }
@@ -152,6 +156,10 @@ pub struct Open {
 
 impl Write for Open {
     type Answer = Opened;
+
+    fn about(&self) -> String {
+        format!("the beginning of an epoch of {}", self.agent)
+    }
 
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<Opened, sql::Error> {
         let now = to_sql(self.now_ms);

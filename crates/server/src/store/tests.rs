@@ -599,10 +599,31 @@ async fn a_row_that_the_database_does_not_take_is_set_aside_with_its_reason() {
     assert_eq!((folder.count("event"), folder.count("set_aside")), (3, 3));
 }
 
+#[tokio::test]
+async fn one_write_that_the_database_does_not_take_holds_up_no_other() {
+    let folder = Folder::new();
+    let store = opened(&folder).await;
+    let other: Name = "web2.example".parse().unwrap();
+    store.open_epoch(Open { agent: other.clone(), ..open(B, None, None) }).await.unwrap();
+    // Somebody has written by hand what cannot be counted up.
+    folder.change(
+        "UPDATE stream SET commits = 9223372036854775807 WHERE epoch = x'0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'",
+        "UPDATE stream SET commits = 9223372036854775807 WHERE epoch = '\\x0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'",
+    );
+    let good = |first| Commit { agent: other.clone(), ..batch(B, first, vec![event("good")]) };
+    let (bad, one) = tokio::join!(store.commit(batch(A, 0, vec![event("bad")])), store.commit(good(0)));
+    assert!(matches!(bad, Err(Error::Refused(_))), "{bad:?}");
+    assert_eq!(one.unwrap(), Outcome::Committed);
+    assert_eq!((store.commit(good(1)).await.unwrap(), folder.count("event")), (Outcome::Committed, 2));
+    // The control: put right, it is taken.
+    folder.change("UPDATE stream SET commits = 7", "UPDATE stream SET commits = 7");
+    assert_eq!(store.commit(batch(A, 0, vec![event("bad")])).await.unwrap(), Outcome::Committed);
+}
+
 /// The same tests, and those that lock a file, which is done otherwise on a server.
 #[test]
 fn what_a_file_promises_a_server_promises_too() {
-    let tests: [fn(); 19] = [
+    let tests: [fn(); 20] = [
         a_batch_moves_its_stream_once_and_a_repeat_has_no_effect,
         a_batch_that_does_not_continue_its_stream_writes_nothing,
         what_was_committed_is_there_after_a_restart,
@@ -622,6 +643,7 @@ fn what_a_file_promises_a_server_promises_too() {
         the_store_counts_what_there_is,
         every_new_alert_is_measured_once_after_its_commit,
         a_row_that_the_database_does_not_take_is_set_aside_with_its_reason,
+        one_write_that_the_database_does_not_take_holds_up_no_other,
     ];
     const OF_A_FILE: usize = 3;
     let all = include_str!("tests.rs").matches("\n#[tokio::test]\n").count();

@@ -2,7 +2,9 @@
 //! disk, and answers after the COMMIT.
 //!
 //! When a group fails it is rolled back as a whole, kept, and tried again until it is in the database; meanwhile the
-//! channel fills and callers wait. After any failure but "somebody else has the lock" the connection is not trusted any
+//! channel fills and callers wait. Only a request that the database does not take for what it holds already, alone in its
+//! transaction, is given up. What was appended to the trust log by a COMMIT that has no answer is looked for before it is
+//! decided again. After any failure but "somebody else has the lock" the connection is not trusted any
 //! more: it is closed, and [`database::reopen`] begins with what makes its first sync mean something.
 
 use std::fmt::Write as _;
@@ -21,7 +23,7 @@ use wardline_proto::event::Event;
 use wardline_secrets::view::View;
 
 use super::database::Location;
-use super::log::Keeper;
+use super::log::{self, Keeper};
 use super::sql::{self, Connection};
 use super::{Error, database, kept};
 
@@ -40,6 +42,11 @@ pub(super) trait Write: Send + Sync + 'static {
     /// About how many rows it writes.
     fn weight(&self) -> usize {
         1
+    }
+
+    /// What it is, for the operator.
+    fn about(&self) -> String {
+        "what the server notes by itself".to_owned()
     }
 
     /// Writes it within the group's transaction. An error rolls the group back and this is called again, so it must not
@@ -62,8 +69,10 @@ impl Write for Nothing {
 pub(super) struct Effects {
     /// What the trust log says with what the transaction appends to it.
     pub(super) view: Arc<View>,
-    /// Whether it appends anything.
+    /// Whether that is anything new.
     pub(super) appended: bool,
+    /// Whether this server has signed its newest entry, in this transaction.
+    pub(super) signed: bool,
     /// What to tell the operator.
     pub(super) events: Vec<Event>,
     /// The new alerts.
@@ -73,7 +82,7 @@ pub(super) struct Effects {
 impl Effects {
     /// None yet, over what the trust log says.
     pub(super) const fn none(view: Arc<View>) -> Self {
-        Self { view, appended: false, events: Vec::new(), raised: Vec::new() }
+        Self { view, appended: false, signed: false, events: Vec::new(), raised: Vec::new() }
     }
 }
 
@@ -119,7 +128,7 @@ pub(super) fn start(
     trust: Trust,
 ) -> std::io::Result<(Writer, WriterThread)> {
     let (sender, requests) = mpsc::channel(GROUP);
-    let thread = Thread { location, connection: Some(connection), requests, measure, trust };
+    let thread = Thread { location, connection: Some(connection), requests, measure, trust, doubt: None };
     let handle = std::thread::Builder::new().name("store".into()).spawn(|| thread.run())?;
     Ok((Writer(sender), WriterThread(handle)))
 }
@@ -130,7 +139,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let request = Box::new(Request { write, answer: None, reply });
         self.0.send(request).await.map_err(|_| Error::Stopped)?;
-        answer.await.map_err(|_| Error::Stopped)
+        answer.await.map_err(|_| Error::Stopped)?.map_err(Error::Refused)
     }
 
     /// Has it written if there is room for it now.
@@ -144,19 +153,25 @@ impl Writer {
 /// A request of any type, with its answer once it is written.
 trait Pending: Send + Sync {
     fn weight(&self) -> usize;
+    fn about(&self) -> String;
     fn write(&mut self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error>;
     fn reply(self: Box<Self>);
+    fn refuse(self: Box<Self>, reason: String);
 }
 
 struct Request<W: Write> {
     write: W,
     answer: Option<W::Answer>,
-    reply: oneshot::Sender<W::Answer>,
+    reply: oneshot::Sender<Result<W::Answer, String>>,
 }
 
 impl<W: Write> Pending for Request<W> {
     fn weight(&self) -> usize {
         self.write.weight()
+    }
+
+    fn about(&self) -> String {
+        self.write.about()
     }
 
     fn write(&mut self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
@@ -167,8 +182,12 @@ impl<W: Write> Pending for Request<W> {
     fn reply(self: Box<Self>) {
         if let Some(answer) = self.answer {
             // The caller may have gone; what is written stays written.
-            let _ = self.reply.send(answer);
+            let _ = self.reply.send(Ok(answer));
         }
+    }
+
+    fn refuse(self: Box<Self>, reason: String) {
+        let _ = self.reply.send(Err(reason));
     }
 }
 
@@ -181,32 +200,57 @@ struct Thread {
     requests: mpsc::Receiver<Box<dyn Pending>>,
     measure: Option<File>,
     trust: Trust,
+    /// What a COMMIT that has failed would have made true, where this server has signed entries in its transaction. It may
+    /// have been done all the same: who does not hear the answer cannot know.
+    doubt: Option<Effects>,
 }
 
 impl Thread {
     fn run(mut self) {
-        let mut group = Group::new();
         while let Some(request) = self.requests.blocking_recv() {
-            group.push(request);
+            let mut group = vec![request];
             self.gather(&mut group);
-            let Some(effects) = self.write_until_it_works(&mut group) else { return };
-            let committed = clock_gettime(ClockId::CLOCK_MONOTONIC);
-            if effects.appended {
-                self.trust.publish(effects.view);
+            if !self.settle(group) {
+                return;
             }
-            group.drain(..).for_each(Pending::reply);
-            for event in effects.events {
-                journal::emit(event);
-            }
-            if let (Some(file), Ok(time)) = (&mut self.measure, committed) {
-                let nanoseconds = Duration::from(time).as_nanos();
-                let mut lines = String::with_capacity(effects.raised.len() * 56);
-                for id in effects.raised {
-                    let _ = writeln!(lines, "{id} {nanoseconds}");
+        }
+    }
+
+    /// Writes a group and answers it. What the database does not take keeps nobody else from being written. `false` when
+    /// the database takes nothing and everybody who could wait for it is gone.
+    fn settle(&mut self, mut group: Group) -> bool {
+        match self.write_until_it_works(&mut group) {
+            Some(Ok(effects)) => self.done(group, effects),
+            // One of them is to blame, and it is not known which.
+            Some(Err(_)) if group.len() > 1 => return group.into_iter().all(|request| self.settle(vec![request])),
+            Some(Err(error)) => {
+                for request in group {
+                    journal::emit(Event::WriteRefused { what: request.about(), reason: error.to_string() });
+                    request.refuse(error.to_string());
                 }
-                // A measurement that cannot be kept harms nobody.
-                let _ = file.write_all(lines.as_bytes());
             }
+            None => return false,
+        }
+        true
+    }
+
+    fn done(&mut self, group: Group, effects: Effects) {
+        let committed = clock_gettime(ClockId::CLOCK_MONOTONIC);
+        if effects.appended {
+            self.trust.publish(effects.view);
+        }
+        group.into_iter().for_each(Pending::reply);
+        for event in effects.events {
+            journal::emit(event);
+        }
+        if let (Some(file), Ok(time)) = (&mut self.measure, committed) {
+            let nanoseconds = Duration::from(time).as_nanos();
+            let mut lines = String::with_capacity(effects.raised.len() * 56);
+            for id in effects.raised {
+                let _ = writeln!(lines, "{id} {nanoseconds}");
+            }
+            // A measurement that cannot be kept harms nobody.
+            let _ = file.write_all(lines.as_bytes());
         }
     }
 
@@ -220,15 +264,20 @@ impl Thread {
         }
     }
 
-    /// Gives nothing when the database takes nothing and everybody who could wait for it is gone.
-    fn write_until_it_works(&mut self, group: &mut Group) -> Option<Effects> {
+    /// Gives nothing when the database takes nothing and everybody who could wait for it is gone, and an error when that
+    /// is about what is written: trying again cannot help.
+    fn write_until_it_works(&mut self, group: &mut Group) -> Option<Result<Effects, sql::Error>> {
         let mut outage = Outage::of(&self.location);
         let mut pause = BACK_OFF.0;
         loop {
             match self.write_once(group) {
                 Ok(effects) => {
                     outage.over();
-                    return Some(effects);
+                    return Some(Ok(effects));
+                }
+                Err(error) if error.is_about_the_row() => {
+                    outage.over();
+                    return Some(Err(error));
                 }
                 Err(error) => {
                     if !error.is_busy() {
@@ -244,20 +293,37 @@ impl Thread {
         }
     }
 
-    /// Writes the group in one transaction; an error leaves nothing of it.
+    /// Writes the group in one transaction; an error leaves nothing of it, or leaves [`Self::doubt`].
     fn write_once(&mut self, group: &mut Group) -> Result<Effects, sql::Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             closed => closed.insert(database::reopen(&self.location)?),
         };
+        if let Some(doubt) = &self.doubt {
+            let done = log::has_newest(connection, &doubt.view)?;
+            if let Some(effects) = self.doubt.take().filter(|_| done) {
+                return Ok(effects);
+            }
+        }
         let view = Arc::clone(&self.trust.published.borrow());
+        let mut doubt = None;
         let mut write = || {
-            let mut effects = Effects::none(Arc::clone(&view));
-            connection.transaction(|| {
-                group.iter_mut().try_for_each(|request| request.write(connection, &mut effects)).map(|()| effects)
-            })
+            let (mut effects, mut all) = (Effects::none(Arc::clone(&view)), false);
+            let written = connection.transaction(|| {
+                group.iter_mut().try_for_each(|request| request.write(connection, &mut effects))?;
+                all = true;
+                Ok(())
+            });
+            match written {
+                Ok(()) => Ok(effects),
+                Err(error) => {
+                    // What the database itself says is no doubt.
+                    doubt = Some(effects).filter(|effects| all && effects.signed && !error.is_about_the_row());
+                    Err(error)
+                }
+            }
         };
-        match write() {
+        let written = match write() {
             // One row of many is refused, and takes all with it: once more, each by itself.
             Err(error) if error.is_about_the_row() && connection.set_careful(true) => {
                 let written = write();
@@ -265,7 +331,9 @@ impl Thread {
                 written
             }
             written => written,
-        }
+        };
+        self.doubt = doubt;
+        written
     }
 
     /// Sleeps, but ends early, with `false`, when the last handle is gone.
@@ -311,17 +379,23 @@ mod tests {
         let keeper = Arc::new(folder.keeper());
         let (published, _) = watch::channel(Arc::new(View::new(keeper.root.clone())));
         let trust = Trust { keeper, published };
-        let mut thread =
-            Thread { location: folder.location(), connection: Some(connection), requests, measure: None, trust };
+        let mut thread = Thread {
+            location: folder.location(),
+            connection: Some(connection),
+            requests,
+            measure: None,
+            trust,
+            doubt: None,
+        };
         let (reply, mut answer) = oneshot::channel();
         let mut group: Group = vec![Box::new(Request { write: Large, answer: None, reply })];
 
         let error = thread.write_once(&mut group).err().unwrap();
         assert!(error.to_string().contains("disk is full"), "{error}");
-        assert!(thread.write_until_it_works(&mut group).is_some());
+        assert!(thread.write_until_it_works(&mut group).unwrap().is_ok());
         assert!(answer.try_recv().is_err(), "nothing is answered before the COMMIT");
         group.drain(..).for_each(Pending::reply);
-        assert_eq!(answer.try_recv(), Ok(()));
+        assert_eq!(answer.try_recv(), Ok(Ok(())));
         assert_eq!(thread.connection.unwrap().number("SELECT count(*) FROM agent").unwrap(), 1);
     }
 
@@ -342,8 +416,14 @@ mod tests {
             beside: None,
         };
         let trust = Trust { keeper, published };
-        let mut thread =
-            Thread { location: folder.location(), connection: Some(connection), requests, measure: None, trust };
+        let mut thread = Thread {
+            location: folder.location(),
+            connection: Some(connection),
+            requests,
+            measure: None,
+            trust,
+            doubt: None,
+        };
         let ((first, mut decided), (second, _)) = (oneshot::channel(), oneshot::channel());
         let mut group: Group = vec![
             Box::new(Request { write: act, answer: None, reply: first }),
@@ -351,12 +431,12 @@ mod tests {
         ];
         assert!(thread.write_once(&mut group).is_err());
         assert_eq!(view.borrow().tree().size(), 0);
-        let effects = thread.write_until_it_works(&mut group).unwrap();
+        let effects = thread.write_until_it_works(&mut group).unwrap().unwrap();
         assert!(effects.appended && effects.view.tree().size() == 5);
         assert_eq!(view.borrow().tree().size(), 0, "nobody sees it before it is committed and kept");
         thread.trust.publish(effects.view);
         group.drain(..).for_each(Pending::reply);
-        assert_eq!((view.borrow().tree().size(), decided.try_recv().unwrap().unwrap().len()), (5, 5));
+        assert_eq!((view.borrow().tree().size(), decided.try_recv().unwrap().unwrap().unwrap().len()), (5, 5));
         assert_eq!(thread.connection.unwrap().number("SELECT count(*) FROM log").unwrap(), 5);
     }
 }
