@@ -2,7 +2,7 @@
 //! an alert takes. Real programs with their shipped defaults; state on the file system of the temporary folder. And how
 //! fast one core seals secrets, and how soon a changed one is where it is used.
 //!
-//! `EVENTS` (500000), `REPEATS` (3), `AGENTS` (2000) and `CROWD` (10000) say how much. `ONLY=seal`, `path`, `fleet`,
+//! `EVENTS` (2000000), `REPEATS` (3), `AGENTS` (2000) and `CROWD` (10000) say how much. `ONLY=seal`, `path`, `fleet`,
 //! `fanout` or `latency` measures nothing but that; `ONLY=crowd` what is not measured otherwise.
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ const LOADS: u64 = 4;
 const SYNCS: &str = "trace=fsync,fdatasync";
 
 fn main() {
-    let events = number("EVENTS", 500_000);
+    let events = number("EVENTS", 2_000_000);
     let repeats = number("REPEATS", 3);
     let only = std::env::var("ONLY").ok();
     let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
