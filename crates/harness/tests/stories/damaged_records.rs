@@ -56,6 +56,12 @@ fn gap(group: &Group, reason: &str) -> (RangeInclusive<u64>, u64) {
     (number("first")..=number("last"), number("unknown"))
 }
 
+/// The seconds of an hour in the time of an event.
+fn seconds(time: &str) -> f64 {
+    let (minutes, seconds) = time[14..].trim_end_matches('Z').split_once(':').unwrap();
+    minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+}
+
 /// A group with an agent that follows a log, of which the first lines are stored.
 fn group(postgres: bool) -> (Group, Log) {
     let mut group = Group::builder().postgres(postgres).pack("base", "").lay();
@@ -91,15 +97,21 @@ fn a_damaged_page_of_postgresql_is_named_and_the_rest_stays() {
     group.postgres().stop();
     flip(&file, usize::try_from(page).unwrap() * PAGE_OF_POSTGRES + 5000);
     group.postgres().run();
-    let mark = group.server().mark();
+    let (mark, agent) = (group.server().mark(), group.agent(0).mark());
     group.server().start();
     log.append(10);
     // Nothing can be compared with it, so nothing is acknowledged; that is said once, and where to look.
     let said = group.server().wait_event_since(mark, 40028);
     assert!(said.text.contains("invalid page"), "{said:?}");
     assert!(group.done(&["explain", "40028"]).contains("wardline db check"));
-    let refused = group.agent(0).mark();
-    (0..3).for_each(|_| drop(group.agent(0).wait_event_since(refused, 20070)));
+    // The agent comes again, later and later.
+    let refused = wait::until("the agent is refused again and again", LIMIT, || {
+        let events = group.agent(0).events_since(agent);
+        let refused = events.iter().filter(|event| event.text.contains("the database cannot be read now"));
+        let times: Vec<f64> = refused.map(|event| seconds(&event.time)).collect();
+        (times.len() >= 5).then_some(times)
+    });
+    assert!(refused[4] - refused[3] > 2.0 * (refused[1] - refused[0]), "{refused:?}");
     let said = group.server().events_since(mark).into_iter().filter(|event| event.number == 40028);
     assert_eq!(said.count(), 1);
     let output = group.wardline(&["-o", "json", "db", "check"]);
