@@ -84,7 +84,7 @@ enum Noun {
     Gap(gap::Verb),
     /// Which health services there are, and how the hops between them are protected.
     Topology,
-    /// The server's database as a file.
+    /// The server's database.
     #[command(subcommand)]
     Db(db::Verb),
     /// How the server is.

@@ -265,7 +265,7 @@ impl Talk<'_> {
                     // speaks of batches from before the question.
                     Reason::Stream if matches!(self.state, State::Asking { .. }) => Ok(()),
                     Reason::Stream => self.ask().await,
-                    reason @ (Reason::Stopping | Reason::Database) => Err(End::Gone(reason.as_str().into())),
+                    reason @ Reason::Stopping => Err(End::Gone(reason.as_str().into())),
                     reason @ Reason::Certificate => {
                         self.link.credential.refused(self.own);
                         Err(End::Refused(reason.as_str().into()))

@@ -36,6 +36,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Postgres {
     folder: PathBuf,
+    data: PathBuf,
     port: Port,
     server: Option<Child>,
     password: String,
@@ -43,8 +44,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// A new server with an empty database.
-    pub fn start() -> Self {
+    /// A new server with an empty database, in a folder of its own, or with its data in one that is there.
+    pub fn start(data: Option<&Path>) -> Self {
         let scratch = Scratch::new();
         let folder = scratch.path().join("postgres");
         std::fs::create_dir(&folder).expect("a folder can be made");
@@ -52,7 +53,9 @@ impl Postgres {
         set_permissions(scratch.path(), Permissions::from_mode(0o711)).expect("a folder of the test");
         set_permissions(&folder, Permissions::from_mode(0o700)).expect("a folder of the test");
         let password = uuid::Uuid::now_v7().simple().to_string();
-        let mut postgres = Self { folder, port: Port::reserve(), server: None, password, _scratch: Some(scratch) };
+        let data = data.map_or_else(|| folder.join("data"), Path::to_owned);
+        let mut postgres =
+            Self { folder, data, port: Port::reserve(), server: None, password, _scratch: Some(scratch) };
         write(&postgres.password_file(), &postgres.password, 0o600);
         let service = Service::new(HOST);
         write(&postgres.ca(), &service.authority, 0o644);
@@ -61,12 +64,15 @@ impl Postgres {
         for name in ["", "password", "ca.pem", "server.pem", "server.key"] {
             postgres.give(&postgres.at(name));
         }
+        if postgres.data.exists() {
+            postgres.give(&postgres.data);
+        }
         let mut init = postgres.command("initdb");
-        init.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--username", USER, "--pwfile"]);
-        program::succeeds(&init.arg(postgres.password_file()).arg("--pgdata").arg(postgres.data()).output().unwrap());
+        init.args(["--no-sync", "--data-checksums", "--auth=trust", "--encoding=UTF8", "--username", USER, "--pwfile"]);
+        program::succeeds(&init.arg(postgres.password_file()).arg("--pgdata").arg(&postgres.data).output().unwrap());
         // The test itself by the socket; everybody else by TLS and a password.
         let access = "local all all trust\nlocal replication all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
-        std::fs::write(postgres.data().join("pg_hba.conf"), access).expect("a file of the test");
+        std::fs::write(postgres.data.join("pg_hba.conf"), access).expect("a file of the test");
         postgres.run();
         postgres.admin("postgres", &format!("CREATE DATABASE {DATABASE}"));
         postgres
@@ -79,6 +85,7 @@ impl Postgres {
         std::fs::create_dir(&folder).expect("a folder can be made");
         set_permissions(scratch.path(), Permissions::from_mode(0o711)).expect("a folder of the test");
         let mut standby = Self {
+            data: folder.join("data"),
             folder,
             port: Port::reserve(),
             server: None,
@@ -92,18 +99,23 @@ impl Postgres {
         }
         let mut copy = self.command("pg_basebackup");
         copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-U", USER, "-h"]).arg(&self.folder);
-        copy.arg("-p").arg(self.port.address().port().to_string()).arg("-D").arg(standby.data());
+        copy.arg("-p").arg(self.port.address().port().to_string()).arg("-D").arg(&standby.data);
         program::succeeds(&copy.output().unwrap());
         standby.run();
         if synchronous {
-            self.admin("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
-            self.admin("postgres", "SELECT pg_reload_conf()");
-            wait::until("the standby is synchronous", LIMIT, || {
-                let state = self.admin("postgres", "SELECT sync_state FROM pg_stat_replication");
-                (state == "sync\0").then_some(())
-            });
+            self.wait_for_standbys();
         }
         standby
+    }
+
+    /// From now on nothing is committed before it is durable on a standby.
+    pub fn wait_for_standbys(&self) {
+        self.admin("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.admin("postgres", "SELECT pg_reload_conf()");
+        wait::until("the standby is synchronous", LIMIT, || {
+            let state = self.admin("postgres", "SELECT sync_state FROM pg_stat_replication");
+            (state == "sync\0").then_some(())
+        });
     }
 
     /// Lets a standby hear nothing of the first one any more.
@@ -121,10 +133,6 @@ impl Postgres {
 
     fn at(&self, name: &str) -> PathBuf {
         self.folder.join(name)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.at("data")
     }
 
     /// The certificate of the CA that vouches for the server.
@@ -181,6 +189,32 @@ impl Postgres {
         self.run_with(settings);
     }
 
+    /// Has the next commit need room for a further part of its log.
+    pub fn begin_a_new_log(&self) {
+        // Without room it is the one that fails.
+        let _ = self.psql("postgres", "SELECT pg_switch_wal()");
+    }
+
+    /// Stops it in good order: everything is in its files then.
+    pub fn stop(&mut self) {
+        let parent = self.processes()[0];
+        kill(parent, Signal::SIGINT).expect("it is ours");
+        let status = self.server.take().expect("it runs").wait().expect("it is ours");
+        assert!(status.success(), "{}", self.log());
+    }
+
+    /// Where a row of a table is that this is true of: the file, and the number of the page.
+    pub fn page_of(&self, table: &str, row: &str) -> (PathBuf, u64) {
+        let file = self.admin(DATABASE, &format!("SELECT pg_relation_filepath('{table}')"));
+        let page = self.sql::<i64>(&format!("SELECT (ctid::text::point)[0]::bigint FROM {table} WHERE {row}"))[0];
+        (self.data.join(file.trim_end_matches('\0')), page.try_into().expect("the number of a page"))
+    }
+
+    /// Takes its checksums away, while it does not run.
+    pub fn forget_checksums(&self) {
+        program::succeeds(&self.command("pg_checksums").arg("--disable").arg("-D").arg(&self.data).output().unwrap());
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.at("log")).expect("a log can be read")
@@ -202,7 +236,7 @@ impl Postgres {
             server.arg("-c").arg(format!("{name}={value}"));
         }
         server.args(settings.iter().flat_map(|setting| ["-c", setting]));
-        server.arg("-D").arg(self.data());
+        server.arg("-D").arg(&self.data);
         self.server = Some(server.stdout(Stdio::null()).stderr(log).spawn().expect("postgres can be started"));
         wait::until("PostgreSQL takes connections", LIMIT, || {
             if let Some(status) = self.server.as_mut().and_then(|server| server.try_wait().expect("it is ours")) {

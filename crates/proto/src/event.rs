@@ -361,7 +361,7 @@ catalogue! {
         "the database {path} cannot be used: {reason}"
         meaning "The database cannot be opened, or is damaged."
         cause "Wrong permissions, a full or failing disk, or a file that is no database."
-        cure "Check the path and its permissions; restore a backup if the file is damaged."
+        cure "Check the path and its permissions. `wardline db check` names what is damaged; put a backup back: docs/operations/install.md, postgresql.md."
 
     40024 Critical EntrySetAside { agent, number, reason }
         "entry {number} of {agent} cannot be understood and was set aside: {reason}"
@@ -390,8 +390,8 @@ catalogue! {
     40028 Critical DatabaseDamaged { place, reason }
         "of the database {place} cannot be read: {reason}"
         meaning "The disk has changed what it was given, or somebody has. Everything else is there, and the server goes on."
-        cause "A failing disk, memory or controller, or somebody who has written into the file."
-        cure "See what the kernel says (`dmesg`) and how the disk is (`smartctl -a`). Put a backup back if what is lost is needed: docs/operations/install.md."
+        cause "A failing disk, memory or controller, or somebody who has written into the files."
+        cure "`wardline db check` names all that is damaged. See what the kernel says (`dmesg`) and how the disk is (`smartctl -a`). Put a backup back if what is lost is needed: docs/operations/install.md, postgresql.md."
 
     40029 Critical WriteRefused { what, reason }
         "the database does not take {what}: {reason}; everything else is written"
@@ -416,6 +416,12 @@ catalogue! {
         meaning "A check or a log was not watched any more. Nothing is watched for the group rather than less than was asked for; an agent without another group ends."
         cause "A mistake in the program."
         cure "Start it again, if the service manager did not; what was found is in the queue. Report the mistake."
+
+    40033 Information DatabaseMigrated { path, from, to }
+        "the schema of the database {path} was brought from {from} to {to}"
+        meaning "A version of the program that knows more has changed what the tables look like. What is in them stays."
+        cause "An upgrade."
+        cure "Nothing to do. An older program leaves the database alone from now on (40022)."
 
     40040 Information PeerConnected { peer, address }
         "{peer} connected from {address}"

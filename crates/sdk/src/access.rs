@@ -6,10 +6,10 @@ use wardline_proto::{Name, Role};
 
 use crate::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, ExplainFilter, Explained,
-    Gap, GapFilter, Group, Issuer, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter, PackOrder,
-    Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder, SealingTarget, Status,
-    Token, TokenFilter, TokenOrder, Topology, Use,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, Database, ExplainFilter,
+    Explained, Gap, GapFilter, Group, Issuer, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter,
+    PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
+    SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
@@ -38,6 +38,9 @@ pub trait DataAccess: Send + Sync {
 
     /// How the server is.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
+
+    /// Which database the server uses, how it is set, and what of that to change.
+    fn database(&self) -> impl Future<Output = Result<Database, Problem>> + Send;
 
     /// The server writes a copy of its database.
     fn backup(&self, order: BackupOrder) -> impl Future<Output = Result<Backup, Problem>> + Send;
@@ -179,6 +182,8 @@ pub mod path {
     pub const TOPOLOGY: &str = "/api/v1/topology";
     /// `GET`: how the server is.
     pub const STATUS: &str = "/api/v1/status";
+    /// `GET`: which database it is, and how it is set.
+    pub const DATABASE: &str = "/api/v1/database";
     /// `POST`: copy the database.
     pub const BACKUP: &str = "/api/v1/database/backup";
     /// `POST`: look what of the database is damaged.

@@ -11,9 +11,9 @@ use wardline_proto::{Name, Role};
 use crate::access::{DataAccess, path};
 use crate::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, ExplainFilter, Explained,
-    Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter,
-    PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, Database, ExplainFilter,
+    Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail,
+    PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
     SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
@@ -147,6 +147,10 @@ impl DataAccess for Client {
 
     async fn status(&self) -> Result<Status, Problem> {
         self.ask(Method::GET, path::STATUS, &()).await
+    }
+
+    async fn database(&self) -> Result<Database, Problem> {
+        self.ask(Method::GET, path::DATABASE, &()).await
     }
 
     async fn backup(&self, order: BackupOrder) -> Result<Backup, Problem> {

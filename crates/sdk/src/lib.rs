@@ -4,7 +4,7 @@
 //!  alert, agent, gap, topology, status   what is asked for
 //!  trust                                 members, join tokens, the trust log
 //!  account                               Run As accounts and profiles
-//!  database                              the database as a file
+//!  database                              the database: which it is, copies of it, damage to it
 //!  pack                                  what agents run by the server's word
 //!  page                                  how long lists are read
 //!  problem                               how a question is refused
@@ -38,7 +38,7 @@ pub use account::{
 pub use agent::{Agent, AgentFilter, Session};
 pub use alert::{Alert, AlertChange, AlertDetail, AlertFilter, Change};
 pub use client::Client;
-pub use database::{Backup, BackupOrder, Damage};
+pub use database::{Backup, BackupOrder, Damage, Database, Standby};
 pub use gap::{Gap, GapFilter, GapReason};
 pub use pack::{Pack, PackDetail, PackFilter, PackOrder};
 pub use page::Page;

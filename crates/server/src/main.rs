@@ -1,6 +1,7 @@
 //! The server's program: configuration, keys, the database, the listener for health services and the data access
 //! service.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,7 +32,7 @@ use wardline_server::live::Registry;
 use wardline_server::operating::accounts::Policy;
 use wardline_server::restore;
 use wardline_server::sealing::{self, Publications};
-use wardline_server::store::{Error, Location, Login, Settings, Store};
+use wardline_server::store::{self, Location, Login, Settings, Store};
 use wardline_server::watcher;
 
 #[derive(Parser)]
@@ -80,6 +81,12 @@ enum Command {
         /// The file, which must not be there yet: on a medium that is taken away.
         #[arg(long)]
         to: PathBuf,
+    },
+    /// Takes the steps that the database's schema lacks, and says which; `run` does so too. The server must not run.
+    Migrate {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
     },
     /// Says whether the configuration file is right.
     CheckConfig {
@@ -140,6 +147,7 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => read(&config).map(|_| true),
         Command::Run { config } => run(&config).map(|()| true),
         Command::AcceptRestore { config, yes } => accept_restore(&config, yes),
+        Command::Migrate { config } => migrate(&config).map(|()| true),
         Command::ExportRoot { config, to } => export_root(&config, &to).map(|()| true),
     };
     match result {
@@ -203,16 +211,34 @@ fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
     let (config, database) = read(path)?;
     let state = StateFolder::open(&config.state_dir)?;
     let folder = config.state_dir.join(config.group.name.as_str());
-    // Nothing is founded and nothing made where there is nothing to accept.
-    if let Location::File(file) = &database
-        && !file.exists()
-    {
-        let (path, reason) = (file.display().to_string(), "it is not there; restore it first".into());
-        return Err(Event::DatabaseUnusable { path, reason });
-    }
+    // Nothing is founded either where there is nothing to accept.
+    there(&database, "it is not there; restore it first")?;
     let foundation =
         founding::found(state.vault(), &folder, &config.name, &config.group, config.channel_lifetime, now_ms() / 1000)?;
     restore::accept(database, foundation, sure)
+}
+
+fn migrate(path: &Path) -> Result<(), Event> {
+    let (config, database) = read(path)?;
+    let _state = StateFolder::open(&config.state_dir)?;
+    there(&database, "it is not there; the server makes it at its first start")?;
+    let (found, now) = store::migrate(&database).map_err(|error| error.event())?;
+    // Who does not read what is said here loses nothing that counts.
+    let _ = match found == now {
+        true => writeln!(std::io::stdout(), "the schema is {now}, the newest that this program knows: nothing to do"),
+        false => writeln!(std::io::stdout(), "the schema was {found}, and is {now} now"),
+    };
+    Ok(())
+}
+
+/// Nothing is made where there is no file.
+fn there(database: &Location, next: &str) -> Result<(), Event> {
+    match database {
+        Location::File(file) if !file.exists() => {
+            Err(Event::DatabaseUnusable { path: file.display().to_string(), reason: next.into() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn run(path: &Path) -> Result<(), Event> {
@@ -334,12 +360,12 @@ fn run(path: &Path) -> Result<(), Event> {
 
 /// Compares the tables that show the trust log with it, again and again.
 async fn compare(store: Store, stop: CancellationToken) {
-    while pause(COMPARE, &stop).await && !matches!(store.compare().await, Err(Error::Stopped)) {}
+    while pause(COMPARE, &stop).await && !matches!(store.compare().await, Err(store::Error::Stopped)) {}
 }
 
 /// Takes over what other servers append to the trust log, again and again.
 async fn follow(store: Store, stop: CancellationToken) {
-    while pause(FOLLOW, &stop).await && !matches!(store.follow().await, Err(Error::Stopped)) {}
+    while pause(FOLLOW, &stop).await && !matches!(store.follow().await, Err(store::Error::Stopped)) {}
 }
 
 /// Returns when this server, which is a member, is none any more.

@@ -116,7 +116,7 @@ impl Builder {
         self
     }
 
-    /// A program keeps its state in this folder, on a disk of the test's own making.
+    /// A program keeps its state in this folder, on a disk of the test's own making. `postgres`: the folder is there.
     pub fn state(mut self, name: &str, folder: &Path) -> Self {
         self.states.insert(name.into(), folder.into());
         self
@@ -241,7 +241,8 @@ impl Builder {
         authority.write(&server.group);
         write(&server.group.join("group.toml"), format!("id = \"{id}\"\n"), 0o644);
         let (socket, database) = (server.runtime.join("api.sock"), server.state.join("wardline.db"));
-        let postgres = self.postgres.then(Postgres::start);
+        let data = self.states.get("postgres").map(PathBuf::as_path);
+        let postgres = self.postgres.then(|| Postgres::start(data));
         server.write(&match &postgres {
             Some(postgres) => server.server(&self, listen, postgres),
             None => ServerFile {

@@ -12,8 +12,10 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
+
+use nix::unistd::getuid;
 
 use super::disk::{Body, Contents, Disk, Names, ROOT};
 
@@ -24,6 +26,10 @@ const KEEP: Duration = Duration::from_secs(3600);
 pub(super) fn mount(disk: Arc<Mutex<Disk>>, folder: &Path) -> BackgroundSession {
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("powercut".into()), MountOption::DefaultPermissions];
+    // PostgreSQL refuses root. Others may only mount for themselves.
+    if getuid().is_root() {
+        config.acl = SessionACL::All;
+    }
     // So that one who waits for a lock inside does not hold up the others.
     config.n_threads = Some(4);
     let session = Session::new(Mount { disk }, folder, &config).and_then(Session::spawn);

@@ -258,18 +258,6 @@ fn keys_and_certificates_that_do_not_fit_are_refused_at_the_start() {
 }
 
 #[test]
-fn a_database_of_a_newer_version_is_left_alone() {
-    let mut group = Group::builder().lay();
-    group.server().start();
-    assert!(group.server().stop().success());
-    let database = group.database().to_owned();
-    rusqlite::Connection::open(&database).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let before = fs::read(&database).unwrap();
-    refused(group.server(), Role::Server, "run", 40022, &["schema 99", "wardline.db"]);
-    assert!(fs::read(&database).unwrap() == before, "it was changed");
-}
-
-#[test]
 fn a_script_can_tell_why_the_command_line_failed() {
     let mut group = Group::builder().lay();
     let code = |group: &Group, arguments: &[&str]| {

@@ -1,8 +1,9 @@
 //! Disks that are full and disks that fail, of the server and of an agent, under load: it is said, what was acknowledged
 //! stays, and everything arrives once without a hand.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ const LINES: u64 = 20_000;
 /// As many as the disks, which are in memory, have room for lines.
 const MOST_SEEDS: usize = 60;
 
-/// A group whose agent and server each have a disk of their own. The agent follows a log, and counts how often it looks.
+/// A group whose agent and server, or the server's PostgreSQL, each have a disk of their own. The agent follows a log, and
+/// counts how often it looks.
 struct Site {
     // Its programs end before their disks.
     group: Group,
@@ -35,11 +37,18 @@ struct Site {
 }
 
 impl Site {
-    fn new() -> Self {
+    fn new(postgres: bool) -> Self {
         let (of_agent, of_server) = (PowerCut::mount(), PowerCut::mount());
+        let state = of_server.path().join("state");
+        if postgres {
+            // Whose PostgreSQL is must get there.
+            fs::set_permissions(of_server.path(), Permissions::from_mode(0o711)).unwrap();
+            fs::create_dir(&state).unwrap();
+        }
         let group = Group::builder()
+            .postgres(postgres)
             .state("agent1.test", &of_agent.path().join("state"))
-            .state("srv1.test", &of_server.path().join("state"))
+            .state(if postgres { "postgres" } else { "srv1.test" }, &state)
             .pack("base", "")
             .lay();
         let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
@@ -96,19 +105,32 @@ impl Site {
 
 #[test]
 fn a_full_disk_loses_nothing_and_says_so() {
-    let mut site = Site::new();
-    for of_agent in [false, true] {
-        let server = site.group.server().mark();
-        let agent = site.group.agent(0).mark();
-        let (disk, daemon) = site.half(of_agent);
+    let mut site = Site::new(false);
+    site.fills_up(false, "wardline.db");
+    site.fills_up(true, "queue.db");
+    site.would_see_a_line_less();
+}
+
+#[test]
+fn a_full_disk_of_postgresql_loses_nothing_and_says_so() {
+    let mut site = Site::new(true);
+    let place = site.group.postgres().url(&[]).replace("wardline@", "");
+    site.fills_up(false, &place);
+    site.postgres_has_no_room_for_its_log(&place);
+    site.would_see_a_line_less();
+}
+
+impl Site {
+    /// The disk of the agent, or of the server's database, fills up, and later has room again.
+    fn fills_up(&mut self, of_agent: bool, file: &str) {
+        let marks = self.marks();
+        let (disk, daemon) = self.half(of_agent);
         let mark = daemon.mark();
         disk.limit(disk.used() + ROOM);
-        site.log.append(LINES);
-        let (disk, daemon) = site.half(of_agent);
+        self.log.append(LINES);
+        let (disk, daemon) = self.half(of_agent);
         let event = daemon.wait_event_since(mark, 40025);
-        let file = if of_agent { "queue.db" } else { "wardline.db" };
         assert!(event.severity == "critical" && event.text.contains(&format!("{file} is full")), "{event:?}");
-        assert!(event.text.contains(&*disk.path().to_string_lossy()), "{event:?}");
         // The control: it is.
         let error = fs::write(disk.path().join("more"), vec![0; 2 << 20]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StorageFull);
@@ -116,35 +138,72 @@ fn a_full_disk_loses_nothing_and_says_so() {
 
         // What an agent finds goes into its queue; on its own disk it waits for room.
         if !of_agent {
-            site.looks_on();
+            self.looks_on();
         }
-        let queue = Queue::of(&mut site.group);
-        site.assert_nothing_in_parts();
+        let queue = Queue::of(&mut self.group);
+        self.assert_nothing_in_parts();
         let acknowledged = queue.one::<i64>("SELECT number FROM stream");
-        assert!(acknowledged <= site.group.sql::<i64>("SELECT number FROM stream")[0]);
-        let status = site.group.json(&["status"]);
+        assert!(acknowledged <= self.group.sql::<i64>("SELECT number FROM stream")[0]);
+        let status = self.group.json(&["status"]);
         assert_eq!(status["agents_connected"], 1, "nobody was thrown out: {status}");
-        assert!(site.group.done(&["explain", "40025"]).contains("Make room"));
-        let before = stored(&site.group);
-        assert!(before < site.log.written(), "something is held back");
+        assert!(self.group.done(&["explain", "40025"]).contains("Make room"));
+        let before = stored(&self.group);
+        assert!(before < self.log.written(), "something is held back");
 
-        let (disk, daemon) = site.half(of_agent);
+        let (disk, daemon) = self.half(of_agent);
         disk.limit(u64::MAX);
         let event = daemon.wait_event_since(mark, 40021);
         assert!(event.text.contains(file), "{event:?}");
-        site.looks_on();
-        site.assert_all_once();
-        let (_, daemon) = site.half(of_agent);
+        self.looks_on();
+        self.assert_all_once();
+        let (_, daemon) = self.half(of_agent);
         // Something small may fit yet, and it is full again behind that; and the log of writes may be what has no room.
         let said = daemon.events_since(mark).iter().filter(|event| event.number == 40025).count();
         assert!(said <= 3, "said {said} times: at each try");
-        let gone = [site.group.server().events_since(server), site.group.agent(0).events_since(agent)].concat();
+        self.assert_nobody_went(marks);
+    }
+
+    /// PostgreSQL ends what it does when it cannot write its log, and does not come back before there is room.
+    fn postgres_has_no_room_for_its_log(&mut self, place: &str) {
+        let (marks, mark) = (self.marks(), self.group.server().mark());
+        self.of_server.limit(self.of_server.used());
+        self.group.postgres().begin_a_new_log();
+        self.log.append(LINES);
+        // Whichever of its processes is the first to have no room.
+        let said = wait::until("it is said", LIMIT, || {
+            let events = self.group.server().events_since(mark);
+            events.into_iter().find(|event| [40020, 40025].contains(&event.number))
+        });
+        assert!(said.text.contains(place), "{said:?}");
+        // The control: it did.
+        wait::until("PostgreSQL gives up", LIMIT, || {
+            let log = self.group.postgres().log();
+            log.lines().any(|line| line.contains("PANIC: ") && line.contains("pg_wal")).then_some(())
+        });
+        self.looks_on();
+        self.of_server.limit(u64::MAX);
+        self.group.postgres().restart(&[]);
+        self.group.server().wait_event_since(mark, 40021);
+        self.assert_all_once();
+        self.assert_nobody_went(marks);
+    }
+
+    fn marks(&mut self) -> [usize; 2] {
+        [self.group.server().mark(), self.group.agent(0).mark()]
+    }
+
+    /// No session has ended since.
+    fn assert_nobody_went(&mut self, [server, agent]: [usize; 2]) {
+        let gone = [self.group.server().events_since(server), self.group.agent(0).events_since(agent)].concat();
         assert!(gone.iter().all(|event| ![20070, 40041].contains(&event.number)), "{gone:?}");
     }
-    // The control: one line less would be seen.
-    let mut arrived = site.group.event_texts("agent1.test");
-    arrived.remove(5000);
-    assert_eq!(site.log.tally(arrived).lost.len(), 1);
+
+    /// The control of all that.
+    fn would_see_a_line_less(&self) {
+        let mut arrived = self.group.event_texts("agent1.test");
+        arrived.remove(5000);
+        assert_eq!(self.log.tally(arrived).lost.len(), 1);
+    }
 }
 
 /// How a sync fails.
@@ -167,7 +226,7 @@ const FAULTS: [Fault; 5] = [
 
 #[test]
 fn an_fsync_error_is_never_acknowledged() {
-    let mut site = Site::new();
+    let mut site = Site::new(false);
     for seed in seeds(6).take(MOST_SEEDS) {
         let fault = FAULTS[usize::try_from(seed).unwrap() % FAULTS.len()];
         let mut random = Random::new(seed);

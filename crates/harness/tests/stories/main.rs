@@ -11,6 +11,7 @@ mod bad_configuration;
 mod bad_plugins;
 mod configuration;
 mod damaged_records;
+mod database;
 mod demo;
 mod disk_faults;
 mod doctor;

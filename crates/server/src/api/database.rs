@@ -1,4 +1,4 @@
-//! Answers about the database as a file.
+//! Answers about copies of the database, and damage to it.
 
 use wardline_connector::journal;
 use wardline_proto::event::Event;

@@ -12,10 +12,10 @@ use wardline_proto::{Name, Role};
 use wardline_sdk::access::path;
 use wardline_sdk::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, ExplainFilter,
-    Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail,
-    PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
-    SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, Database,
+    ExplainFilter, Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack,
+    PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder,
+    RotationOrder, SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 use super::service::OnBehalf;
@@ -43,6 +43,7 @@ pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
         .route(path::GAPS, get(gaps::<D>))
         .route(path::TOPOLOGY, get(topology::<D>))
         .route(path::STATUS, get(status::<D>))
+        .route(path::DATABASE, get(database::<D>))
         .route(path::BACKUP, post(backup::<D>))
         .route(path::EXAMINE, post(examine::<D>))
         .route(path::TOKENS, get(tokens::<D>).post(create_token::<D>))
@@ -168,6 +169,10 @@ async fn status<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Status> {
 type Asked<T> = Result<Query<T>, QueryRejection>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 type Named = Result<Path<String>, PathRejection>;
+
+async fn database<D: DataAccess>(State(data): State<Arc<D>>) -> Answer<Database> {
+    Ok(Json(data.database().await?))
+}
 
 async fn backup<D: OnBehalf>(
     State(data): State<Arc<D>>,

@@ -7,10 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
-    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, ExplainFilter,
-    Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail,
-    PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
-    SealingTarget, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
+    AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, Database,
+    ExplainFilter, Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack,
+    PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder,
+    RotationOrder, SealingTarget, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 use super::{accounts, database, packs, trust};
@@ -202,6 +202,10 @@ impl DataAccess for Service {
         })
     }
 
+    async fn database(&self) -> Result<Database, Problem> {
+        self.store.about().await.map_err(problem)
+    }
+
     async fn backup(&self, order: BackupOrder) -> Result<Backup, Problem> {
         database::backup(self, order).await
     }
@@ -347,9 +351,7 @@ pub(super) fn problem(error: store::Error) -> Problem {
             Problem::new(Kind::Unreachable, detail, "try again once it runs: `systemctl status wardline-server`")
         }
         store::Error::Cursor(_) => Problem::new(Kind::Invalid, detail, "begin the list anew, without a cursor"),
-        store::Error::NoFile => {
-            Problem::new(Kind::Conflict, detail, "use PostgreSQL's own: pg_basebackup or pg_dump, and pg_amcheck")
-        }
+        store::Error::NoFile => Problem::new(Kind::Conflict, detail, "use PostgreSQL's own: pg_basebackup or pg_dump"),
         store::Error::Unreadable(_) | store::Error::Refused(_) => {
             let explains = if matches!(error, store::Error::Refused(_)) { 40029 } else { 40023 };
             Problem::new(Kind::Failed, detail, "look at the server's log: `journalctl -u wardline-server`")

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use wardline_connector::outage;
+use wardline_connector::{journal, outage};
 use wardline_proto::event::Event;
 
 use super::postgres::{Postgres, Settings};
@@ -135,12 +135,30 @@ pub(super) fn trouble(location: &Location, error: &Error) -> Event {
 
 /// Opens the database for writing and brings its schema up to date; makes it when it is not there.
 pub(super) fn create_or_open(location: &Location) -> Result<Connection, OpenError> {
+    migrated(location).map(|(connection, _)| connection)
+}
+
+/// Brings the schema of a database up to date, and says so: its number before, 0 of a new one, and now.
+///
+/// # Errors
+/// As at the server's start.
+pub fn migrate(location: &Location) -> Result<(u32, u32), OpenError> {
+    migrated(location).map(|(_, found)| (found, known()))
+}
+
+fn migrated(location: &Location) -> Result<(Connection, u32), OpenError> {
     let unusable = |reason: String| OpenError::Unusable { place: location.to_string(), reason };
     if let Location::File(path) = location {
         sqlite::private(path).map_err(|error| unusable(error.to_string()))?;
     }
     match open(location) {
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok((connection, found))) => {
+            if (1..known()).contains(&found) {
+                let (path, from, to) = (location.to_string(), found.to_string(), known().to_string());
+                journal::emit(Event::DatabaseMigrated { path, from, to });
+            }
+            Ok((connection, found))
+        }
         Ok(Err(found)) => Err(OpenError::Newer { place: location.to_string(), found, known: known() }),
         Err(error) => Err(unusable(error.to_string())),
     }
@@ -148,7 +166,7 @@ pub(super) fn create_or_open(location: &Location) -> Result<Connection, OpenErro
 
 /// Opens the database again, after a failure that leaves its connection in doubt.
 pub(super) fn reopen(location: &Location) -> Result<Connection, Error> {
-    open(location)?.map_err(|_| Error::Newer)
+    open(location)?.map(|(connection, _)| connection).map_err(|_| Error::Newer)
 }
 
 /// Opens a connection that only reads.
@@ -172,14 +190,15 @@ pub(super) fn schema(connection: &Connection) -> Result<i64, Error> {
     }
 }
 
-/// Gives the schema's number, with nothing changed, when it is newer than ours.
-fn open(location: &Location) -> Result<Result<Connection, u32>, Error> {
+/// Gives the schema's number as it was, alone and with nothing changed when it is newer than ours.
+fn open(location: &Location) -> Result<Result<(Connection, u32), u32>, Error> {
     match location {
         Location::File(path) => {
             let steps = |connection: &rusqlite::Connection, found: u32| {
                 MIGRATIONS.iter().skip(found as usize).try_for_each(|step| connection.execute_batch(step))
             };
-            Ok(sqlite::open(path, known(), steps)?.map(|connection| Engine::Sqlite(connection).into()))
+            Ok(sqlite::open(path, known(), steps)?
+                .map(|(connection, found)| (Engine::Sqlite(connection).into(), found)))
         }
         Location::Server(settings) => {
             let connection = Connection::from(Engine::Postgres(Box::new(Postgres::connect(settings)?)));
@@ -187,27 +206,28 @@ fn open(location: &Location) -> Result<Result<Connection, u32>, Error> {
             if encoding.as_deref() != Some("UTF8") {
                 return Err(Error::Encoding(encoding.unwrap_or_default()));
             }
-            let found = connection.transaction(|| migrate(&connection))?;
-            Ok(if found > known() { Err(found) } else { Ok(connection) })
+            let found = connection.transaction(|| take_steps(&connection))?;
+            Ok(if found > known() { Err(found) } else { Ok((connection, found)) })
         }
     }
 }
 
-/// Takes the missing steps; the number of those that were taken before.
-fn migrate(connection: &Connection) -> Result<u32, Error> {
+/// Takes the missing steps; how many were taken before.
+fn take_steps(connection: &Connection) -> Result<u32, Error> {
     let Engine::Postgres(postgres) = connection.engine() else { return Ok(known()) };
     postgres.batch("CREATE TABLE IF NOT EXISTS wardline_schema (version BIGINT NOT NULL)")?;
     // Several servers may start at a time.
     connection.lock("wardline_schema")?;
     let found = connection.first("SELECT version FROM wardline_schema", params![], |row| row.get::<u32>(0))?;
-    for step in MIGRATIONS.iter().skip(found.unwrap_or(0) as usize) {
+    let found = found.unwrap_or(0);
+    for step in MIGRATIONS.iter().skip(found as usize) {
         postgres.batch(&in_postgres(step))?;
     }
-    if found.unwrap_or(0) < known() {
+    if found < known() {
         connection.execute("DELETE FROM wardline_schema", params![])?;
         connection.execute("INSERT INTO wardline_schema (version) VALUES (?1)", params![known()])?;
     }
-    Ok(found.unwrap_or(known()))
+    Ok(found)
 }
 
 /// A step of the schema in PostgreSQL's words.

@@ -26,12 +26,14 @@
 //!  receipts   what became of these on agents
 //!  views      tables that show what the log says
 //!  own_alerts  alerts that the server raises by itself
-//!  upkeep     the database as a file: copies of it, and what of it cannot be read
+//!  upkeep     copies of a database that is a file, and what of a database cannot be read
+//!  about      which database it is, how it is set, and what of that to change
 //! ```
 //!
 //! Whoever gets an answer to something written may rely on it: it survives the loss of power from then on. While the
 //! database takes nothing, callers wait; nothing is answered and nothing is dropped.
 
+mod about;
 mod accounts;
 mod agents;
 mod alerts;
@@ -68,7 +70,7 @@ use wardline_proto::Name;
 use wardline_proto::entry;
 use wardline_proto::message::{AccountId, Digest, Epoch, Mark};
 use wardline_proto::trust::Fact;
-use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Damage, Gap, GapFilter, Page};
+use wardline_sdk::{Agent, AgentFilter, Alert, AlertDetail, AlertFilter, Damage, Database, Gap, GapFilter, Page};
 use wardline_secrets::head::Reach;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::view::{Unsound, View};
@@ -80,7 +82,7 @@ use writer::{Effects, Write as _};
 pub use agents::{Heard, Released};
 pub use alerts::Found;
 pub use counts::Counts;
-pub use database::{Location, OpenError};
+pub use database::{Location, OpenError, migrate};
 pub use lease::Term;
 pub use log::Keeper;
 pub use postgres::{Login, Settings};
@@ -109,7 +111,7 @@ pub enum Error {
     /// A cursor that no page has given.
     #[error("{0:?} is no cursor of this list")]
     Cursor(String),
-    /// The database is on a server, where it is copied and examined.
+    /// The database is on a server, where it is copied.
     #[error("the database is on a server of its own")]
     NoFile,
     /// What the database holds already does not let it be written.
@@ -501,6 +503,15 @@ impl Store {
     /// [`Error::Unreadable`].
     pub async fn examine(&self) -> Result<Vec<Damage>, Error> {
         self.readers.apart(upkeep::examine).await?
+    }
+
+    /// Which database it is, how it is set, and what of that an operator should change.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub async fn about(&self) -> Result<Database, Error> {
+        let location = self.readers.location().clone();
+        self.readers.read(move |connection| about::of_database(connection, &location)).await
     }
 
     /// How much there is.

@@ -228,6 +228,12 @@ impl Error {
         self.state().is_some_and(|state| ["22", "23", "54"].iter().any(|class| state.code().starts_with(class)))
     }
 
+    /// What is there cannot be read: it makes no sense (class XX), the disk does not give it back, or the file is gone
+    /// (58).
+    pub(super) fn is_damage(&self) -> bool {
+        self.state().is_some_and(|state| ["XX", "58"].iter().any(|class| state.code().starts_with(class)))
+    }
+
     /// What an operator has to know of it, when it has kept something from being written there.
     pub(super) fn trouble(&self, path: String) -> Event {
         match self.state() {

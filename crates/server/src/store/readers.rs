@@ -1,15 +1,20 @@
 //! Connections that only read: a few, each used by one question at a time on a blocking thread.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
+use wardline_connector::journal;
+use wardline_proto::event::Event;
 
 use super::Error;
 use super::database::{self, Location};
-use super::sql::Connection;
+use super::sql::{self, Connection};
 
 /// How many questions are answered at a time; the others wait.
 const READERS: usize = 4;
+/// So many different damages are told of until the program ends.
+const DAMAGES: usize = 100;
 
 /// The connections. Clones share them.
 #[derive(Clone)]
@@ -19,12 +24,20 @@ struct Shared {
     location: Location,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
+    /// The damages that were told of.
+    told: Mutex<BTreeSet<String>>,
 }
 
 impl Readers {
     /// Connections to this database; none is opened before it is needed.
     pub(super) fn new(location: Location) -> Self {
-        Self(Arc::new(Shared { location, turns: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() }))
+        let turns = Arc::new(Semaphore::new(READERS));
+        Self(Arc::new(Shared { location, turns, idle: Mutex::default(), told: Mutex::default() }))
+    }
+
+    /// Where the database is.
+    pub(super) fn location(&self) -> &Location {
+        &self.0.location
     }
 
     /// Answers a question from one state of the database.
@@ -58,11 +71,24 @@ impl Shared {
         let connection = self.reading()?;
         let answer = question(&connection);
         // One that failed to read is closed: whatever is wrong with it is not kept.
-        if !matches!(answer, Err(Error::Unreadable(_))) {
-            connection.rollback()?;
-            self.idle().push(connection);
+        match &answer {
+            Err(Error::Unreadable(error)) if error.is_damage() => self.tell(error),
+            Err(Error::Unreadable(_)) => {}
+            _ => {
+                connection.rollback()?;
+                self.idle().push(connection);
+            }
         }
         answer
+    }
+
+    /// Tells of a damage that a question has met, once: questions come again and again.
+    fn tell(&self, error: &sql::Error) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = error.to_string();
+        if told.len() < DAMAGES && told.insert(reason.clone()) {
+            journal::emit(Event::DatabaseDamaged { place: "what was asked for".into(), reason });
+        }
     }
 
     /// A connection that has begun to read one state of the database.

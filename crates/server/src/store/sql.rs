@@ -58,6 +58,15 @@ impl Error {
         matches!(self, Self::Sqlite(error) if is_busy(error))
     }
 
+    /// What is there cannot be read.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => sqlite::is_damage(error),
+            Self::Postgres(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+
     /// It is about one row; trying again cannot help.
     pub(super) fn is_about_the_row(&self) -> bool {
         match self {

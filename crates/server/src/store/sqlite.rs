@@ -23,12 +23,13 @@ const OPENING: Duration = Duration::from_secs(5);
 const CHECKPOINT_PAGES: i32 = 8192;
 
 /// Opens the file for writing and brings its schema up to date by `migrate`, which is told its number and gives whether it
-/// knows that; makes it when it is not there. Gives the number, with nothing changed, when it is not known.
+/// knows that; makes it when it is not there. Gives the number as it was, alone and with nothing changed when it is not
+/// known.
 pub(super) fn open(
     path: &Path,
     known: u32,
     migrate: impl FnOnce(&Connection, u32) -> rusqlite::Result<()>,
-) -> rusqlite::Result<Result<Connection, u32>> {
+) -> rusqlite::Result<Result<(Connection, u32), u32>> {
     let mut connection = connect(path)?;
     // Until it is known to be ours, not even closing may change the file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -65,7 +66,7 @@ pub(super) fn open(
     connection.execute_batch("COMMIT")?;
     settle(&connection)?;
     connection.busy_timeout(Duration::ZERO)?;
-    Ok(Ok(connection))
+    Ok(Ok((connection, found)))
 }
 
 /// Opens a connection that only reads.
@@ -110,6 +111,11 @@ pub(super) fn insert(connection: &Connection, table: &str, columns: &[(&str, Val
         insert.execute(rusqlite::params_from_iter(columns.iter().map(|(_, values)| values.at(row))))?;
     }
     Ok(())
+}
+
+/// What is there cannot be read.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
 /// It is about one row; trying again cannot help.

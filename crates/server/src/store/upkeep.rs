@@ -1,20 +1,30 @@
-//! The database as a file: copies of it, and what of it cannot be read.
+//! Copies of a database that is a file, and what of a database cannot be read.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rusqlite::ErrorCode;
 use wardline_sdk::Damage;
 
-use super::Error;
-use super::sql::{Connection, Engine};
+use super::postgres::Postgres;
+use super::sql::{self, Connection, Engine, params};
+use super::{Error, sqlite};
 
 /// The most damages that are told at once.
 const DAMAGES: usize = 100;
-/// The tables that grow, whose rows are named by their numbers.
-const GROWING: [&str; 5] = ["event", "sample", "alert", "gap", "set_aside"];
+/// A table that grows, and the column by whose numbers its rows are named.
+type Growing = (&'static str, &'static str);
+const GROWING: [Growing; 6] = [
+    ("event", "number"),
+    ("sample", "number"),
+    ("alert", "number"),
+    ("gap", "id"),
+    ("set_aside", "id"),
+    ("log", "number"),
+];
+/// So many rows of them are read at once, a power of two.
+const ROWS: i64 = 512;
 
 /// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
@@ -70,23 +80,45 @@ fn copy(connection: &rusqlite::Connection, part: &Path, file: &Path) -> Result<u
     kept.and_then(|()| written.metadata()).map(|metadata| metadata.len()).map_err(Copying::File)
 }
 
-/// What of the database cannot be read, at most [`DAMAGES`]. Reads all of it. One on a server is examined there.
+/// What of the database cannot be read, at most [`DAMAGES`]. Reads all of it.
 pub(super) fn examine(connection: &Connection) -> Result<Vec<Damage>, Error> {
-    let Engine::Sqlite(connection) = connection.engine() else { return Err(Error::NoFile) };
-    examine_file(connection).map_err(|error| Error::Unreadable(error.into()))
+    let damages = match connection.engine() {
+        Engine::Sqlite(file) => examine_file(file, connection),
+        Engine::Postgres(server) => examine_server(server, connection),
+    };
+    Ok(damages?)
 }
 
-fn examine_file(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<Damage>> {
-    let told = quick_check(connection)?;
+fn examine_file(file: &rusqlite::Connection, connection: &Connection) -> Result<Vec<Damage>, sql::Error> {
+    let told = quick_check(file)?;
     if told == ["ok"] {
         return Ok(Vec::new());
     }
-    let mut damages = Vec::new();
-    for table in GROWING {
-        unreadable(connection, table, &mut damages)?;
-    }
+    let mut damages = unreadable_rows(connection)?;
     let of_file = told.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with("***"));
     damages.extend(of_file.map(|line| Damage { place: "the file".into(), reason: line.into() }));
+    damages.truncate(DAMAGES);
+    Ok(damages)
+}
+
+fn examine_server(server: &Postgres, connection: &Connection) -> Result<Vec<Damage>, sql::Error> {
+    // Rows that are asked for by their numbers are read by these: otherwise any damage is met by any question.
+    server.batch("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")?;
+    let mut damages = unreadable_rows(connection)?;
+    let tables = "SELECT relname::text FROM pg_class
+                  WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY relname";
+    for table in connection.read(tables, params![], |row| row.get::<String>(0))? {
+        if GROWING.iter().any(|(growing, _)| *growing == table) {
+            continue;
+        }
+        // Every column, also where it is kept apart.
+        match connection.number(&format!("SELECT count(length(t::text)) FROM {table} t")) {
+            Err(error) if error.is_damage() => {
+                damages.push(Damage { place: format!("the table {table}"), reason: error.to_string() });
+            }
+            read => _ = read?,
+        }
+    }
     damages.truncate(DAMAGES);
     Ok(damages)
 }
@@ -100,7 +132,7 @@ fn quick_check(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String
         match rows.next() {
             Ok(Some(row)) => told.push(row.get(0)?),
             Ok(None) => return Ok(told),
-            Err(error) if is_damage(&error) => {
+            Err(error) if sqlite::is_damage(&error) => {
                 told.push(error.to_string());
                 return Ok(told);
             }
@@ -109,55 +141,65 @@ fn quick_check(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String
     }
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+/// The ranges of rows that cannot be read, of the tables that grow.
+fn unreadable_rows(connection: &Connection) -> Result<Vec<Damage>, sql::Error> {
+    let mut damages = Vec::new();
+    for table in GROWING {
+        unreadable(connection, table, &mut damages)?;
+    }
+    Ok(damages)
 }
 
 /// The ranges of a table's rows that cannot be read.
-fn unreadable(connection: &rusqlite::Connection, table: &str, damages: &mut Vec<Damage>) -> rusqlite::Result<()> {
+fn unreadable(connection: &Connection, table: Growing, damages: &mut Vec<Damage>) -> Result<(), sql::Error> {
     let mut from = 1;
     while damages.len() < DAMAGES {
-        let (last, error) = read_on(connection, table, from, -1)?;
+        let (last, error) = read_on(connection, table, from, i64::MAX)?;
         let Some(reason) = error else { break };
         let begin = last.map_or(from, |last| last.saturating_add(1));
         let reads = |number| read_on(connection, table, number, 1).map(|(_, error)| error.is_none());
         // The first number from which on rows can be read again.
         let (mut bad, mut good) = (begin, i64::MAX);
+        let name = table.0;
         if !reads(good)? {
-            damages.push(Damage { place: format!("rows from {begin} on of the table {table}"), reason });
+            damages.push(Damage { place: format!("rows from {begin} on of the table {name}"), reason });
             break;
         }
         while good - bad > 1 {
             let middle = bad + (good - bad) / 2;
             *(if reads(middle)? { &mut good } else { &mut bad }) = middle;
         }
-        damages.push(Damage { place: format!("rows {begin} to {bad} of the table {table}"), reason });
+        damages.push(Damage { place: format!("rows {begin} to {bad} of the table {name}"), reason });
         from = good;
     }
     Ok(())
 }
 
-/// Reads so many rows from a number on, all when it is -1: the last that could be read, and what SQLite said of the next if that is damaged.
+/// Reads so many rows from a number on: the last that could be read, and what the database says of the next if that is
+/// damaged.
 fn read_on(
-    connection: &rusqlite::Connection,
-    table: &str,
-    from: i64,
-    limit: i64,
-) -> rusqlite::Result<(Option<i64>, Option<String>)> {
-    let sql = format!("SELECT rowid, * FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT ?");
-    let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query([from, limit])?;
-    let mut last = None;
-    loop {
-        match rows.next() {
-            Ok(Some(row)) => last = Some(row.get(0)?),
-            Ok(None) => return Ok((last, None)),
-            Err(error) if is_damage(&error) => {
-                return Ok((last, Some(error.to_string())));
+    connection: &Connection,
+    (table, number): Growing,
+    mut from: i64,
+    mut limit: i64,
+) -> Result<(Option<i64>, Option<String>), sql::Error> {
+    let select = format!("SELECT {number}, * FROM {table} WHERE {number} >= ?1 ORDER BY {number} LIMIT ?2");
+    let (mut last, mut rows) = (None, ROWS);
+    while limit > 0 {
+        match connection.query(&select, params![from, rows.min(limit)]) {
+            Ok(read) => {
+                let Some(row) = read.last() else { break };
+                let number = row.get::<i64>(0)?;
+                last = Some(number);
+                from = number.saturating_add(1);
+                limit -= rows.min(limit);
             }
-            Err(error) => return Err(error),
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(error) if rows == 1 => return Ok((last, Some(error.to_string()))),
+            Err(_) => rows /= 2,
         }
     }
+    Ok((last, None))
 }
 
 #[cfg(test)]
@@ -165,7 +207,6 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
 
     use super::super::database::{self, Location};
-    use super::super::sql::params;
     use super::*;
     use crate::store::tests::Folder;
 
