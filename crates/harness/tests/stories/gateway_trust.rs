@@ -134,19 +134,20 @@ fn a_gateway_speaks_only_for_its_agents() {
     // nor the key.
     let [first, second] = ["agent1.test", "agent2.test"].map(|agent| group.key(agent, "identity"));
     let said = decode::<Signed>(&position).and_then(|signed| decode::<Position>(&signed.payload)).unwrap();
-    let signed = |by: &SigningKey, agent: &str| {
-        encode(&by.signed(Context::Position, encode(&Position { agent: agent.into(), ..said.clone() })))
+    // Heartbeats that are not newer than the position before them are not looked at.
+    let signed = |by: &SigningKey, agent: &str, newer: u64| {
+        let said = Position { agent: agent.into(), serial: said.serial + newer, ..said.clone() };
+        encode(&by.signed(Context::Position, encode(&said)))
     };
-    let (genuine, by_name, by_key) =
-        (signed(&second, "agent2.test"), signed(&first, "agent2.test"), signed(&second, "agent1.test"));
+    let genuine = signed(&second, "agent2.test", 0);
     for (kind, body) in [
         (Kind::Position, &position),
-        (Kind::Position, &by_name),
-        (Kind::Position, &by_key),
+        (Kind::Position, &signed(&first, "agent2.test", 0)),
+        (Kind::Position, &signed(&second, "agent1.test", 0)),
         (Kind::Batch, &batch),
-        (Kind::Heartbeat, &position),
-        (Kind::Heartbeat, &by_name),
-        (Kind::Heartbeat, &by_key),
+        (Kind::Heartbeat, &signed(&first, "agent1.test", 1)),
+        (Kind::Heartbeat, &signed(&first, "agent2.test", 1)),
+        (Kind::Heartbeat, &signed(&second, "agent1.test", 1)),
     ] {
         let mark = group.server().mark();
         let route = other.open("agent2.test", &[]);
