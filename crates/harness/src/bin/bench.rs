@@ -428,15 +428,17 @@ fn path(events: u64, postgres: bool) -> (f64, f64) {
     assert_eq!(log.tally(&arrived), Tally::default(), "every event arrives once");
     assert_eq!(sql::<i64>(&queue, "SELECT count(*) FROM batch"), [0]);
     let cost = each(used.iter().sum());
+    let bytes = group.json(&["status"])["database_bytes"].as_u64().expect("it has a size");
     eprintln!(
         "# {events} events of 200 bytes in {:.2} s; us per event: agent {:.2}, gateway {:.2}, server {:.2}, \
-         PostgreSQL {:.2}; \
+         PostgreSQL {:.2}; {:.0} bytes of the database each; \
          all there once, all acknowledged by signature, the queue is empty",
         took.as_secs_f64(),
         each(used[0]),
         each(used[1]),
         each(used[2]),
-        each(used[3])
+        each(used[3]),
+        bytes as f64 / events as f64
     );
     (events as f64 / took.as_secs_f64(), cost)
 }
