@@ -87,6 +87,10 @@ pub enum Holder {
 impl Holder {
     /// Locks the server's database, and returns when the server has something to write; with the mark before.
     pub fn hold(group: &mut Group, log: &mut Log) -> (Self, usize) {
+        // An outage is said once: one of before, of a database that was killed, is over first.
+        let before = stored(group);
+        log.append(BURST);
+        wait::until("the database takes something", LIMIT, || (stored(group) > before).then_some(()));
         let mark = group.server().mark();
         let holder = if group.has_postgres() {
             Self::Server(group.postgres().lock("stream"))
