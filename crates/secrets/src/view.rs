@@ -5,16 +5,15 @@
 //!  entries (Signed) --apply, one by one--> View: members, tokens, duty keys, issuers, and the Merkle tree over all
 //! ```
 
+mod duties;
 mod run_as;
 mod sealing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 use wardline_proto::message::{Context, Digest, Signed, decode, encode};
 use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
 use wardline_proto::{GroupId, Name, Role};
@@ -23,8 +22,10 @@ use crate::certificate::Parsed;
 use crate::head::{Reach, Restored};
 use crate::merkle::{self, Tree};
 use crate::signature::{KeyId, SigningKey, VerifyingKey};
-use crate::trust::{Pin, Root, not_after};
+use crate::trust::{Pin, Root};
 
+use self::duties::Duties;
+pub use self::duties::Unread;
 use self::run_as::Affected;
 pub use self::run_as::{Account, Profile, RECIPIENTS, RunAs};
 pub use self::sealing::{NotSealing, Sealing, read_sealing};
@@ -163,30 +164,6 @@ pub enum Unsound {
     Unread(Unread),
 }
 
-/// An entry that a server of the group has signed to stand at its place, and that cannot be taken: the server knows more
-/// than this program, or less.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("entry {number} was signed by {server}, and this program cannot take it")]
-pub struct Unread {
-    /// Its place.
-    pub number: u64,
-    /// The server.
-    pub server: Name,
-}
-
-/// The duty keys of a server.
-#[derive(Clone, Debug)]
-struct Duties {
-    /// The newest, which signs entries.
-    key: VerifyingKey,
-    /// Its certificate, DER.
-    certificate: Bytes,
-    /// When that was entered, milliseconds since 1970.
-    at: u64,
-    /// Every key that was ever certified for it, and when that ends, seconds since 1970: agents believe each until then.
-    certified: BTreeMap<KeyId, u64>,
-}
-
 /// What the log says, up to an entry. What there are thousands of is shared by clones: whoever appends an entry begins with
 /// one.
 #[derive(Clone, Debug)]
@@ -282,57 +259,6 @@ impl View {
         Ok(())
     }
 
-    /// What an entry is that cannot be taken, when it stands at this place: nothing when no server whose word counts has
-    /// signed it to stand there.
-    pub fn vouched(&self, number: u64, signed: &Signed) -> Option<Unread> {
-        let signs = |key: &VerifyingKey| key.open(Context::Log, self.group(), signed).is_ok();
-        let record: Record = decode(&signed.payload)?;
-        let server = match record.what {
-            Some(Recorded::Entry(entry)) if entry.number == number => {
-                entry.server.parse().ok().filter(|server| self.duty(server).is_some_and(signs))
-            }
-            Some(_) => None,
-            // Neither an entry nor a head, of which this program knows.
-            None => self.duties.iter().find(|(_, duties)| signs(&duties.key)).map(|(server, _)| server.clone()),
-        };
-        server.map(|server| Unread { number, server })
-    }
-
-    /// The first entry behind these that a server has signed, and that cannot be taken. Nothing is to be appended then.
-    pub const fn unread(&self) -> Option<&Unread> {
-        self.unread.as_ref()
-    }
-
-    /// Notes that there is one, or none any more.
-    pub fn note_unread(&mut self, unread: Option<Unread>) {
-        self.unread = unread;
-    }
-
-    /// What a server signs that was removed is not believed any more, which every agent has to know.
-    fn disown(&mut self, server: Name, at: u64) {
-        // By the clock of who removes it; those of agents may be behind.
-        let ended = |ends: u64| ends.saturating_add(REMEMBERED) < at / 1000;
-        let certified = self.duties.remove(&server).map(|duties| duties.certified).unwrap_or_default();
-        self.disowned.extend(certified.into_iter().filter(|(_, ends)| !ended(*ends)).map(|(key, _)| key));
-        self.versions.all = self.next();
-        self.gone.insert(server);
-    }
-
-    /// The server, and the duty key that a certificate certified at a moment by the root's word. No entry can claim a
-    /// moment for it before those of entries in front of it, or a key whose certificate has ended would come back.
-    fn certified(&self, duty: &trust::Duty, at: u64) -> Result<(Name, VerifyingKey), Unsound> {
-        let chain = [CertificateDer::from(duty.certificate.as_ref())];
-        let at = UnixTime::since_unix_epoch(Duration::from_millis(at.max(self.latest)));
-        let (name, key) = self.root.duty(&chain, at).map_err(|_| Unsound::Fact("a duty certificate"))?;
-        if self.disowned.contains(&key.id()) {
-            Err(Unsound::Fact("a duty key of a server that was removed"))
-        } else if name.as_str() == duty.server {
-            Ok((name, key))
-        } else {
-            Err(Unsound::Fact("a duty certificate of another server"))
-        }
-    }
-
     fn take(&mut self, fact: Fact, at: u64) -> Result<(), Unsound> {
         let (wrong, number) = (Unsound::Fact, self.tree.size());
         if self.name.is_none() && !matches!(fact, Fact::Duty(_) | Fact::Founded(_)) {
@@ -349,13 +275,7 @@ impl View {
                 self.name = Some(founded.name.parse().map_err(|_| wrong("the group's name"))?);
             }
             Fact::Issuer(issuer) => self.issuers.push(CertificateDer::from(issuer.certificate.to_vec())),
-            Fact::Duty(duty) => {
-                let (server, key) = self.certified(&duty, at)?;
-                let mut certified = self.duties.remove(&server).map(|duties| duties.certified).unwrap_or_default();
-                let ends = certified.entry(key.id()).or_default();
-                *ends = (*ends).max(not_after(&CertificateDer::from(duty.certificate.as_ref())));
-                self.duties.insert(server, Duties { key, certificate: duty.certificate, at, certified });
-            }
+            Fact::Duty(duty) => self.enter_duty(duty, at)?,
             Fact::Recovery(recovery) => {
                 let key = VerifyingKey::from_spki(&recovery.key).map_err(|_| wrong("the recovery key"))?;
                 self.recovery = Some(key);
@@ -583,36 +503,6 @@ impl View {
     /// What says that a log of this reach is given up.
     pub fn gave_up(&self, known: &Reach) -> Option<&Restored> {
         self.restored.as_ref().filter(|restored| restored.covers(known))
-    }
-
-    /// A server's duty key.
-    pub fn duty(&self, server: &Name) -> Option<&VerifyingKey> {
-        self.duties.get(server).map(|duties| &duties.key)
-    }
-
-    /// The certificate of a server's duty key, DER.
-    pub fn duty_certificate(&self, server: &Name) -> Option<&Bytes> {
-        self.duties.get(server).map(|duties| &duties.certificate)
-    }
-
-    /// The servers' duty keys.
-    pub fn duties(&self) -> impl Iterator<Item = &VerifyingKey> {
-        self.duties.values().map(|duties| &duties.key)
-    }
-
-    /// Whether a server of this name is no member, and its duty key is believed all the same: it has removed itself.
-    pub fn lingers(&self, server: &Name) -> bool {
-        self.duties.contains_key(server) && self.find(server, Role::Server).is_none()
-    }
-
-    /// Those of whom that is so, and since when they have their duty key, milliseconds since 1970.
-    pub fn lingering(&self) -> impl Iterator<Item = (&Name, u64)> {
-        self.duties.iter().filter(|(server, _)| self.lingers(server)).map(|(server, duties)| (server, duties.at))
-    }
-
-    /// The ids of duty keys of servers that were removed, in order.
-    pub fn disowned(&self) -> impl Iterator<Item = &KeyId> {
-        self.disowned.iter()
     }
 
     /// The public half of the recovery key, once there is one.
