@@ -139,7 +139,7 @@ impl Talk {
         // What has changed since the route was opened counts as well.
         conversation.concerned.notify_one();
         let end = loop {
-            // In this order: who is cut off has nothing more taken from it.
+            // In this order: who is cut off hears of that first.
             let step = tokio::select! {
                 biased;
                 () = conversation.concerned.notified() => self.look_again().await,
@@ -173,12 +173,18 @@ impl Talk {
         &self.conversation.member
     }
 
-    /// Something may be said in the trust log that was not before: whether the agent may still come this way, and what it
-    /// is to do.
-    async fn look_again(&mut self) -> Result<(), End> {
+    /// What the trust log says, by which the agent may come this way.
+    fn view(&self) -> Result<Arc<View>, End> {
         let view = Arc::clone(&self.ingest.store.view().borrow());
         let Conversation { member, via, since, .. } = &*self.conversation;
         stands(&view, member, via, *since).map_err(|told| self.not_known(told))?;
+        Ok(view)
+    }
+
+    /// Something may be said in the trust log that was not before: whether the agent may still come this way, and what it
+    /// is to do.
+    async fn look_again(&mut self) -> Result<(), End> {
+        let view = self.view()?;
         match self.configured {
             Some(held) if held.version != view.version(&self.member().name) => self.configure(&view, held, false).await,
             _ => Ok(()),
@@ -269,6 +275,8 @@ impl Talk {
     }
 
     async fn take(&mut self, message: Message) -> Result<(), End> {
+        // Whoever is cut off is told so in a moment, and nothing more is taken from it now.
+        self.view()?;
         match message.kind {
             Kind::Position => self.position(&message).await,
             Kind::Heartbeat => self.heartbeat(&message).await,
