@@ -24,7 +24,7 @@ use wardline_proto::health::{Priority, Severity};
 use wardline_sdk::{AgentFilter, AlertFilter, Page, Time};
 
 use crate::live::Registry;
-use crate::store::{Error, Fate, Heard, Store, Term, Waited};
+use crate::store::{Error, Fate, Heard, Store, Term, WITHHELD, Waited};
 use crate::watch::Withheld;
 
 /// How often it looks, at least; and how long the database may take.
@@ -37,7 +37,6 @@ const LEASE: Duration = Duration::from_secs(5);
 const SLACK: u64 = 10 * 60_000;
 /// The monitors of its alerts.
 const HEARTBEAT: &str = "wardline/heartbeat";
-const WITHHELD: &str = "wardline/withheld";
 
 /// Watches until `stop`, or the store has ended.
 pub async fn run(store: Store, registry: Arc<Registry>, stop: CancellationToken) {
@@ -126,7 +125,7 @@ async fn watch(store: &Store, registry: &Registry) -> Result<Infallible, Error> 
                 Fate::Missing => ended(name, "it is no longer a member of the group".into()),
                 Fate::Ended(taken) => ended(name, format!("its stream stood at {taken} and goes on in a new epoch")),
             };
-            if store.no_longer_withheld(under, agent, WITHHELD, text, now_ms()).await? {
+            if store.no_longer_withheld(under, agent, text, now_ms()).await? {
                 journal::emit(event);
             }
         }

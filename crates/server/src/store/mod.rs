@@ -90,7 +90,7 @@ pub use receipts::Known as Receipt;
 pub use restoring::Restoring;
 pub use streams::{AgentStreams, Commit, Open, Opened, Outcome};
 pub use upkeep::BackupError;
-pub use withheld::{Fate, Waited};
+pub use withheld::{Fate, WITHHELD, Waited};
 pub use writer::WriterThread;
 
 /// Keeps a head of the trust log in a group's folder, for a server that has not read it yet: it takes no log that does not
@@ -334,7 +334,7 @@ impl Store {
         self.writer.write(withheld::Withhold { agent, epoch, overtaken, upto, alert, now_ms }).await
     }
 
-    /// Says that nothing is withheld of an agent any more, and closes its alerts of this monitor. Whether it was done, as
+    /// Says that nothing is withheld of an agent any more, and closes its alerts of [`WITHHELD`]. Whether it was done, as
     /// above.
     ///
     /// # Errors
@@ -343,11 +343,10 @@ impl Store {
         &self,
         (work, term): (&'static str, &Term),
         agent: Name,
-        monitor: &'static str,
         text: String,
         now_ms: u64,
     ) -> Result<bool, Error> {
-        self.under(work, term, withheld::Over(own_alerts::Close { agent, monitor, text, now_ms })).await
+        self.under(work, term, withheld::Over { agent, text, now_ms }).await
     }
 
     /// The agents that other servers have heard since a moment, by their clocks, milliseconds since 1970.

@@ -8,6 +8,9 @@ use super::sql::{self, Connection, params};
 use super::writer::{Effects, Write};
 use super::{Error, from_sql, own_alerts, row_name, to_sql};
 
+/// The monitor whose alerts say so.
+pub const WITHHELD: &str = "wardline/withheld";
+
 /// An agent of which something was missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waited {
@@ -76,14 +79,20 @@ impl Write for Withhold {
 }
 
 /// Nothing is missing any more.
-pub(super) struct Over(pub(super) own_alerts::Close);
+pub(super) struct Over {
+    pub(super) agent: Name,
+    pub(super) text: String,
+    pub(super) now_ms: u64,
+}
 
 impl Write for Over {
     type Answer = ();
 
     fn write(&self, connection: &Connection, effects: &mut Effects) -> Result<(), sql::Error> {
         let delete = "DELETE FROM withheld WHERE agent = (SELECT id FROM agent WHERE name = ?1)";
-        connection.execute(delete, params![self.0.agent.as_str()])?;
-        self.0.write(connection, effects)
+        connection.execute(delete, params![self.agent.as_str()])?;
+        let Self { agent, text, now_ms } = self;
+        own_alerts::Close { agent: agent.clone(), monitor: WITHHELD, text: text.clone(), now_ms: *now_ms }
+            .write(connection, effects)
     }
 }

@@ -368,6 +368,13 @@ mod tests {
         }
     }
 
+    /// The thread, before it runs, and what keeps it from giving up.
+    fn thread(folder: &Folder, connection: Connection, trust: Trust) -> (Thread, mpsc::Sender<Box<dyn Pending>>) {
+        let (sender, requests) = mpsc::channel(1);
+        let connection = Some(connection);
+        (Thread { location: folder.location(), connection, requests, measure: None, trust, doubt: None }, sender)
+    }
+
     #[test]
     fn after_a_failure_the_connection_is_opened_anew_and_the_group_is_written_once() {
         let folder = Folder::new();
@@ -375,18 +382,10 @@ mod tests {
         // As if the disk were full: a limit of this connection alone.
         let pages = connection.number("PRAGMA page_count").unwrap();
         connection.query(&format!("PRAGMA max_page_count = {pages}"), &[]).unwrap();
-        let (_sender, requests) = mpsc::channel(1);
         let keeper = Arc::new(folder.keeper());
         let (published, _) = watch::channel(Arc::new(View::new(keeper.root.clone())));
         let trust = Trust { keeper, published };
-        let mut thread = Thread {
-            location: folder.location(),
-            connection: Some(connection),
-            requests,
-            measure: None,
-            trust,
-            doubt: None,
-        };
+        let (mut thread, _sender) = thread(&folder, connection, trust);
         let (reply, mut answer) = oneshot::channel();
         let mut group: Group = vec![Box::new(Request { write: Large, answer: None, reply })];
 
@@ -406,7 +405,6 @@ mod tests {
         let connection = database::create_or_open(&folder.location()).unwrap();
         let pages = connection.number("PRAGMA page_count").unwrap();
         connection.query(&format!("PRAGMA max_page_count = {pages}"), &[]).unwrap();
-        let (_sender, requests) = mpsc::channel(1);
         let keeper = Arc::new(folder.keeper());
         let (published, view) = watch::channel(Arc::new(View::new(keeper.root.clone())));
         let act = Act {
@@ -416,14 +414,7 @@ mod tests {
             beside: None,
         };
         let trust = Trust { keeper, published };
-        let mut thread = Thread {
-            location: folder.location(),
-            connection: Some(connection),
-            requests,
-            measure: None,
-            trust,
-            doubt: None,
-        };
+        let (mut thread, _sender) = thread(&folder, connection, trust);
         let ((first, mut decided), (second, _)) = (oneshot::channel(), oneshot::channel());
         let mut group: Group = vec![
             Box::new(Request { write: act, answer: None, reply: first }),
