@@ -1,8 +1,8 @@
 //! Memory for keys: never swapped, never in a core dump, not in a child, wiped when it is given back. And a process of
 //! whose memory nothing is dumped.
 //!
-//! The only crate with unsafe code: the calls that change what the kernel does with a page are unsafe. It knows nothing
-//! of what the bytes mean.
+//! It has unsafe code: the calls that change what the kernel does with a page are unsafe. It knows nothing of what the
+//! bytes mean.
 
 #![allow(unsafe_code, reason = "mmap, mlock, madvise and munmap are unsafe, and nothing else here is")]
 

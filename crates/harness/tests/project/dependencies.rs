@@ -8,11 +8,12 @@ use serde_json::Value;
 const PREFIX: &str = "wardline-";
 
 /// Each crate, and which it may use. The harness may use all of them, and nobody uses the harness.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("proto", &[]),
     ("locked", &[]),
+    ("gss", &[]),
     ("secrets", &["proto", "locked"]),
-    ("connector", &["proto", "locked", "secrets"]),
+    ("connector", &["proto", "locked", "gss", "secrets"]),
     ("packs", &["proto"]),
     ("sdk", &["proto"]),
     ("runas", &["proto"]),
