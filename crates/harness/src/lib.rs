@@ -14,6 +14,8 @@
 //!  estate    a group with a Run As account, and a plugin that logs on with it
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
 //!  postgres  a PostgreSQL server, and its standby
+//!  realm     a Kerberos realm, and realms that trust each other
+//!  directory an Active Directory, with the accounts of machines
 //!  search    for secrets: in memory, files, on the wire, however they are written
 //!  asking    a host that joins without a token, and who types at it
 //!  scratch   folders that vanish with the test            wait  the one loop that waits
@@ -22,6 +24,7 @@
 
 pub mod asking;
 pub mod daemon;
+pub mod directory;
 pub mod estate;
 pub mod group;
 pub mod helper;
@@ -36,12 +39,14 @@ pub mod powercut;
 pub mod private;
 pub mod program;
 pub mod random;
+pub mod realm;
 pub mod scratch;
 pub mod search;
 pub mod tap;
 pub mod wait;
 
 pub use daemon::Daemon;
+pub use directory::Directory;
 pub use estate::Estate;
 pub use group::Group;
 pub use helper::Helper;
@@ -49,6 +54,7 @@ pub use log::Log;
 pub use network::Network;
 pub use postgres::Postgres;
 pub use powercut::PowerCut;
+pub use realm::Realm;
 pub use scratch::Scratch;
 pub use search::Search;
 pub use tap::Tap;
