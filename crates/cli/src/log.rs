@@ -84,7 +84,8 @@ fn about(fact: &Fact) -> (&'static str, String) {
         Fact::TokenRevoked(revoked) => ("token revoked", hex::encode(&revoked.id)),
         Fact::Member(member) => {
             let key = KeyId::of(&member.identity);
-            ("member", format!("{} {}, key {key}{}", member.role, member.name, via(&member.parents)))
+            let without = if member.relays { " without a database" } else { "" };
+            ("member", format!("{} {}{without}, key {key}{}", member.role, member.name, via(&member.parents)))
         }
         Fact::Removed(removed) if removed.identity.is_empty() => {
             ("removed", format!("{}, its duty keys alone", removed.name))
@@ -118,7 +119,9 @@ fn about(fact: &Fact) -> (&'static str, String) {
             format!("what is given up had {} entries, root {}", restored.size, hex::encode(&restored.root)),
         ),
         Fact::Issued(issued) => ("issued", format!("{}, {}", issued.name, hex::encode(&issued.certificate))),
-        Fact::Revoked(revoked) if revoked.name.is_empty() => ("revoked", "every agent and gateway".into()),
+        Fact::Revoked(revoked) if revoked.name.is_empty() => {
+            ("revoked", "everybody but servers with the database".into())
+        }
         Fact::Revoked(revoked) => ("revoked", revoked.name.clone()),
     }
 }

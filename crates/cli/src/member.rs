@@ -36,7 +36,8 @@ pub(crate) enum Change {
         name: Name,
         /// The code that it shows.
         code: Code,
-        /// A gateway that may speak for it, may be given more than once; without, it reports to servers itself.
+        /// A gateway, or a server without a database, that may speak for it, may be given more than once; without, it
+        /// reports to servers itself.
         #[arg(long, value_name = "GATEWAY")]
         via: Vec<Name>,
     },
@@ -54,7 +55,8 @@ pub(crate) enum Change {
     Assign {
         /// Its name.
         name: Name,
-        /// A gateway that may speak for it, may be given more than once; without, it reports to servers itself.
+        /// A gateway, or a server without a database, that may speak for it, may be given more than once; without, it
+        /// reports to servers itself.
         #[arg(long, value_name = "GATEWAY")]
         via: Vec<Name>,
     },
@@ -62,7 +64,7 @@ pub(crate) enum Change {
 
 pub(crate) const COLUMNS: &[Column<Member>] = &[
     Column::new("NAME", |member| Cell::text(&member.name)),
-    Column::new("ROLE", |member| Cell::text(member.role)),
+    Column::new("ROLE", |member| role(member.role, member.relays)),
     Column::new("STATE", |member| Cell::text(if member.connected { "connected" } else { "away" })),
     Column::new("VIA", |member| names(&member.via)),
     Column::new("JOINED", |member| Cell::Time(member.joined_at)),
@@ -73,7 +75,7 @@ pub(crate) const COLUMNS: &[Column<Member>] = &[
 
 const PENDING: &[Column<Pending>] = &[
     Column::new("NAME", |pending| Cell::text(&pending.name)),
-    Column::new("ROLE", |pending| Cell::text(pending.role)),
+    Column::new("ROLE", |pending| role(pending.role, pending.relays)),
     Column::new("IDENTITY KEY", |pending| Cell::text(&pending.key)),
     Column::new("SINCE", |pending| Cell::Time(pending.since)),
     Column::new("FROM", |pending| Cell::text(&pending.from)),
@@ -81,11 +83,16 @@ const PENDING: &[Column<Pending>] = &[
 
 const APPROVED: &[Column<Approved>] = &[
     Column::new("NAME", |approved| Cell::text(&approved.name)),
-    Column::new("ROLE", |approved| Cell::text(approved.role)),
+    Column::new("ROLE", |approved| role(approved.role, approved.relays)),
     Column::new("IDENTITY KEY", |approved| Cell::text(&approved.key)),
     Column::new("VIA", |approved| names(&approved.via)),
     Column::new("CONFIRMATION", |approved| Cell::text(&approved.confirmation)),
 ];
+
+/// A role; of a server without a database also that.
+pub(crate) fn role(role: Role, relays: bool) -> Cell {
+    if relays { Cell::text(format!("{role} (relay)")) } else { Cell::text(role) }
+}
 
 /// Names in one column.
 pub(crate) fn names(names: &[Name]) -> Cell {

@@ -6,6 +6,7 @@ use crate::output::{Cell, Column, Output};
 
 const COLUMNS: &[Column<Status>] = &[
     Column::new("SERVER", |status| Cell::text(&status.name)),
+    Column::new("ASKED BY", |status| Cell::maybe(status.by.as_ref())),
     Column::new("VERSION", |status| Cell::text(&status.version)),
     Column::new("STARTED", |status| Cell::Time(status.started_at)),
     Column::new("AGENTS", |status| Cell::text(status.agents)),

@@ -6,7 +6,7 @@ use crate::output::{Cell, Column, Format, Output};
 
 const SERVICES: &[Column<Service>] = &[
     Column::new("NAME", |service| Cell::text(&service.name)),
-    Column::new("ROLE", |service| Cell::text(service.role)),
+    Column::new("ROLE", |service| crate::member::role(service.role, service.relays)),
     Column::new("CONNECTED", |service| Cell::text(yes(service.connected))),
 ];
 

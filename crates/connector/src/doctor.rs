@@ -133,7 +133,8 @@ struct Certificate {
 
 impl Doctor {
     fn groups(&self, state: &Path, configured: Vec<Membership>, walk: &mut Walk) {
-        let join = format!("to join a group: `{} join --parent NAME --token-file FILE`", self.program);
+        let how = if self.own.role == Role::Server { "" } else { " --parent NAME --token-file FILE" };
+        let join = format!("to join a group: `{} join{how}`", self.program);
         match home::groups(configured, state) {
             Ok(groups) if groups.is_empty() => walk.wrong("the groups", "this host is part of none", join),
             Ok(groups) => {

@@ -232,11 +232,11 @@ fn folder(state: &Path, group: GroupId, role: Role) -> Result<(PathBuf, bool), S
     Ok((pending, fresh))
 }
 
-/// What a gateway passes on does not say of which group it is.
+/// What a gateway, or a server without a database, passes on does not say of which group it is.
 fn one_only(role: Role, joined: &[(PathBuf, Membership)]) -> Result<(), String> {
-    match joined.first().filter(|_| role == Role::Gateway) {
+    match joined.first().filter(|_| role != Role::Agent) {
         Some((folder, membership)) => Err(format!(
-            "this gateway is part of group {} already, and can carry for one only; run another gateway beside it, with a state folder and a port of its own, or remove {} to leave the group",
+            "this {role} is part of group {} already, and can carry for one only; run another {role} beside it, with a state folder and a port of its own, or remove {} to leave the group",
             membership.name,
             folder.display()
         )),

@@ -19,7 +19,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 use wardline_proto::authority::{Behalf, Direction};
 use wardline_proto::frame::{Frame, Message, Part};
 use wardline_proto::message::{Bound, Digest, decode};
-use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Kind};
+use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Kind, Role};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::{KeyId, sha256};
 use wardline_secrets::tls::{self, Channel};
@@ -297,6 +297,10 @@ async fn bind(
     }
     if !Kind::Bound.allowed(peer.role, theirs_travels, Behalf::Own) {
         return Err(HandshakeError::Bound("this role does not belong at that end"));
+    }
+    // What an operator asks at a server without a database is not for others to read on the way.
+    if dialler.role == Role::Server && listener.role != Role::Server {
+        return Err(HandshakeError::Bound("a server reports to servers only"));
     }
     let theirs: Bound = decode(&frame.body).ok_or(HandshakeError::Bound("it cannot be decoded"))?;
     if theirs.exporter != ours.exporter {

@@ -30,7 +30,7 @@ const SIGNS: u32 = 3;
 const LANE: usize = 64;
 /// The same towards an agent below: a relay, which cannot wait, must have room for a whole configuration.
 const AGENT_LANE: usize = LANE + Kind::Configuration.limit() / BODY_LIMIT + 1;
-/// The same towards a gateway below, which carries what many agents are told: only a configuration is longer than 8 KiB.
+/// The same towards a gateway or a server without a database below, which carries what many agents are told: only a configuration is longer than 8 KiB.
 const WIDE_LANE: usize = 8 * 1024;
 
 /// Why nothing more comes in.
@@ -141,7 +141,7 @@ pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>
     };
     let (read, write) = tokio::io::split(stream);
     let (outgoing, lanes) = Lanes::new(match (direction, peer.role) {
-        (Direction::Down, Role::Gateway) => WIDE_LANE,
+        (Direction::Down, Role::Gateway | Role::Server) => WIDE_LANE,
         (Direction::Down, _) => AGENT_LANE,
         (Direction::Up, _) => LANE,
     });
@@ -236,7 +236,7 @@ impl Incoming {
 
 /// Only what is large goes by the bulk lane, and what must not overtake it: positions, and the end of a route.
 const fn is_bulk(kind: Kind) -> bool {
-    matches!(kind, Kind::Batch | Kind::Position | Kind::Configuration | Kind::RouteClose)
+    matches!(kind, Kind::Batch | Kind::Position | Kind::Configuration | Kind::RouteClose | Kind::Request | Kind::Reply)
 }
 
 impl Outgoing {

@@ -23,17 +23,18 @@ use uuid::Uuid;
 use wardline_proto::{GroupId, Role};
 use wardline_secrets::signature::SigningKey;
 
+use crate::asking::Asking;
 use crate::daemon::Daemon;
 use crate::pki::{Authority, Credential};
 use crate::port::Port;
 use crate::postgres::{Cell, Postgres};
 use crate::tap::Tap;
-use crate::{Scratch, private, program, scratch, wait};
+use crate::{Scratch, hostile, private, program, scratch, wait};
 
 mod builder;
 
 pub use builder::Builder;
-use builder::{AgentFile, Join, Plan, Site, pack_path};
+use builder::{AgentFile, Join, Parent, Plan, Site, pack_path};
 
 /// How long what is found may take to come to the server: several lives of the shortest certificate.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -113,6 +114,26 @@ impl Group {
         site.write(&site.server(&builder, port.address(), postgres));
         self._ports.push(port);
         site.daemon()
+    }
+
+    /// A server without a database below the group's server, which must run and approves it. It has joined and does not run.
+    #[track_caller]
+    pub fn relaying_server(&mut self, name: &str) -> Daemon {
+        let builder = Self::builder().named(self.name);
+        let plan = Plan { builder: &builder, scratch: self.scratch.path(), runtime: self.runtime.path() };
+        let site = Site::new(&plan, name, Role::Server);
+        let port = Port::reserve();
+        let above = Parent { name: self.server.name().into(), address: hostile::listen(&self.server) };
+        site.relaying(&builder, port.address(), above);
+        self._ports.push(port);
+        let host = site.daemon();
+        let mut asking = Asking::new("wardline-server", &host.config(), &[]);
+        let approved = self.json(&["server", "approve", name, &asking.code()]);
+        asking.wait_shown("type the confirmation code");
+        asking.types(approved["confirmation"].as_str().expect("a code"));
+        let (status, shown) = asking.ended();
+        assert!(status.success(), "{shown}");
+        host
     }
 
     /// From now on the command line asks this server.
@@ -198,10 +219,16 @@ impl Group {
 
     /// The command line against the server's socket, not run yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program::find("wardline"));
-        command.arg("--socket").arg(&self.socket).args(arguments);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
-        command
+        command(&self.socket, arguments)
+    }
+
+    /// Runs the command line against another server's socket.
+    ///
+    /// # Panics
+    /// It cannot be run.
+    pub fn wardline_at(&self, server: &Daemon, arguments: &[&str]) -> Output {
+        let mut command = command(&server.runtime().join("api.sock"), arguments);
+        command.output().expect("the command line can be run")
     }
 
     /// Runs the command line, which must succeed; what it prints.
@@ -323,6 +350,13 @@ impl Group {
     pub const fn postgres(&mut self) -> &mut Postgres {
         self.postgres.as_mut().expect("the builder was asked for it")
     }
+}
+
+fn command(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program::find("wardline"));
+    command.arg("--socket").arg(socket).args(arguments);
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
+    command
 }
 
 fn sorted(mut texts: Vec<String>) -> Vec<String> {

@@ -16,7 +16,8 @@ pub enum Direction {
 pub enum Behalf {
     /// The sender's own: route 0.
     Own,
-    /// On a gateway's session, that of one agent behind it, or behind gateways behind it: its route.
+    /// On a gateway's session, or on that of a server without a database, that of one agent behind it, or behind gateways
+    /// behind it: its route. On the latter also that of an operator who asks there.
     Relayed,
 }
 
@@ -58,11 +59,15 @@ pub enum Kind {
     Alive = 16,
     /// What an agent's next heartbeats repeat. [`crate::message::Challenge`]
     Challenge = 17,
+    /// What an operator asks at a server without a database, on a route of its own. [`crate::message::Request`]
+    Request = 18,
+    /// The answer of the server with the database, on the same route. [`crate::message::Reply`]
+    Reply = 19,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Bound,
         Self::Refusal,
         Self::RouteOpen,
@@ -80,6 +85,8 @@ impl Kind {
         Self::SealingConfirmed,
         Self::Alive,
         Self::Challenge,
+        Self::Request,
+        Self::Reply,
     ];
 
     /// The kind that a number on the wire stands for.
@@ -102,6 +109,9 @@ impl Kind {
             Self::ConfigurationAsk => 512,
             // With its signature and its proofs.
             Self::Configuration => crate::configuration::LIMIT + 32 * 1024,
+            // A pack, whose quotes and line ends are escaped.
+            Self::Request => 2 * 1024 * 1024 + 128 * 1024,
+            Self::Reply => 8 * 1024 * 1024,
             // What does not compress grows a little.
             Self::Batch => crate::entry::RAW_LIMIT + 16 * 1024,
         }
@@ -112,31 +122,38 @@ impl Kind {
         use Behalf::{Own, Relayed};
         use Direction::{Down, Up};
         use Role::{Agent, Gateway, Server};
+        // Upward a server sends as a gateway does: only one without a database dials, and it is held against the trust log.
         match self {
             // The handshake's own first message, once; and each end's sign of life.
             Self::Bound | Self::Alive => {
-                matches!((sender, direction, behalf), (Agent | Gateway, Up, Own) | (Gateway | Server, Down, Own))
+                matches!(
+                    (sender, direction, behalf),
+                    (Agent | Gateway | Server, Up, Own) | (Gateway | Server, Down, Own)
+                )
             }
             Self::Refusal => {
-                matches!((sender, direction, behalf), (Agent | Gateway, Up, Own) | (Gateway | Server, Down, _))
+                matches!((sender, direction, behalf), (Agent | Gateway | Server, Up, Own) | (Gateway | Server, Down, _))
             }
-            Self::RouteOpen => matches!((sender, direction, behalf), (Gateway, Up, Relayed)),
+            Self::RouteOpen => matches!((sender, direction, behalf), (Gateway | Server, Up, Relayed)),
             Self::RouteClose => {
-                matches!((sender, direction, behalf), (Gateway, Up, Relayed) | (Gateway | Server, Down, Relayed))
+                matches!((sender, direction, behalf), (Gateway | Server, Up | Down, Relayed))
             }
             Self::Way => matches!((sender, direction, behalf), (Gateway | Server, Down, _)),
             // What an agent says: by itself, or through the gateway it was given to.
             Self::Position | Self::Batch | Self::Heartbeat | Self::ConfigurationAsk => {
-                matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, Relayed))
+                matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway | Server, Up, Relayed))
             }
             // Everybody below has a sealing key of its own; a gateway behind a gateway says it like its hop facts.
-            Self::SealingKey => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
+            Self::SealingKey => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway | Server, Up, _)),
             // What a server answers: to the agent itself, or passed on by gateways; between two of them, on a route.
             Self::Answer | Self::Ack | Self::Configuration | Self::SealingConfirmed | Self::Challenge => {
                 matches!((sender, direction, behalf), (Gateway | Server, Down, _))
             }
             // Facts of a hop: everybody who dials reports, a gateway also for its agents' sessions.
-            Self::Hop => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway, Up, _)),
+            Self::Hop => matches!((sender, direction, behalf), (Agent, Up, Own) | (Gateway | Server, Up, _)),
+            // Operators ask where there are servers, and nowhere else.
+            Self::Request => matches!((sender, direction, behalf), (Server, Up, Relayed)),
+            Self::Reply => matches!((sender, direction, behalf), (Server, Down, Relayed)),
         }
     }
 }

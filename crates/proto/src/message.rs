@@ -219,6 +219,37 @@ pub struct RouteOpen {
     pub via: Vec<String>,
 }
 
+/// The most requests of one session that are under way.
+pub const REQUESTS: usize = 8;
+
+/// What an operator asks at a server without a database: a request to the data access service, as it came.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Request {
+    /// The HTTP method.
+    #[prost(string, tag = "1")]
+    pub method: String,
+    /// Path and query.
+    #[prost(string, tag = "2")]
+    pub target: String,
+    /// The body, JSON; empty without one.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: Bytes,
+    /// Who asks, by the word of the server where they do; empty when nothing is to be changed.
+    #[prost(string, tag = "4")]
+    pub operator: String,
+}
+
+/// The answer of the server with the database.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reply {
+    /// The HTTP status.
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    /// The body, JSON: what was asked for, or problem details (RFC 9457).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+}
+
 /// Whether there is a way to the database. A dialling end sends nothing but hop facts before it is open.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Way {

@@ -221,6 +221,10 @@ pub struct Member {
     /// The id of the token that it joined with, 16 bytes; empty without one.
     #[prost(bytes = "bytes", tag = "5")]
     pub token: Bytes,
+    /// Of a server: it has no database, and none of the group's keys; it relays to servers that have. It never has a duty
+    /// key.
+    #[prost(bool, tag = "6")]
+    pub relays: bool,
 }
 
 /// A health service that is not part of the group any more.
@@ -255,7 +259,7 @@ pub struct Issued {
 /// Every channel certificate that was issued so far. Identity keys stay: who was meant comes home by its own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Revoked {
-    /// To whom they were issued; empty: to every agent and gateway.
+    /// To whom they were issued; empty: to everybody but servers with the database.
     #[prost(string, tag = "1")]
     pub name: String,
 }

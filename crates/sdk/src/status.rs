@@ -10,6 +10,9 @@ use crate::Time;
 pub struct Status {
     /// The server's name.
     pub name: Name,
+    /// The server without a database by which it was asked; nothing when it was asked itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Name>,
     /// The program's version.
     pub version: String,
     /// When it was started.

@@ -23,6 +23,9 @@ pub struct Service {
     pub role: Role,
     /// Whether a session with it stands.
     pub connected: bool,
+    /// Of a server: it has no database, and relays to servers that have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relays: bool,
 }
 
 /// A session between two health services.

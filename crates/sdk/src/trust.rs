@@ -110,6 +110,9 @@ pub struct Member {
     pub certificate_ends: Option<Time>,
     /// Whether a session with it stands.
     pub connected: bool,
+    /// Of a server: it has no database, and relays to servers that have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relays: bool,
 }
 
 /// A CA that issues, or has issued, channel certificates.
@@ -165,6 +168,9 @@ pub struct Pending {
     pub since: Time,
     /// Where it comes from; behind a gateway, the gateway's.
     pub from: String,
+    /// Of a server: it has no database, and is given none of the group's keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relays: bool,
 }
 
 /// Which hosts to list that ask to join, by name.
@@ -205,6 +211,9 @@ pub struct Approved {
     pub via: Vec<Name>,
     /// What has to be typed at the host, so that it believes that this server has answered.
     pub confirmation: String,
+    /// Of a server: it has no database, and was given none of the group's keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relays: bool,
 }
 
 /// The gateways that are to speak for a member.

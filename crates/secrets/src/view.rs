@@ -65,6 +65,8 @@ pub struct Member {
     pub issued: Option<u64>,
     /// What secrets for it are encrypted to.
     pub sealing: Option<Arc<Sealing>>,
+    /// Of a server: it has no database and none of the group's keys, and relays to servers that have.
+    pub relays: bool,
 }
 
 /// A channel certificate.
@@ -250,7 +252,8 @@ impl View {
             Fact::Removed(removed) if removed.name != entry.server => removed.name.parse::<Name>().ok(),
             _ => None,
         };
-        let removed = removed.filter(|name| self.duties.contains_key(name) || self.find(name, Role::Server).is_some());
+        let is_server = |name: &Name| self.find(name, Role::Server).is_some_and(|member| !member.relays);
+        let removed = removed.filter(|name| self.duties.contains_key(name) || is_server(name));
         self.take(fact, entry.at)?;
         removed.into_iter().for_each(|server| self.disown(server, entry.at));
         self.latest = self.latest.max(entry.at);
@@ -367,7 +370,7 @@ impl View {
                     (member.certificates, member.issued, member.revoked) = (Vec::new(), None, number + 1);
                 };
                 if revoked.name.is_empty() {
-                    let all = self.members().filter(|member| member.role != Role::Server);
+                    let all = self.members().filter(|member| member.role != Role::Server || member.relays);
                     let names: Vec<_> = all.map(|member| member.name.clone()).collect();
                     names.iter().for_each(|name| _ = self.members.get_mut(name).map(revoke));
                 } else {
@@ -408,9 +411,13 @@ impl View {
         if parents.contains(&name) {
             return Err(wrong("a member that is its own gateway"));
         }
+        let relays = member.relays;
+        if relays && (role != Role::Server || self.duties.contains_key(&name)) {
+            return Err(wrong("a server without a database that is no server, or has a duty key"));
+        }
         let (entry, version) = (self.tree.size(), self.next());
         if let Some(known) = self.members.get_mut(&name) {
-            if known.identity != identity || known.role != role {
+            if known.identity != identity || known.role != role || known.relays != relays {
                 return Err(wrong("a name that another has"));
             }
             let known = Arc::make_mut(known);
@@ -445,9 +452,10 @@ impl View {
             entry,
             issued: None,
             sealing: None,
+            relays,
         };
         self.versions.members.insert_mut(name.clone(), version);
-        if member.role == Role::Server {
+        if member.role == Role::Server && !relays {
             self.gone.remove(&name);
         }
         self.members.insert_mut(name, Arc::new(member));
@@ -563,6 +571,11 @@ impl View {
         self.members.get(name).filter(|member| member.role == role)
     }
 
+    /// The member of this name, if others may be behind it: a gateway, or a server without a database.
+    pub fn relay(&self, name: &Name) -> Option<&Arc<Member>> {
+        self.members.get(name).filter(|member| member.is_relay())
+    }
+
     /// Whether a member with this identity key was removed.
     pub fn was_removed(&self, identity: &KeyId) -> bool {
         self.removed.contains(identity)
@@ -583,7 +596,7 @@ impl View {
         match via.split_first() {
             None => member.parents.is_empty().then_some(member),
             Some((gateway, above)) => {
-                self.by_way(gateway, Role::Gateway, above)?;
+                self.by_way(gateway, self.relay(gateway)?.role, above)?;
                 member.parents.contains(gateway).then_some(member)
             }
         }
@@ -599,6 +612,11 @@ impl Member {
     /// The id of its identity key.
     pub fn key(&self) -> KeyId {
         self.identity.id()
+    }
+
+    /// Whether others may be behind it.
+    pub fn is_relay(&self) -> bool {
+        self.role == Role::Gateway || self.relays
     }
 }
 

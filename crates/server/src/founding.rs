@@ -258,7 +258,9 @@ fn news(fact: &Fact, act: &str) -> Option<Event> {
         Fact::Duty(trust::Duty { server, certificate }) => {
             Some(Event::DutyCertificateRenewed { server: server.clone(), to: ends(certificate) })
         }
-        Fact::Revoked(_) => Some(Event::CertificatesRevoked { service: "every agent and gateway".into(), act }),
+        Fact::Revoked(_) => {
+            Some(Event::CertificatesRevoked { service: "everybody but servers with the database".into(), act })
+        }
         _ => None,
     }
 }
@@ -289,7 +291,7 @@ impl Presence {
             facts.push(Fact::Issuer(trust::Certificate { certificate: copy(&self.issuing) }));
         }
         let known = view.member_named(&self.server);
-        if known.is_some_and(|member| member.role != Role::Server) {
+        if known.is_some_and(|member| member.role != Role::Server || member.relays) {
             return Err(Unsound::Fact("another health service has this server's name"));
         }
         let same = known.filter(|member| member.identity == self.identity);
@@ -305,6 +307,7 @@ impl Presence {
                 identity: self.identity.spki().into(),
                 parents: Vec::new(),
                 token: Bytes::new(),
+                relays: false,
             }));
         }
         let (certificate, not_after) = self.certificate;

@@ -1,4 +1,4 @@
-//! Sessions of agents and gateways: who they are, which agents they may speak for, and one conversation per agent.
+//! Sessions of agents, gateways and servers without a database: who they are, which agents they may speak for, and one conversation per agent.
 //!
 //! ```text
 //!   session ---- route 0, or one per agent behind a gateway ----> conversation: verify, judge ----> store
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_connector::handshake::Session;
 use wardline_connector::journal;
@@ -21,12 +21,15 @@ use wardline_connector::link::{self, Broken, Incoming, Outgoing};
 use wardline_connector::uplink::hop;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
-use wardline_proto::message::{Context, Digest, Hop, Reason, Refusal, RouteOpen, SealingKey, Signed, Way, decode};
+use wardline_proto::message::{
+    Context, Digest, Hop, REQUESTS, Reason, Refusal, Request, RouteOpen, SealingKey, Signed, Way, decode,
+};
 use wardline_proto::{GroupId, Kind, Name, Role};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
 use wardline_secrets::view::{Member, View, WAY};
 
+use crate::api::Relayed;
 use crate::configuration::Configurations;
 use crate::founding::Authorities;
 use crate::live::{Conversation, Registry};
@@ -60,6 +63,8 @@ pub struct Ingest {
     pub configurations: Arc<Configurations>,
     /// What members are saying of their sealing keys.
     pub publications: Publications,
+    /// What answers operators who ask at a server without a database.
+    pub relayed: Relayed,
     /// Where everything is kept.
     pub store: Store,
 }
@@ -114,16 +119,16 @@ impl Ingest {
             outgoing,
             routes: HashMap::new(),
             seen: HashMap::new(),
+            requests: Arc::new(Semaphore::new(REQUESTS)),
             changes,
         };
-        let end = match peer.role {
-            Role::Gateway => {
-                self.registry.gateway(&peer.name, true);
-                let end = session.run(incoming, stop).await;
-                self.registry.gateway(&peer.name, false);
-                end
-            }
-            _ => session.run(incoming, stop).await,
+        let end = if session.member.is_relay() {
+            self.registry.gateway(&peer.name, true);
+            let end = session.run(incoming, stop).await;
+            self.registry.gateway(&peer.name, false);
+            end
+        } else {
+            session.run(incoming, stop).await
         };
         // What was said last is still written, unless the other end does not read.
         if tokio::time::timeout(Duration::from_secs(1), &mut writer).await.is_err() {
@@ -143,12 +148,12 @@ type Told = (Refusal, String);
 /// The member that a peer is who connects directly with this channel certificate, or why it is none.
 fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, (Reason, String)> {
     let not_known = |reason: String| Err((Reason::NotKnown, reason));
-    if peer.role == Role::Server {
-        return not_known("servers do not report to servers".into());
-    }
     let Some(member) = view.find(&peer.name, peer.role) else {
         return not_known("it is not a member of the group".into());
     };
+    if member.role == Role::Server && !member.relays {
+        return not_known("servers with the database do not report to servers".into());
+    }
     if view.by_way(&peer.name, peer.role, &[]).is_none() {
         let gateways: Vec<_> = member.parents.iter().map(Name::as_str).collect();
         return not_known(format!("it is to come by {}", gateways.join(" or ")));
@@ -217,7 +222,7 @@ fn can_be(view: &View, own: &Name, hop: &Hop, reporter: &Member, via: Option<&[N
 /// Whether a gateway may be behind another: some of its ways lead by it.
 fn is_behind(view: &View, gateway: &Name, other: &Name, steps: usize) -> bool {
     let behind = |parent: &Name| parent == other || (steps > 0 && is_behind(view, parent, other, steps - 1));
-    view.find(gateway, Role::Gateway).is_some_and(|member| member.parents.iter().any(behind))
+    view.relay(gateway).is_some_and(|member| member.parents.iter().any(behind))
 }
 
 /// Why somebody is not served any more.
@@ -258,6 +263,8 @@ struct Routes<'a> {
     /// By a gateway behind this one and the gateway that let it in: how many entries the log had when it last came with a
     /// channel certificate of its own; nothing when it was not its own.
     seen: HashMap<(Name, Name), Option<u64>>,
+    /// Places for requests of operators.
+    requests: Arc<Semaphore>,
     changes: watch::Receiver<Arc<View>>,
 }
 
@@ -284,7 +291,7 @@ impl Routes<'_> {
                     return End::Gone(Reason::Stopping.as_str().into());
                 }
                 // An agent's own conversation notices by itself, and tells it.
-                view = changed(&mut self.changes), if self.member.role == Role::Gateway => {
+                view = changed(&mut self.changes), if self.member.is_relay() => {
                     match stands(&view, &self.member, &[], self.since) {
                         Err(told) => return self.cut(told),
                         Ok(()) => continue,
@@ -339,15 +346,16 @@ impl Routes<'_> {
                 self.routes.remove(&message.route);
                 Ok(())
             }
-            Kind::SealingKey if message.route == 0 && self.member.role == Role::Gateway => {
+            Kind::SealingKey if message.route == 0 && self.member.is_relay() => {
                 self.published(&message);
                 Ok(())
             }
             // A gateway's own facts; an agent's go to its conversation.
-            Kind::Hop if message.route == 0 && self.member.role == Role::Gateway => {
+            Kind::Hop if message.route == 0 && self.member.is_relay() => {
                 self.measured(&message).await;
                 Ok(())
             }
+            Kind::Request => self.request(&message),
             _ => {
                 // Of a route that has ended something may still be under way.
                 if let Some(known) = self.routes.get(&message.route) {
@@ -359,6 +367,28 @@ impl Routes<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// An operator asks at the server without a database whose session this is. What was begun is finished, whether or not
+    /// anybody waits for it.
+    fn request(&self, message: &Message) -> Result<(), String> {
+        let request: Request = decode(&message.body).ok_or("a request that cannot be decoded")?;
+        let (ingest, name, route) = (Arc::clone(self.ingest), self.member.name.clone(), message.route);
+        let (outgoing, place) = (self.outgoing.clone(), Arc::clone(&self.requests).try_acquire_owned());
+        // What was asked by somebody who is cut off in a moment is not done.
+        let view = Arc::clone(&ingest.store.view().borrow());
+        if stands(&view, &self.member, &[], self.since).is_err() {
+            return Ok(());
+        }
+        tokio::spawn(async move {
+            let reply = match place {
+                Ok(_) => ingest.relayed.answer(&name, request).await,
+                Err(_) => Relayed::busy(),
+            };
+            let _ = outgoing.send(Message::own(Kind::Reply, reply).on(route)).await;
+            drop(place);
+        });
+        Ok(())
     }
 
     /// A gateway opens a route for an agent: only for one that it was given.
@@ -445,7 +475,8 @@ impl Routes<'_> {
             return;
         }
         let to = (self.outgoing.clone(), 0);
-        if let Err(refused) = self.ingest.published((Role::Gateway, &name), said, to, &self.address) {
+        let role = view.member_named(&name).map_or(Role::Gateway, |member| member.role);
+        if let Err(refused) = self.ingest.published((role, &name), said, to, &self.address) {
             self.ingest.publications.refused(&name, &self.address, &refused);
         }
     }
@@ -460,7 +491,7 @@ impl Routes<'_> {
         let Some((peer, role, seen)) = self.ingest.seen(&hop) else { return };
         let Ok(by) = hop.reporter.parse::<Name>() else { return };
         // An agent's session with its gateway ends with its route: when it comes again, it is looked at again.
-        if role == Role::Gateway {
+        if role != Role::Agent {
             self.seen.insert((peer.clone(), by.clone()), seen);
         }
         if seen.is_some() {
@@ -542,10 +573,10 @@ impl Ingest {
             member
         } else {
             let reporter: Name = said.reporter.parse().map_err(|_| "facts of a hop in nobody's name")?;
-            if member.role != Role::Gateway || view.find(&reporter, Role::Agent).is_some() {
+            if !member.is_relay() || view.find(&reporter, Role::Agent).is_some() {
                 return Err("facts of a hop in another's name");
             }
-            let gateway = view.find(&reporter, Role::Gateway);
+            let gateway = view.relay(&reporter);
             let behind = gateway.filter(|gateway| is_behind(&view, &gateway.name, &member.name, WAY));
             let Some(gateway) = behind else { return Ok(None) };
             gateway

@@ -109,8 +109,8 @@ impl JoinDesk {
 
     async fn decide(&self, asking: &Knock) -> Result<Signed, Refused> {
         let ask = Ask::read(&asking.hello)?;
-        if ask.further.is_some() {
-            return Err(Refused::new(Why::Protocol, "a server joins by a code besides"));
+        if ask.further.is_some() || (ask.role == Role::Server && ask.token.is_some()) {
+            return Err(Refused::new(Why::Protocol, "a server joins by a code"));
         }
         let view = Arc::clone(&self.store.view().borrow());
         let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
@@ -298,8 +298,9 @@ impl Ask {
         let name = hello.name.parse().map_err(|error| protocol(format!("{error}")))?;
         let role = match (hello.role.parse(), &hello.further) {
             (Ok(role @ (Role::Agent | Role::Gateway)), None) => role,
-            (Ok(Role::Server), Some(_)) => Role::Server,
-            _ => return Err(protocol("only agents, gateways and further servers join".into())),
+            // Without what a further one brings it is one without a database.
+            (Ok(Role::Server), _) => Role::Server,
+            _ => return Err(protocol("only agents, gateways and servers join".into())),
         };
         let identity = VerifyingKey::from_spki(&hello.identity);
         let identity = identity.map_err(|error| protocol(format!("its identity key: {error}")))?;
@@ -392,6 +393,7 @@ impl Ask {
             identity: self.identity.spki().into(),
             parents: token.parents.iter().map(ToString::to_string).collect(),
             token: Bytes::copy_from_slice(&id),
+            relays: false,
         };
         Ok(vec![Fact::Member(member), issued])
     }
@@ -439,6 +441,8 @@ impl Ask {
     /// The member that asks.
     fn member<'a>(&self, view: &'a View) -> Result<&'a Arc<Member>, Refused> {
         let known = view.find(&self.name, self.role).filter(|member| member.identity == self.identity);
+        // Servers with the database have it from their own hands.
+        let known = known.filter(|member| member.role != Role::Server || member.relays);
         let reason = || format!("no {} has this name and identity key {}", self.role, self.identity.id());
         known.ok_or_else(|| Refused::new(Why::NotMember, reason()))
     }

@@ -11,6 +11,7 @@
 //! - `founding`: what is in the group's folder, made at the first start
 //! - `joining`: who may join or come home, and with what
 //! - `operating`: what operators decide about trust
+//! - `relaying`: a server without a database
 //! - `sealing`: what secrets for each health service are encrypted to
 //! - `restore`: that a database was restored on purpose
 //! - `watch`, `watcher`: who is not heard, and what does not come
@@ -23,6 +24,7 @@ pub mod ingest;
 pub mod joining;
 pub mod live;
 pub mod operating;
+pub mod relaying;
 pub mod restore;
 pub mod sealing;
 pub mod store;

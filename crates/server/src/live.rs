@@ -29,7 +29,7 @@ pub struct Registry {
 struct State {
     /// The one conversation of each agent.
     agents: HashMap<Name, Arc<Conversation>>,
-    /// Gateways with a session, and how many.
+    /// Gateways with a session, and servers without a database, and how many.
     gateways: HashMap<Name, usize>,
     /// By dialling, then by listening end: the newest hop's id and what was said of it. Nobody dials an agent.
     hops: HashMap<Name, HashMap<Name, (String, Vec<HopEnd>)>>,
@@ -262,11 +262,13 @@ impl Live for Registry {
     fn topology(&self) -> Topology {
         let state = self.state();
         let connected = |name: &Name| state.agents.contains_key(name) || self.reaches(&state, name, WAY);
-        let service = |name: &Name, role| Service { name: name.clone(), role, connected: connected(name) };
+        let service =
+            |name: &Name, role, relays| Service { name: name.clone(), role, connected: connected(name), relays };
         let view = Arc::clone(&self.view.borrow());
-        let mut services: Vec<_> = view.members().map(|member| service(&member.name, member.role)).collect();
+        let members = view.members().map(|member| service(&member.name, member.role, member.relays));
+        let mut services: Vec<_> = members.collect();
         if view.find(&self.name, Role::Server).is_none() {
-            services.push(service(&self.name, Role::Server));
+            services.push(service(&self.name, Role::Server, false));
         }
         services.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
         let pairs = state.hops.iter().flat_map(|(from, hops)| hops.iter().map(move |(to, hop)| (from, to, hop)));

@@ -13,23 +13,24 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, Parent, StateFolder};
+use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::credential::credential;
 use wardline_connector::enroll::{self, Further};
 use wardline_connector::sealing::Sealing;
-use wardline_connector::{journal, listener, now_ms, signals};
+use wardline_connector::{certs, doctor, home, journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::protect::Vault;
 use wardline_secrets::view::View;
 use wardline_server::accounts::{self, Accounts, OwnKeys};
-use wardline_server::api::{Live, Service, Socket};
+use wardline_server::api::{Live, Relayed, Service, Socket, router};
 use wardline_server::configuration::Configurations;
 use wardline_server::founding::{self, Following, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
 use wardline_server::joining::{self, JoinDesk, WithoutToken};
 use wardline_server::live::Registry;
 use wardline_server::operating::accounts::Policy;
+use wardline_server::relaying::{self, Relaying};
 use wardline_server::restore;
 use wardline_server::sealing::{self, Publications};
 use wardline_server::store::{self, Location, Login, Settings, Store};
@@ -50,14 +51,15 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
     },
-    /// Makes this host a further server of a group: by a token for its name (`wardline token create --role server`) and a
-    /// code that is compared at both ends. Needs the group's database in the configuration.
+    /// Makes this host a further server of a group, by a code that is compared at both ends: with the group's database in
+    /// the configuration also by a token for its name (`wardline token create --role server`); with `root_servers` in it, a
+    /// server without a database.
     Join {
-        /// The server to ask: NAME, NAME:PORT or NAME=HOST:PORT. No gateway.
-        server: Parent,
-        /// The file with the token; `-` reads the first line of standard input.
+        /// The server to ask: NAME, NAME:PORT or NAME=HOST:PORT. No gateway. Without a database: those of `root_servers`.
+        server: Option<Parent>,
+        /// The file with the token; `-` reads the first line of standard input. Without a database there is none.
         #[arg(long)]
-        token_file: PathBuf,
+        token_file: Option<PathBuf>,
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
@@ -88,6 +90,20 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
     },
+    /// Of a server without a database: looks at everything between this host and the servers with it, beside the running
+    /// program or without it: a line for each step, for what is wrong its cause and what to do. Run it as the program's user.
+    Doctor {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
+    },
+    /// Of a server without a database: lists this host's certificates, as they are on disk: of the channel, and those by
+    /// which it receives secrets.
+    Certs {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/wardline/server.toml")]
+        config: PathBuf,
+    },
     /// Says whether the configuration file is right.
     CheckConfig {
         /// The configuration file.
@@ -108,6 +124,12 @@ struct Config {
     listen: SocketAddr,
     api_socket: Option<PathBuf>,
     database: Option<String>,
+    /// In place of a database: the servers with it, in order.
+    #[serde(default)]
+    root_servers: Vec<Parent>,
+    /// The servers without a database from which commands are taken.
+    #[serde(default)]
+    commands_from: Vec<Name>,
     #[serde(default)]
     postgres: Login,
     measure: Option<PathBuf>,
@@ -120,6 +142,8 @@ struct Config {
     group: founding::Settings,
 }
 
+/// As it is called.
+const PROGRAM: &str = "wardline-server";
 /// How often the tables that show the trust log are compared with it.
 const COMPARE: Duration = Duration::from_secs(60);
 /// How often a server whose database others may use looks what they have appended to the trust log.
@@ -143,7 +167,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Arguments::parse().command {
-        Command::Join { server, token_file, config } => join(&config, server, &token_file),
+        Command::Join { server, token_file, config } => join(&config, server, token_file),
+        Command::Doctor { config } => return doctor::main(PROGRAM, Role::Server, member(&config), None),
+        Command::Certs { config } => return certs::main(Role::Server, member(&config)),
         Command::CheckConfig { config } => read(&config).map(|_| true),
         Command::Run { config } => run(&config).map(|()| true),
         Command::AcceptRestore { config, yes } => accept_restore(&config, yes),
@@ -160,10 +186,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration, and where the database is.
-fn read(path: &Path) -> Result<(Config, Location), Event> {
+/// The configuration, and where the database is; nothing for a server without one.
+fn read(path: &Path) -> Result<(Config, Option<Location>), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let config: Config = config::read(path)?;
+    if !config.root_servers.is_empty() {
+        if config.database.is_some() {
+            return Err(refuse(
+                "database and root_servers: a server has a database, or servers above that have it".into(),
+            ));
+        }
+        if config.group.own_pki.is_some() {
+            return Err(refuse(
+                "group: a server without a database gets its channel certificate from the group: leave out own_pki"
+                    .into(),
+            ));
+        }
+        return Ok((config, None));
+    }
     let own = || config.state_dir.join(config.group.name.as_str()).join("wardline.db");
     let database = match config.database.as_deref() {
         None => Location::File(own()),
@@ -173,19 +213,42 @@ fn read(path: &Path) -> Result<(Config, Location), Event> {
             _ => return Err(refuse("database: `sqlite:PATH` or `postgres://USER@HOST/DATABASE` is allowed".into())),
         },
     };
-    Ok((config, database))
+    Ok((config, Some(database)))
+}
+
+/// The configuration of a server with a database, and where that is.
+fn with_database(path: &Path) -> Result<(Config, Location), Event> {
+    let (config, database) = read(path)?;
+    let none = || Event::ConfigurationRefused {
+        file: path.display().to_string(),
+        reason: "it has root_servers: this server has no database, and none of the group's keys".into(),
+    };
+    Ok((config, database.ok_or_else(none)?))
 }
 
 fn export_root(path: &Path, to: &Path) -> Result<(), Event> {
-    let (config, _) = read(path)?;
+    let (config, _) = with_database(path)?;
     let vault = Vault::look(&config.state_dir).map_err(|error| config::unprotected(&config.state_dir, error))?;
     founding::export_root(&vault, &config.state_dir.join(config.group.name.as_str()), to)
 }
 
 /// Whether this host has become a further server.
-fn join(path: &Path, server: Parent, token: &Path) -> Result<bool, Event> {
+fn join(path: &Path, server: Option<Parent>, token: Option<PathBuf>) -> Result<bool, Event> {
     let (config, database) = read(path)?;
     let refuse = |reason: &str| Event::ConfigurationRefused { file: path.display().to_string(), reason: reason.into() };
+    let Some(database) = database else {
+        if server.is_some() || token.is_some() {
+            return Err(refuse(
+                "it has root_servers: a server without a database asks those, and joins without a token",
+            ));
+        }
+        return Ok(relaying::join(relaying(config)));
+    };
+    let (Some(server), Some(token)) = (server, token) else {
+        return Err(refuse(
+            "a further server names the one to ask, and the file with its token: `join SERVER --token-file FILE`",
+        ));
+    };
     if matches!(database, Location::File(_)) {
         return Err(refuse("database: a further server uses the one that the group's servers share: `postgres://...`"));
     }
@@ -201,14 +264,14 @@ fn join(path: &Path, server: Parent, token: &Path) -> Result<bool, Event> {
         return Err(Event::StateFolderInUse { path: folder.display().to_string(), reason });
     }
     let Config { name, group, channel_lifetime, .. } = &config;
-    let further = Further { program: "wardline-server", name, group: &group.name, server, token };
+    let further = Further { program: PROGRAM, name, group: &group.name, server, token: &token };
     Ok(enroll::further(&further, |given| {
         founding::receive(state.vault(), state.path(), name, group, *channel_lifetime, given)
     }))
 }
 
 fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
-    let (config, database) = read(path)?;
+    let (config, database) = with_database(path)?;
     let state = StateFolder::open(&config.state_dir)?;
     let folder = config.state_dir.join(config.group.name.as_str());
     // Nothing is founded either where there is nothing to accept.
@@ -219,7 +282,7 @@ fn accept_restore(path: &Path, sure: bool) -> Result<bool, Event> {
 }
 
 fn migrate(path: &Path) -> Result<(), Event> {
-    let (config, database) = read(path)?;
+    let (config, database) = with_database(path)?;
     let _state = StateFolder::open(&config.state_dir)?;
     there(&database, "it is not there; the server makes it at its first start")?;
     let (found, now) = store::migrate(&database).map_err(|error| error.event())?;
@@ -241,10 +304,44 @@ fn there(database: &Location, next: &str) -> Result<(), Event> {
     }
 }
 
+/// What a server without a database is part of, and by whom.
+fn member(path: &Path) -> Result<(Name, PathBuf, Vec<Membership>), Event> {
+    let (config, database) = read(path)?;
+    if database.is_some() {
+        let reason =
+            "this server has a database; these look at one without: see `wardline status`, `wardline ca list`".into();
+        return Err(Event::ConfigurationRefused { file: path.display().to_string(), reason });
+    }
+    let Config { name, state_dir, root_servers, .. } = config;
+    let joined = home::memberships(&state_dir)?.into_iter();
+    let reports = joined.map(|(_, membership)| Membership { parents: root_servers.clone(), ..membership });
+    Ok((name, state_dir, reports.collect()))
+}
+
+fn relaying(config: Config) -> Relaying {
+    let Config { name, state_dir, runtime_dir, listen, api_socket, root_servers, group, .. } = config;
+    let api_socket = api_socket.unwrap_or_else(|| runtime_dir.join("api.sock"));
+    Relaying {
+        program: PROGRAM,
+        name,
+        group: group.name,
+        pin: group.pin,
+        state_dir,
+        runtime_dir,
+        listen,
+        api_socket,
+        root_servers,
+    }
+}
+
 fn run(path: &Path) -> Result<(), Event> {
     let (config, database) = read(path)?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
+    let Some(database) = database else { return relaying::run(path, relaying(config)) };
     let state = StateFolder::open(&config.state_dir)?;
+    if home::memberships(state.path()).is_ok_and(|joined| !joined.is_empty()) {
+        return Err(refuse("this host has joined as a server without a database: it needs root_servers; to make it one with it, remove it (`wardline server remove`), move its state folder away, and join anew".into()));
+    }
     let folder = config.state_dir.join(config.group.name.as_str());
     let measure = config.measure.as_deref().map(|file| std::fs::File::options().append(true).create(true).open(file));
     let measure = measure.transpose().map_err(|error| refuse(format!("measure: {error}")))?;
@@ -281,7 +378,7 @@ fn run(path: &Path) -> Result<(), Event> {
         let stopped = signals::wait();
         config::announce(&config.runtime_dir, address).map_err(|error| refuse(format!("runtime_dir: {error}")))?;
         journal::emit(Event::Started {
-            program: "wardline-server".into(),
+            program: PROGRAM.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             name: config.name.to_string(),
         });
@@ -314,7 +411,8 @@ fn run(path: &Path) -> Result<(), Event> {
         let desk = JoinDesk::new(store.clone(), issues, lifetime, without_token, known);
         let live = Arc::clone(&registry) as Arc<dyn Live>;
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
-        let api = tokio::spawn(socket.serve(Arc::new(service), stop.clone().cancelled_owned()));
+        let relayed = Relayed::new(service.clone(), config.commands_from);
+        let api = tokio::spawn(socket.serve(router(Arc::new(service)), stop.clone().cancelled_owned()));
         let comparing = tokio::spawn(compare(store.clone(), stop.clone()));
         let removed = removed(store.view(), config.name.clone());
         let keeping_up = shared.then(|| tokio::spawn(follow(store.clone(), stop.clone())));
@@ -328,6 +426,7 @@ fn run(path: &Path) -> Result<(), Event> {
             registry,
             configurations,
             publications: Publications::default(),
+            relayed,
             store,
         };
         let (ingest, below) = (Arc::new(ingest), stop.clone());

@@ -112,7 +112,7 @@ pub fn remove(role: Role, name: &Name, view: &View) -> Decision {
 /// There is no such member, or it is a server.
 pub fn revoke(name: &Name, view: &View) -> Decision {
     match view.member_named(name) {
-        Some(member) if member.role != Role::Server => {
+        Some(member) if member.role != Role::Server || member.relays => {
             Ok(vec![Fact::Revoked(trust::Revoked { name: name.to_string() })])
         }
         Some(_) => {
@@ -146,6 +146,7 @@ pub fn assign(role: Role, name: &Name, via: &[Name], view: &View) -> Decision {
         identity: member.identity.spki().into(),
         parents: via.iter().map(ToString::to_string).collect(),
         token: member.token.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+        relays: false,
     })])
 }
 
@@ -174,7 +175,7 @@ fn member<'a>(role: Role, name: &Name, view: &'a View) -> Result<&'a Member, Ref
     }
 }
 
-/// Whether each of them is a gateway of the group.
+/// Whether each of them is a gateway of the group, or a server without a database.
 ///
 /// # Errors
 /// One is not, or is named twice, or there are too many.
@@ -184,7 +185,7 @@ pub fn gateways(via: &[Name], view: &View) -> Result<(), Refusal> {
         return refuse(Kind::Invalid, format!("at most {PARENTS} gateways may speak for one member"), next);
     }
     for (index, gateway) in via.iter().enumerate() {
-        if view.find(gateway, Role::Gateway).is_none() {
+        if view.relay(gateway).is_none() {
             return refuse(Kind::NotFound, format!("there is no gateway {gateway} in the group"), next);
         }
         if via.iter().take(index).any(|before| before == gateway) {

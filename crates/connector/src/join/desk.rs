@@ -172,7 +172,8 @@ async fn knock(
     desk: &impl Desk,
     bytes: &Bytes,
 ) -> Result<Knock, Option<Why>> {
-    let hello = decode(bytes).filter(|hello: &Hello| is_shaped(hello) && joins(&hello.role));
+    let comes = |hello: &Hello| joins(&hello.role) || (is_server(&hello.role) && hello.token.is_empty());
+    let hello = decode(bytes).filter(|hello: &Hello| is_shaped(hello) && comes(hello) && hello.further.is_none());
     let hello = hello.ok_or(Some(Why::Protocol))?;
     let payload = challenged(stream, desk, bytes, &random()).await?;
     let transcript = transcript(&[bytes, &payload]);
@@ -194,7 +195,7 @@ async fn opened(
     let protocol = Some(Why::Protocol);
     let commitment: Commitment = decode(bytes).ok_or(protocol)?;
     let digest = Digest::from_wire(&commitment.digest).ok_or(protocol)?;
-    let server = commitment.role.parse() == Ok(Role::Server);
+    let server = is_server(&commitment.role);
     if commitment.name.parse::<Name>().is_err() || !(server || joins(&commitment.role)) {
         return Err(protocol);
     }
@@ -209,9 +210,10 @@ async fn opened(
     }
     let transcript = transcript(&[bytes, &payload, &nonce, &hello]);
     let hello = decode(&hello).filter(is_shaped).ok_or(protocol)?;
-    // A token is for a further server alone, and that needs one.
-    let lengths = if server { (16, 64) } else { (0, 0) };
-    if (hello.token.len(), token.len()) != lengths || hello.further.is_some() != server {
+    // A token is for a further server with the database alone, and that needs one.
+    let further = hello.further.is_some();
+    let lengths = if further { (16, 64) } else { (0, 0) };
+    if (hello.token.len(), token.len()) != lengths || (further && !server) {
         return Err(protocol);
     }
     if hello.name != commitment.name || hello.role != commitment.role {
@@ -242,7 +244,7 @@ async fn question(
         asked.nonce.len() == 16
             && asked.certificate.len() == 32
             && asked.name.parse::<Name>().is_ok()
-            && joins(&asked.role)
+            && (joins(&asked.role) || is_server(&asked.role))
             && VerifyingKey::from_spki(&asked.identity).is_ok()
     };
     let standing = decode(bytes).filter(shaped).ok_or(Some(Why::Protocol))?;
@@ -272,6 +274,10 @@ fn is_shaped(hello: &Hello) -> bool {
         && !hello.request.is_empty()
         && hello.name.parse::<Name>().is_ok()
         && VerifyingKey::from_spki(&hello.identity).is_ok()
+}
+
+fn is_server(role: &str) -> bool {
+    role.parse() == Ok(Role::Server)
 }
 
 fn joins(role: &str) -> bool {

@@ -71,6 +71,7 @@ pub struct Waiting {
     /// What somebody has to type here.
     pub confirmation: Code,
     applicant: Applicant,
+    further: bool,
     root: Root,
     transcript: Digest,
 }
@@ -167,6 +168,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         code: code(&transcript),
         confirmation: confirmation(&transcript),
         applicant,
+        further: applying.further.is_some(),
         root,
         transcript,
     })
@@ -188,8 +190,8 @@ impl Waiting {
             let cause = match asked.unwrap_or(Err(Cause::Deadline)) {
                 Ok(Some(admitted)) => return Ok(admitted),
                 Ok(None) => None,
-                // What a server was to be given is gone.
-                Err(cause @ Cause::Refused(Why::NoRequest)) if self.applicant.role == Role::Server => {
+                // What a further server was to be given is gone.
+                Err(cause @ Cause::Refused(Why::NoRequest)) if self.further => {
                     break (step, cause);
                 }
                 // The server has been restarted, and may have decided before that.

@@ -28,6 +28,20 @@ impl Relay {
     /// Serves one session below, until it ends. There are thousands of them: what is only needed at a session's beginning
     /// is gone before its future is made.
     pub fn serve(self: Arc<Self>, session: Session, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        if session.peer.role == Role::Server {
+            let (peer, address) = (session.peer.to_string(), session.address.to_string());
+            let reason = "a server reports to servers with the database only".into();
+            journal::emit(Event::ProtocolViolation { peer, address, reason });
+        }
+        let serving = (session.peer.role != Role::Server).then(|| self.served(session, stop));
+        async move {
+            if let Some(serving) = serving {
+                serving.await;
+            }
+        }
+    }
+
+    fn served(self: Arc<Self>, session: Session, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
         let (peer, address) = (session.peer.clone(), session.address);
         journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.to_string() });
         let facts = self.measured(&session, false);

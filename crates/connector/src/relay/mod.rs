@@ -3,10 +3,16 @@
 //! they sent until the server's acknowledgement has come the whole way back, and compare positions anew whenever the way
 //! was gone.
 //!
-//! It takes everybody whose certificate is the group's. For whom it may speak the server decides, which refuses the route
-//! of everybody else.
+//! It takes everybody whose certificate is the group's, but no server. For whom it may speak the server decides, which
+//! refuses the route of everybody else.
+//!
+//! A server without a database is the same, directly below servers with it, and also passes on what operators ask.
+//!
+//! - `below`: a session below; `table`: who is there, and which route is whose
+//! - `requests`: what operators ask, on its way
 
 mod below;
+mod requests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,13 +21,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use wardline_proto::Kind;
 use wardline_proto::event::Event;
 use wardline_proto::frame::{Frame, Message};
 use wardline_proto::message::{Reason, Refusal, SealingConfirmed, Signed, Way, decode};
+use wardline_proto::{Kind, Role};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
 
+use self::requests::Requests;
+pub use self::requests::Unanswered;
 use self::table::Table;
 use crate::config::Membership;
 use crate::credential::Credential;
@@ -44,6 +52,7 @@ pub struct Relay {
     identity: Arc<SigningKey>,
     sealing: Arc<Sealing>,
     table: Mutex<Table>,
+    requests: Requests,
 }
 
 impl Relay {
@@ -55,7 +64,8 @@ impl Relay {
         identity: Arc<SigningKey>,
         sealing: Arc<Sealing>,
     ) -> Arc<Self> {
-        Arc::new(Self { own, membership, credential, identity, sealing, table: Mutex::default() })
+        let (table, requests) = Default::default();
+        Arc::new(Self { own, membership, credential, identity, sealing, table, requests })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -79,17 +89,23 @@ impl Relay {
                 better = first(&self.credential, &self.membership, &parent, 0) => {
                     // The old session has ended here; routes are opened anew on the new one.
                     moved = Some(better);
-                    self.table().lose_way();
+                    self.lose_way();
                     continue;
                 }
             };
-            self.table().lose_way();
+            self.lose_way();
             journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
+    }
+
+    /// The session above has ended: what is to be said there is said to nobody.
+    fn lose_way(&self) {
+        self.table().lose_way();
+        self.requests.lose_way();
     }
 
     /// One session above, until it ends; gives the reason.
@@ -113,6 +129,17 @@ impl Relay {
                 Ok(frame) => frame,
                 Err(error) => return error.to_string(),
             };
+            if frame.route != 0 && self.requests.is_of(frame.route) {
+                self.requests.take(frame);
+                continue;
+            }
+            if frame.kind == Kind::Reply {
+                // To what was given up here; a gateway asks nothing.
+                if self.own.role == Role::Server {
+                    continue;
+                }
+                return format!("an unexpected {:?} message", frame.kind);
+            }
             if frame.route != 0 {
                 if self.is_meant(&frame) {
                     self.credential.refused(own);

@@ -75,10 +75,21 @@ const fn close(route: u32) -> Message {
     Message { kind: Kind::RouteClose, route, body: Bytes::new() }
 }
 
+/// 0 is the gateway itself. Routes are never used twice on a session of less than four billion.
+fn next_route(last: &mut u32) -> u32 {
+    *last = last.checked_add(1).unwrap_or(1);
+    *last
+}
+
 impl Table {
     /// The session above, while its way is open.
     pub(super) fn up(&self) -> Option<Outgoing> {
         self.up.clone()
+    }
+
+    /// The session above, and a route there that nobody has.
+    pub(super) fn own_route(&mut self) -> Option<(Outgoing, u32)> {
+        Some((self.up.clone()?, next_route(&mut self.last_route)))
     }
 
     /// A session below begins; an older one of the same health service ends. Its number, and what must be said above.
@@ -153,9 +164,7 @@ impl Table {
         }
         let mut messages = Vec::new();
         for (below, route) in &mut below.routes {
-            // 0 is the gateway itself. Routes are never used twice on a session of less than four billion.
-            self.last_route = self.last_route.checked_add(1).unwrap_or(1);
-            if let Some(before) = route.up.replace(self.last_route) {
+            if let Some(before) = route.up.replace(next_route(&mut self.last_route)) {
                 self.routes.remove(&before);
                 messages.push(close(before));
             }
@@ -192,10 +201,10 @@ impl Table {
             return Ok(None);
         }
         open.via.push(below.peer.name.to_string());
-        self.last_route = self.last_route.checked_add(1).unwrap_or(1);
-        self.routes.insert(self.last_route, (id, route));
-        below.routes.insert(route, Route { open: open.clone(), up: Some(self.last_route) });
-        Ok(Some(Message::own(Kind::RouteOpen, open).on(self.last_route)))
+        let up = next_route(&mut self.last_route);
+        self.routes.insert(up, (id, route));
+        below.routes.insert(route, Route { open: open.clone(), up: Some(up) });
+        Ok(Some(Message::own(Kind::RouteOpen, open).on(up)))
     }
 
     /// A gateway below closes a route: what must be said above.

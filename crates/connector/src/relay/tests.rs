@@ -2,28 +2,37 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use wardline_proto::Role;
-use wardline_proto::message::{Hop, RouteOpen};
+use wardline_proto::message::{Hop, Reply, Request, RouteOpen};
 
 use super::*;
 use crate::config::Parent;
 use crate::handshake;
 use crate::link::Incoming;
-use crate::testing::{Group, Scratch, listen, parent, sessions};
+use crate::testing::{Group, Scratch, eventually, listen, parent, sessions};
 
 /// Starts a gateway; gives where it listens, and what stops it.
 async fn gateway(group: &Group, host: &str, parents: Vec<Parent>) -> (SocketAddr, CancellationToken) {
+    let (_, address, stop) = relay(group, host, Role::Gateway, parents).await;
+    (address, stop)
+}
+
+async fn relay(
+    group: &Group,
+    host: &str,
+    role: Role,
+    parents: Vec<Parent>,
+) -> (Arc<Relay>, SocketAddr, CancellationToken) {
     let stop = CancellationToken::new();
-    let channel = group.channel(host, Role::Gateway);
+    let channel = group.channel(host, role);
     let own = channel.identity.clone();
     let credential = Credential::from(channel);
     let (identity, scratch) = (group.identity(), Scratch::new());
     let sealing = group.sealing(own.clone(), &identity, &scratch.0);
     let relay = Relay::new(own, group.membership(parents), credential.clone(), identity, sealing);
     tokio::spawn(Arc::clone(&relay).run(stop.clone()));
-    let until = stop.clone();
-    let serve = move |session| Arc::clone(&relay).serve(session, until.clone());
-    (listen(credential, &stop, serve, |_| std::future::ready(())).await, stop)
+    let (until, serving) = (stop.clone(), Arc::clone(&relay));
+    let serve = move |session| Arc::clone(&serving).serve(session, until.clone());
+    (relay, listen(credential, &stop, serve, |_| std::future::ready(())).await, stop)
 }
 
 struct Peer {
@@ -195,4 +204,79 @@ async fn six_gateways_in_a_row_are_one_too_many() {
     let (refusal, _) = farther.hear(Kind::Refusal).await;
     assert_eq!(decode::<Refusal>(&refusal.body).unwrap().reason(), Reason::NotKnown);
     assert!(farther.hears.message().await.is_err());
+}
+
+/// What an operator asks.
+fn look() -> Request {
+    Request { method: "GET".into(), target: "/api/v1/alerts".into(), ..Request::default() }
+}
+
+#[tokio::test]
+async fn what_an_operator_asks_is_answered_in_parts_and_not_at_all_when_the_way_ends() {
+    let (group, stop) = (Group::new(), CancellationToken::new());
+    let _stops = stop.clone().drop_guard();
+    let (address, mut arrived) = sessions(group.channel("srv.test", Role::Server), None, &stop).await;
+    let parents = vec![parent("srv.test", address)];
+    let (relay, _, _relay) = relay(&group, "ms1.test", Role::Server, parents).await;
+    assert_eq!(relay.ask(look()).await, Err(Unanswered::NoWay));
+    let mut server = Peer::accepted(&mut arrived).await;
+    eventually("a way", || relay.table().up().is_some()).await;
+    let ask = || {
+        tokio::spawn({
+            let relay = Arc::clone(&relay);
+            async move { relay.ask(look()).await }
+        })
+    };
+    // Two at once, the second answered first; what is long comes in parts.
+    let mut routes = Vec::new();
+    let (first, second) = (ask(), ask());
+    for _ in 0..2 {
+        let (asked, _) = server.hear(Kind::Request).await;
+        assert_eq!(decode::<Request>(&asked.body), Some(look()));
+        routes.push(asked.route);
+    }
+    routes.reverse();
+    for (number, route) in (1..).zip(&routes) {
+        let reply = Reply { status: number, body: vec![7; 300_000].into() };
+        server.say(Message::own(Kind::Reply, reply).on(*route)).await;
+    }
+    let mut answered = [first.await.unwrap().unwrap(), second.await.unwrap().unwrap()];
+    answered.sort_by_key(|reply| reply.status);
+    assert_eq!(answered.map(|reply| (reply.status, reply.body.len())), [(1, 300_000), (2, 300_000)]);
+    // What nobody waits for any more is passed over.
+    server.say(Message::own(Kind::Reply, Reply::default()).on(routes[0])).await;
+    let last = ask();
+    server.hear(Kind::Request).await;
+    drop(server);
+    assert_eq!(last.await.unwrap(), Err(Unanswered::Ended));
+}
+
+#[tokio::test]
+async fn a_server_reports_to_no_gateway_and_to_no_server_without_a_database() {
+    let (group, stop) = (Group::new(), CancellationToken::new());
+    let _stops = stop.clone().drop_guard();
+    let (server, mut arrived) = sessions(group.channel("srv.test", Role::Server), None, &stop).await;
+    for (host, role) in [("gw1.test", Role::Gateway), ("ms1.test", Role::Server)] {
+        let (_, address, _stop) = relay(&group, host, role, vec![parent("srv.test", server)]).await;
+        let _above = Peer::accepted(&mut arrived).await;
+        let channel = group.channel("ms2.test", Role::Server);
+        match handshake::dial(&channel, &parent(host, address), handshake::PEER_TIMEOUT).await {
+            // Neither end goes on.
+            Err(error) => assert!(role == Role::Gateway && error.to_string().contains("to servers only"), "{error}"),
+            Ok(dialled) => {
+                assert_eq!(role, Role::Server, "it is let in nowhere else");
+                assert!(Peer::new(dialled).hears.message().await.is_err(), "{host} takes no server");
+            }
+        }
+        // The control: it takes whoever may come.
+        let channel = group.channel("gw2.test", Role::Gateway);
+        let dialled = handshake::dial(&channel, &parent(host, address), handshake::PEER_TIMEOUT).await.unwrap();
+        Peer::new(dialled).hear(Kind::Way).await;
+    }
+    // Nor does a gateway go on with an answer to what it has not asked.
+    let (above, mut arrived) = sessions(group.channel("srv.test", Role::Server), None, &stop).await;
+    let (_, _, _gw) = relay(&group, "gw1.test", Role::Gateway, vec![parent("srv.test", above)]).await;
+    let mut peer = Peer::accepted(&mut arrived).await;
+    peer.say(Message::own(Kind::Reply, Reply::default()).on(7)).await;
+    while peer.hears.message().await.is_ok() {}
 }

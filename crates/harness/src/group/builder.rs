@@ -353,6 +353,18 @@ impl Site {
         }
     }
 
+    /// Has the configuration of a server without a database, below this one.
+    pub(super) fn relaying(&self, builder: &Builder, listen: SocketAddr, above: Parent) {
+        // Joining makes the group's folder, and wants room for it.
+        std::fs::remove_dir(&self.group).expect("an empty folder");
+        self.write(&RelayingFile {
+            common: self.common(builder),
+            listen,
+            root_servers: [above],
+            group: Pinned { name: builder.name },
+        });
+    }
+
     pub(super) fn write(&self, file: &impl Serialize) {
         let text = toml::to_string(file).expect("a configuration can be written");
         write(&self.daemon().config(), &text, 0o644);
@@ -399,6 +411,15 @@ pub(super) struct ServerFile<'a> {
     channel_lifetime: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     postgres: Option<Login>,
+    group: Pinned,
+}
+
+#[derive(Serialize)]
+struct RelayingFile<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    listen: SocketAddr,
+    root_servers: [Parent; 1],
     group: Pinned,
 }
 

@@ -9,37 +9,40 @@ use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer};
 use wardline_harness::pki::Credential;
 use wardline_harness::{Daemon, wait};
+use wardline_proto::Kind;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Batch, BatchHeader, Challenge, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, RouteOpen, SealingKey,
-    Signed, Way, encode,
+    Batch, BatchHeader, Challenge, Context, Epoch, Hop, Mark, Point, Position, Reason, Refusal, Reply, Request,
+    RouteOpen, SealingKey, Signed, Way, encode,
 };
-use wardline_proto::{Kind, Role};
 use wardline_secrets::signature::{SigningKey, random};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// For each session two columns: in its own name, on behalf of a route. `+` is allowed, `-` is refused, `x` is allowed
 /// and ends the session.
-const EXPECTED: [(Kind, [&str; 6]); 17] = [
-    // agent to gateway, agent to server, gateway to server, gateway to agent, server to agent, server to gateway
-    (Kind::Bound, ["--", "--", "--", "--", "--", "--"]),
-    (Kind::Refusal, ["x-", "x-", "+-", "x-", "x-", "x+"]),
-    (Kind::RouteOpen, ["--", "--", "-+", "--", "--", "--"]),
-    (Kind::RouteClose, ["--", "--", "-+", "--", "--", "-+"]),
-    (Kind::Way, ["--", "--", "--", "+-", "+-", "++"]),
-    (Kind::Position, ["+-", "+-", "-+", "--", "--", "--"]),
-    (Kind::Answer, ["--", "--", "--", "+-", "+-", "-+"]),
-    (Kind::Batch, ["+-", "+-", "-+", "--", "--", "--"]),
-    (Kind::Ack, ["--", "--", "--", "+-", "+-", "-+"]),
-    (Kind::Heartbeat, ["+-", "+-", "-+", "--", "--", "--"]),
-    (Kind::Hop, ["+-", "+-", "++", "--", "--", "--"]),
-    (Kind::ConfigurationAsk, ["+-", "+-", "-+", "--", "--", "--"]),
-    (Kind::Configuration, ["--", "--", "--", "+-", "+-", "-+"]),
-    (Kind::SealingKey, ["+-", "+-", "++", "--", "--", "--"]),
-    (Kind::SealingConfirmed, ["--", "--", "--", "+-", "+-", "++"]),
-    (Kind::Alive, ["+-", "+-", "+-", "+-", "+-", "+-"]),
-    (Kind::Challenge, ["--", "--", "--", "+-", "+-", "-+"]),
+const EXPECTED: [(Kind, [&str; 8]); 19] = [
+    // agent to gateway, agent to server, gateway to server, gateway to agent, server to agent, server to gateway, server
+    // without a database to server, server to server without a database
+    (Kind::Bound, ["--", "--", "--", "--", "--", "--", "--", "--"]),
+    (Kind::Refusal, ["x-", "x-", "+-", "x-", "x-", "x+", "+-", "x+"]),
+    (Kind::RouteOpen, ["--", "--", "-+", "--", "--", "--", "-+", "--"]),
+    (Kind::RouteClose, ["--", "--", "-+", "--", "--", "-+", "-+", "-+"]),
+    (Kind::Way, ["--", "--", "--", "+-", "+-", "++", "--", "++"]),
+    (Kind::Position, ["+-", "+-", "-+", "--", "--", "--", "-+", "--"]),
+    (Kind::Answer, ["--", "--", "--", "+-", "+-", "-+", "--", "-+"]),
+    (Kind::Batch, ["+-", "+-", "-+", "--", "--", "--", "-+", "--"]),
+    (Kind::Ack, ["--", "--", "--", "+-", "+-", "-+", "--", "-+"]),
+    (Kind::Heartbeat, ["+-", "+-", "-+", "--", "--", "--", "-+", "--"]),
+    (Kind::Hop, ["+-", "+-", "++", "--", "--", "--", "++", "--"]),
+    (Kind::ConfigurationAsk, ["+-", "+-", "-+", "--", "--", "--", "-+", "--"]),
+    (Kind::Configuration, ["--", "--", "--", "+-", "+-", "-+", "--", "-+"]),
+    (Kind::SealingKey, ["+-", "+-", "++", "--", "--", "--", "++", "--"]),
+    (Kind::SealingConfirmed, ["--", "--", "--", "+-", "+-", "++", "--", "++"]),
+    (Kind::Alive, ["+-", "+-", "+-", "+-", "+-", "+-", "+-", "+-"]),
+    (Kind::Challenge, ["--", "--", "--", "+-", "+-", "-+", "--", "-+"]),
+    (Kind::Request, ["--", "--", "--", "--", "--", "--", "-+", "--"]),
+    (Kind::Reply, ["--", "--", "--", "--", "--", "--", "--", "-+"]),
 ];
 
 /// A session of one hostile end with one real program.
@@ -130,6 +133,40 @@ fn said(key: &SigningKey, agent: &str, kind: Kind) -> Bytes {
     }
 }
 
+/// A hostile end in the place of a gateway, or of a server without a database, as the server sees it: its own identity key,
+/// and that of the agent behind it.
+fn carrier<'a>(
+    column: usize,
+    server: &'a Daemon,
+    credential: &'a Credential,
+    role: &'a str,
+    name: &'a str,
+    [own, behind]: [&'a SigningKey; 2],
+) -> Session<'a> {
+    let open =
+        |route| Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), via: Vec::new() }).on(route);
+    Session {
+        column,
+        daemon: server,
+        event: 40002,
+        begin: Box::new(move || {
+            let own = format!("{role} {name}");
+            let mut peer = Peer::join(hostile::listen(server), credential, &own, "server srv1.test");
+            peer.say(open(1));
+            peer.wait_for(Kind::Way, 1);
+            (peer, 1)
+        }),
+        probe: Box::new(move |peer| {
+            peer.say(open(2));
+            peer.wait_for(Kind::Way, 2);
+        }),
+        body: Box::new(move |kind, relayed| match (kind, relayed) {
+            (Kind::Hop, false) => said(own, name, kind),
+            _ => said(behind, "agent2.test", kind),
+        }),
+    }
+}
+
 /// What is well formed, and nobody's in particular.
 fn anything(kind: Kind) -> Bytes {
     match kind {
@@ -137,6 +174,11 @@ fn anything(kind: Kind) -> Bytes {
         Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), via: Vec::new() }),
         Kind::Way => encode(&Way { open: true }),
         Kind::Bound | Kind::RouteClose | Kind::Alive => Bytes::new(),
+        Kind::Request => {
+            let (method, target) = ("GET".into(), "/api/v1/topology".into());
+            encode(&Request { method, target, ..Request::default() })
+        }
+        Kind::Reply => encode(&Reply { status: 200, ..Reply::default() }),
         Kind::Challenge => encode(&Challenge { challenge: Bytes::copy_from_slice(&random()) }),
         _ => encode(&Signed::default()),
     }
@@ -199,44 +241,25 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
     let mut group = Group::builder().gateways(2).agents(2).direct(1).lay();
     let [behind, second, direct] =
         ["agent1.test", "agent2.test", "agent3.test"].map(|name| group.key(name, "identity"));
-    let channel = |name, _role| group.credential(name);
-    let (first, third) = (channel("agent1.test", Role::Agent), channel("agent3.test", Role::Agent));
-    let gateway = channel("gw2.test", Role::Gateway);
+    let channel = |group: &Group, name| group.credential(name);
+    let (first, third) = (channel(&group, "agent1.test"), channel(&group, "agent3.test"));
+    let gateway = channel(&group, "gw2.test");
     group.server().start();
+    group.relaying_server("ms1.test");
+    let without = channel(&group, "ms1.test");
+    group.done(&["agent", "assign", "agent2.test", "--via", "gw2.test", "--via", "ms1.test"]);
     group.gateway(0).start();
     agent(0, group.gateway(0), &first, "agent1.test", &behind).walk();
     agent(1, group.server(), &third, "agent3.test", &direct).walk();
-    let own = group.key("gw2.test", "identity");
-    let server = &*group.server();
-    let open =
-        |route| Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), via: Vec::new() }).on(route);
-    Session {
-        column: 2,
-        daemon: server,
-        event: 40002,
-        begin: Box::new(|| {
-            let mut peer = Peer::join(hostile::listen(server), &gateway, "gateway gw2.test", "server srv1.test");
-            peer.say(open(1));
-            peer.wait_for(Kind::Way, 1);
-            (peer, 1)
-        }),
-        probe: Box::new(|peer| {
-            peer.say(open(2));
-            peer.wait_for(Kind::Way, 2);
-        }),
-        body: Box::new(|kind, relayed| match (kind, relayed) {
-            (Kind::Hop, false) => said(&own, "gw2.test", kind),
-            _ => said(&second, "agent2.test", kind),
-        }),
-    }
-    .walk();
+    let own = ["gw2.test", "ms1.test"].map(|name| group.key(name, "identity"));
+    carrier(2, group.server(), &gateway, "gateway", "gw2.test", [&own[0], &second]).walk();
+    carrier(6, group.server(), &without, "server", "ms1.test", [&own[1], &second]).walk();
     assert_eq!(group.sql::<i64>("SELECT (SELECT count(*) FROM event) + (SELECT count(*) FROM alert)"), [0]);
 
     // Hostile ends above real programs.
     let mut group = Group::builder().direct(1).written().lay();
-    let channel = |name, _role| group.credential(name);
-    let (gateway, server) = (channel("gw1.test", Role::Gateway), channel("srv1.test", Role::Server));
-    let listeners = [Listener::new(), Listener::new(), Listener::new()];
+    let (gateway, server) = (channel(&group, "gw1.test"), channel(&group, "srv1.test"));
+    let listeners = [Listener::new(), Listener::new(), Listener::new(), Listener::new()];
     hostile::set_parents(group.agent(0), &[("gw1.test", listeners[0].address())]);
     hostile::set_parents(group.agent(1), &[("srv1.test", listeners[1].address())]);
     hostile::set_parents(group.gateway(0), &[("srv1.test", listeners[2].address())]);
@@ -249,4 +272,12 @@ fn every_message_from_every_role_is_allowed_or_refused_by_the_table() {
     group.gateway(0).start();
     let ends = ["server srv1.test", "gateway gw1.test"];
     parent(5, group.gateway(0), &listeners[2], &server, ends, Kind::Hop).walk();
+    group.server().start();
+    let mut relaying = group.relaying_server("ms1.test");
+    group.server().stop();
+    let above = [("name", "srv1.test".to_owned()), ("address", listeners[3].address().to_string())];
+    let above = above.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    relaying.set("root_servers", vec![toml::Value::Table(above)]);
+    relaying.start();
+    parent(7, &relaying, &listeners[3], &server, ["server srv1.test", "server ms1.test"], Kind::Hop).walk();
 }

@@ -143,26 +143,32 @@ fn a_pack_applied_at_the_server_runs_on_its_agents_and_nowhere_else() {
 /// The hostile gateway between agent1 and the server.
 pub(crate) struct Between {
     credential: Credential,
+    /// Who it is to others.
+    own: String,
     listener: Listener,
     below: Option<Peer>,
-    above: Peer,
+    pub(crate) above: Peer,
     /// The agent's, as it was opened last.
     pub(crate) route: u32,
 }
 
 impl Between {
     pub(crate) fn new(group: &mut Group) -> Self {
-        let credential = group.credential("gw1.test");
-        let listener = Listener::at(hostile::listen(group.gateway(0)));
-        let server: SocketAddr = hostile::listen(group.server());
-        let mut above = Peer::join(server, &credential, GATEWAY, "server srv1.test");
+        let (credential, place) = (group.credential("gw1.test"), hostile::listen(group.gateway(0)));
+        Self::in_place(group, credential, GATEWAY, place)
+    }
+
+    /// As somebody else, who listens there.
+    pub(crate) fn in_place(group: &mut Group, credential: Credential, own: &str, place: SocketAddr) -> Self {
+        let (own, listener) = (own.to_owned(), Listener::at(place));
+        let mut above = Peer::join(hostile::listen(group.server()), &credential, &own, "server srv1.test");
         above.wait_for(Kind::Way, 0);
-        Self { credential, listener, below: None, above, route: 0 }
+        Self { credential, own, listener, below: None, above, route: 0 }
     }
 
     pub(crate) fn meet(&mut self) {
         self.below = None;
-        self.below = Some(self.listener.join(&self.credential, GATEWAY, AGENT));
+        self.below = Some(self.listener.join(&self.credential, &self.own, AGENT));
     }
 
     pub(crate) fn below(&mut self) -> &mut Peer {

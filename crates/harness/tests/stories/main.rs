@@ -30,6 +30,7 @@ mod own_pki;
 mod passwords;
 mod postgresql;
 mod queue_lives;
+mod relaying_server;
 mod renewal;
 mod restored_database;
 mod rolled_back;

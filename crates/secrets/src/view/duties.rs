@@ -98,6 +98,9 @@ impl View {
     /// A server's duty key, by the certificate that comes with it.
     pub(super) fn enter_duty(&mut self, duty: trust::Duty, at: u64) -> Result<(), Unsound> {
         let (server, key) = self.certified(&duty, at)?;
+        if self.find(&server, Role::Server).is_some_and(|member| member.relays) {
+            return Err(Unsound::Fact("a duty key of a server without a database"));
+        }
         let mut certified = self.duties.remove(&server).map(|duties| duties.certified).unwrap_or_default();
         let ends = certified.entry(key.id()).or_default();
         *ends = (*ends).max(not_after(&CertificateDer::from(duty.certificate.as_ref())));

@@ -79,6 +79,7 @@ fn member(called: &str, role: Role, key: &VerifyingKey, parents: &[&str], token:
         identity: key.spki().into(),
         parents: parents.iter().map(ToString::to_string).collect(),
         token: token.to_vec().into(),
+        relays: false,
     })
 }
 
@@ -544,4 +545,50 @@ fn a_server_that_has_removed_itself_loses_every_key_that_it_was_certified_for() 
         let refused = |log: &Log, key| log.view.clone().apply(&by(log, key, certified(log, key, days))).is_err();
         assert!(refused(&log, &older) && refused(&log, &newest) && !refused(&log, &next));
     }
+}
+
+#[test]
+fn a_server_without_a_database_carries_others_and_has_no_duty_key() {
+    let mut log = Log::new();
+    let (key, duty) = (public(), SigningKey::generate(GROUP).unwrap().0);
+    let without = |called: &str, role| match member(called, role, &key, &[], &[]) {
+        Fact::Member(member) => Fact::Member(trust::Member { relays: true, ..member }),
+        other => other,
+    };
+    for (called, role) in [("ms1.test", Role::Gateway), ("ms1.test", Role::Agent), ("srv1.test", Role::Server)] {
+        assert!(unsound(log.add(without(called, role))), "{called} {role}");
+    }
+    log.add(without("ms1.test", Role::Server)).unwrap();
+    log.add(member("gw1.test", Role::Gateway, &public(), &["ms1.test"], &[])).unwrap();
+    log.add(member("web1.test", Role::Agent, &public(), &["gw1.test"], &[])).unwrap();
+    let (web, way) = (name("web1.test"), [name("gw1.test"), name("ms1.test")]);
+    assert!(log.view.by_way(&web, Role::Agent, &way).is_some());
+    assert!(log.view.relay(&way[1]).is_some() && log.view.relay(&name("srv1.test")).is_none());
+
+    // It stays what it is, and nobody certifies a duty key for it that would count.
+    assert!(unsound(log.add(member("ms1.test", Role::Server, &key, &[], &[]))));
+    assert!(unsound(log.add(log.certified("ms1.test", &duty.public().unwrap()))));
+    let own = entry(
+        &duty,
+        log.view.tree().size(),
+        log.now,
+        &name("ms1.test"),
+        "server ms1.test",
+        log.certified("ms1.test", &duty.public().unwrap()),
+    );
+    assert!(unsound(log.view.apply(&own)));
+    // What is worth nothing any more of everybody is so of it, too; and nobody need be told that it is gone.
+    let hash = vec![3; 32];
+    let issued =
+        Issued { name: "ms1.test".into(), certificate: hash.clone().into(), not_after: u64::MAX, ..Issued::default() };
+    log.add(Fact::Issued(issued)).unwrap();
+    let holds = |view: &View| view.member_named(&way[1]).unwrap().holds(&Digest::from_wire(&hash).unwrap());
+    assert!(holds(&log.view));
+    log.add(Fact::Revoked(trust::Revoked::default())).unwrap();
+    assert!(!holds(&log.view));
+    let version = log.view.version(&web);
+    let identity = key.id().0.to_vec().into();
+    log.add(Fact::Removed(Removed { name: "ms1.test".into(), identity })).unwrap();
+    assert_eq!((log.view.version(&web), log.view.disowned().count()), (version, 0));
+    assert!(log.view.by_way(&web, Role::Agent, &way).is_none());
 }

@@ -70,8 +70,9 @@ pub(super) fn list(view: &View, filter: &AccountFilter) -> Page<Account> {
 pub(super) async fn one(service: &Service, name: &str) -> Result<AccountDetail, Problem> {
     let view = Arc::clone(&service.store.view().borrow());
     let known = accounts::account(name, &view).map_err(refused)?;
-    // The name that it logs on with, and nothing else of it. Why it cannot be read is said where it is sent.
-    let secret = service.accounts.secret(known).await.ok();
+    // The name that it logs on with, and nothing else of it; not even that goes by a server without a database. Why it
+    // cannot be read is said where it is sent.
+    let secret = if service.by.is_none() { service.accounts.secret(known).await.ok() } else { None };
     let login = secret.as_ref().and_then(|secret| secret.field("user"));
     let login = login.map(|login| String::from_utf8_lossy(login).into_owned());
     let receipts = service.store.receipts(known.id).await.map_err(problem)?;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  socket   who may ask, and the listener
+//!  relayed  requests that come by a server without a database; passing: there, on their way
 //!  routes   HTTP to questions, answers to JSON, refusals to problem details
 //!  service  the answers
 //!  accounts those about Run As accounts and profiles
@@ -13,11 +14,15 @@
 mod accounts;
 mod database;
 mod packs;
+mod passing;
+mod relayed;
 mod routes;
 mod service;
 mod socket;
 mod trust;
 
+pub use passing::passing;
+pub use relayed::Relayed;
 pub use routes::router;
 pub use service::{Connected, Live, OnBehalf, Service};
 pub use socket::Socket;

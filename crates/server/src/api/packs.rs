@@ -43,6 +43,8 @@ pub(super) async fn apply(service: &Service, order: PackOrder) -> Result<Pack, P
     let refused = |Refusal(problem): Refusal| problem;
     let read = packs::read(&order).map_err(refused)?;
     let profiles: Vec<_> = read.profiles().map(str::to_owned).collect();
+    // Its checks are handed what the profile stands for.
+    service.at_home(!profiles.is_empty())?;
     let name = read.name;
     let kept = service.store.pack_text(name.clone()).await.map_err(problem)?;
     let good = kept.as_ref() == Some(&order.text);

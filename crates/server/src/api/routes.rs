@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -34,50 +35,83 @@ pub(super) struct Operator(pub(super) String);
 
 /// The routes of the data access service. What changes something needs to be told who wants it, as the socket does.
 pub fn router<D: OnBehalf + 'static>(data: Arc<D>) -> Router {
+    reading()
+        .merge(commands())
+        .merge(at_home())
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(data)
+}
+
+/// The routes for who asks at a server without a database: whoever has taken that over asks here what he likes. Nothing
+/// that gives out a key of the group or a secret, or leads to one, is among them.
+pub fn relayed<D: OnBehalf + 'static>(data: Arc<D>, commanding: bool) -> Router {
+    let commands = if commanding { commands() } else { commands().route_layer(from_fn(not_commanding)) };
+    reading()
+        .merge(commands)
+        .fallback(not_from_there)
+        .method_not_allowed_fallback(not_from_there)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(data)
+}
+
+/// What changes nothing, and says nothing that is secret.
+fn reading<D: OnBehalf + 'static>() -> Router<Arc<D>> {
     Router::new()
         .route(path::ALERTS, get(alerts::<D>))
         .route(path::ALERT, get(alert::<D>))
         .route(path::AGENTS, get(agents::<D>))
         .route(path::AGENT, get(agent::<D>))
-        .route(path::RELEASE, post(release::<D>))
         .route(path::GAPS, get(gaps::<D>))
         .route(path::TOPOLOGY, get(topology::<D>))
         .route(path::STATUS, get(status::<D>))
         .route(path::DATABASE, get(database::<D>))
-        .route(path::BACKUP, post(backup::<D>))
-        .route(path::EXAMINE, post(examine::<D>))
-        .route(path::TOKENS, get(tokens::<D>).post(create_token::<D>))
-        .route(path::REVOKE, post(revoke_token::<D>))
+        .route(path::TOKENS, get(tokens::<D>))
         .route(path::MEMBERS, get(members::<D>))
+        .route(path::ISSUERS, get(issuers::<D>))
+        .route(path::PENDING, get(pending::<D>))
+        .route(path::LOG, get(log::<D>))
+        .route(path::GROUP, get(group::<D>))
+        .route(path::PACKS, get(packs::<D>))
+        .route(path::PACK, get(pack::<D>))
+        .route(path::ACCOUNTS, get(accounts::<D>))
+        .route(path::ACCOUNT, get(account::<D>))
+        .route(path::ACCOUNT_USES, get(account_uses::<D>))
+        .route(path::PROFILES, get(profiles::<D>))
+        .route(path::PROFILE, get(profile::<D>))
+        .route(path::PROFILE_EXPLAIN, get(explain_profile::<D>))
+}
+
+/// What an operator decides about hosts, and what they run.
+fn commands<D: OnBehalf + 'static>() -> Router<Arc<D>> {
+    Router::new()
+        .route(path::RELEASE, post(release::<D>))
+        .route(path::TOKENS, post(create_token::<D>))
+        .route(path::REVOKE, post(revoke_token::<D>))
         .route(path::REMOVE, post(remove::<D>))
         .route(path::ASSIGN, post(assign::<D>))
         .route(path::REVOKE_CERTIFICATES, post(revoke::<D>))
-        .route(path::ISSUERS, get(issuers::<D>))
-        .route(path::ROTATE, post(rotate::<D>))
-        .route(path::PENDING, get(pending::<D>))
         .route(path::APPROVE, post(approve::<D>))
         .route(path::REJECT, post(reject::<D>))
-        .route(path::LOG, get(log::<D>))
-        .route(path::GROUP, get(group::<D>))
-        .route(path::RECOVERY, post(escrow::<D>))
-        .route(path::PACKS, get(packs::<D>).post(apply_pack::<D>).layer(DefaultBodyLimit::max(PACK_LIMIT)))
-        .route(path::PACK, get(pack::<D>))
+        .route(path::PACKS, post(apply_pack::<D>).layer(DefaultBodyLimit::max(PACK_LIMIT)))
         .route(path::PACK_REMOVE, post(remove_pack::<D>))
+}
+
+/// What is about the group's keys, secrets and who has them, and the database itself.
+fn at_home<D: OnBehalf + 'static>() -> Router<Arc<D>> {
+    Router::new()
+        .route(path::BACKUP, post(backup::<D>))
+        .route(path::EXAMINE, post(examine::<D>))
+        .route(path::ROTATE, post(rotate::<D>))
+        .route(path::RECOVERY, post(escrow::<D>))
         .route(path::SEALING, get(sealing::<D>))
-        .route(path::ACCOUNTS, get(accounts::<D>).post(create_account::<D>).layer(DefaultBodyLimit::max(ACCOUNT_LIMIT)))
-        .route(path::ACCOUNT, get(account::<D>))
+        .route(path::ACCOUNTS, post(create_account::<D>).layer(DefaultBodyLimit::max(ACCOUNT_LIMIT)))
         .route(path::ACCOUNT_UPDATE, post(update_account::<D>).layer(DefaultBodyLimit::max(ACCOUNT_LIMIT)))
         .route(path::ACCOUNT_DELETE, post(delete_account::<D>))
-        .route(path::ACCOUNT_USES, get(account_uses::<D>))
-        .route(path::PROFILES, get(profiles::<D>).post(create_profile::<D>))
-        .route(path::PROFILE, get(profile::<D>))
+        .route(path::PROFILES, post(create_profile::<D>))
         .route(path::PROFILE_DELETE, post(delete_profile::<D>))
         .route(path::PROFILE_BIND, post(bind_profile::<D>))
-        .route(path::PROFILE_EXPLAIN, get(explain_profile::<D>))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(data)
 }
 
 /// A problem as an answer.
@@ -406,4 +440,21 @@ async fn no_such_method(method: Method, uri: Uri) -> Refusal {
     let detail = format!("{} does not take {method}", uri.path());
     let problem = Problem::new(Kind::Invalid, detail, "use the `wardline` of the server's version");
     Refusal(Problem { status: 405, title: "Method Not Allowed".into(), ..problem })
+}
+
+/// Why a command that comes by a server without a database is not done.
+async fn not_commanding(_: Request, _: Next) -> Refusal {
+    let detail = "commands from this server, which has no database, are not allowed";
+    let next = "run it at a server with the database, or name this one in `commands_from` in that one's server.toml";
+    Refusal(Problem::new(Kind::Denied, detail, next))
+}
+
+async fn not_from_there() -> Refusal {
+    Refusal(at_home_only())
+}
+
+/// What is never done for who asks at a server without a database.
+pub(super) fn at_home_only() -> Problem {
+    let detail = "this server has no database, and what has to do with keys, secrets and servers does not pass by it";
+    Problem::new(Kind::Denied, detail, "run it at a server with the database: `wardline server list` shows them")
 }

@@ -13,6 +13,7 @@ use wardline_sdk::{
     RotationOrder, SealingTarget, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
+use super::routes::at_home_only;
 use super::{accounts, database, packs, trust};
 use crate::accounts::Accounts;
 use crate::founding::Renewal;
@@ -69,6 +70,8 @@ pub struct Service {
     pub policy: Policy,
     /// On whose behalf.
     operator: Arc<str>,
+    /// The server without a database at which that one asks, if it is not this server.
+    pub(super) by: Option<Name>,
 }
 
 /// A data access service that is told who asks.
@@ -94,12 +97,26 @@ impl Service {
         accounts: Accounts,
         policy: Policy,
     ) -> Self {
-        Self { store, live, desk, renewal, accounts, policy, operator: "unknown".into() }
+        Self { store, live, desk, renewal, accounts, policy, operator: "unknown".into(), by: None }
+    }
+
+    /// The same service for who asks at a server without a database.
+    pub(super) fn relayed_by(&self, by: &Name) -> Self {
+        Self { by: Some(by.clone()), ..self.clone() }
+    }
+
+    /// What is about a server, or leads to a secret, is done for nobody who asks elsewhere.
+    pub(super) fn at_home(&self, needed: bool) -> Result<(), Problem> {
+        if needed && self.by.is_some() { Err(at_home_only()) } else { Ok(()) }
     }
 
     /// Whose acts these are.
     pub(super) fn act(&self) -> String {
-        format!("operator {}", self.operator)
+        match &self.by {
+            None => format!("operator {}", self.operator),
+            // The name is that server's word.
+            Some(by) => format!("operator {}@{by}", self.operator),
+        }
     }
 
     fn sessions(&self) -> HashMap<Name, Session> {
@@ -181,6 +198,7 @@ impl DataAccess for Service {
         let keyless = view.members().filter(|member| member.role == Role::Agent && member.sealing.is_none());
         Ok(Status {
             name: self.live.name(),
+            by: self.by.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             started_at: Time(self.live.started_at_ms()),
             schema: counts.schema,
@@ -255,10 +273,12 @@ impl DataAccess for Service {
     }
 
     async fn approve(&self, role: Role, name: &Name, approval: Approval) -> Result<Approved, Problem> {
+        self.at_home(role == Role::Server)?;
         self.desk.approve(role, name, approval, self.act()).await
     }
 
     async fn reject(&self, role: Role, name: &Name) -> Result<Pending, Problem> {
+        self.at_home(role == Role::Server)?;
         self.desk.reject(role, name, &self.act())
     }
 

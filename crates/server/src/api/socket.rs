@@ -4,8 +4,8 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{ConnectInfo, Request, connect_info::Connected};
 use axum::http::Method;
 use axum::middleware::{Next, from_fn};
@@ -15,8 +15,7 @@ use nix::unistd::{Uid, User, geteuid};
 use tokio::net::UnixListener;
 use wardline_sdk::{Kind, Problem};
 
-use super::routes::{Operator, Refusal, router};
-use super::service::OnBehalf;
+use super::routes::{Operator, Refusal};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -47,12 +46,8 @@ impl Socket {
     ///
     /// # Errors
     /// The socket cannot be listened on any more.
-    pub async fn serve<D: OnBehalf + 'static>(
-        self,
-        data: Arc<D>,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        let app = router(data).layer(from_fn(only_ours)).into_make_service_with_connect_info::<Peer>();
+    pub async fn serve(self, app: Router, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let app = app.layer(from_fn(only_ours)).into_make_service_with_connect_info::<Peer>();
         let served = axum::serve(self.listener, app).with_graceful_shutdown(shutdown).await;
         let removed = std::fs::remove_file(&self.path);
         served.and(removed)

@@ -20,7 +20,7 @@ use wardline_sdk::{
     MemberFilter, PackOrder, Problem, RecoveryOrder, Time, TokenFilter, TokenOrder, TokenState, Topology, hex,
 };
 
-use super::{Connected, Live, Service, Socket};
+use super::{Connected, Live, Service, Socket, router};
 use crate::founding::tests::renewal;
 use crate::founding::{Foundation, default_lifetime};
 use crate::joining::{JoinDesk, WithoutToken};
@@ -97,7 +97,7 @@ impl Served {
             Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk, renewal, accounts, Policy::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move { drop(stopped.await) };
-        let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(Arc::new(service), shutdown));
+        let serving = tokio::spawn(Socket::bind(&socket).unwrap().serve(router(Arc::new(service)), shutdown));
         let client = Client::over_socket(&socket).unwrap();
         Self { folder, store, live, client, stop: Some(stop), serving }
     }

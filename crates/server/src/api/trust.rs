@@ -36,6 +36,7 @@ pub(super) fn gone(what: &str) -> Problem {
 }
 
 pub(super) async fn create_token(service: &Service, order: TokenOrder) -> Result<Token, Problem> {
+    service.at_home(order.role == Role::Server)?;
     if order.role == Role::Server && !service.store.is_shared() {
         let detail = "several servers share one PostgreSQL database, and this one has its own in a file";
         let next = "move to PostgreSQL first: docs/operations/servers.md, docs/operations/postgresql.md";
@@ -129,6 +130,7 @@ fn member(member: &view::Member, connected: &HashSet<Name>) -> Member {
         token: member.token.map(|id| hex::encode(&id)),
         certificate_ends: member.certificates.last().map(|newest| Time(newest.not_after.saturating_mul(1000))),
         connected: connected.contains(&member.name),
+        relays: member.relays,
     }
 }
 
@@ -143,6 +145,7 @@ fn lingers(name: &Name, at: u64) -> Member {
         token: None,
         certificate_ends: None,
         connected: false,
+        relays: false,
     }
 }
 
@@ -156,6 +159,7 @@ fn one_member(service: &Service, role: Role, name: &Name) -> Option<Member> {
 }
 
 pub(super) async fn remove(service: &Service, role: Role, name: &Name) -> Result<Member, Problem> {
+    service.at_home(role == Role::Server)?;
     let before = one_member(service, role, name);
     // By then nobody would believe its word for it.
     if *name == service.store.keeper().server {

@@ -27,6 +27,7 @@ async fn member(running: &Running, called: &str, parents: &[&str]) -> SigningKey
         identity: key.public().unwrap().spki().into(),
         parents: parents.iter().map(ToString::to_string).collect(),
         token: Bytes::new(),
+        relays: false,
     };
     running.act(vec![Fact::Member(member)]).await;
     key

@@ -10,7 +10,8 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// A group of gateways gw1, gw2 behind gw1, agent web1 behind gw2 and agent web2 behind none. Each holds the certificate
+/// A group of gateways gw1, gw2 behind gw1, agent web1 behind gw2 and agent web2 behind none, and agent web3 behind ms1, a
+/// server without a database. Each holds the certificate
 /// whose hash is that of its name.
 async fn group(scratch: &Scratch) -> Running {
     let running = Running::new(&scratch.0).await;
@@ -19,6 +20,8 @@ async fn group(scratch: &Scratch) -> Running {
         ("gw2.test", "gateway", &["gw1.test"]),
         ("web1.test", "agent", &["gw2.test"]),
         ("web2.test", "agent", &[]),
+        ("ms1.test", "server", &[]),
+        ("web3.test", "agent", &["ms1.test"]),
     ] {
         let key = SigningKey::generate(running.view().group()).unwrap().0.public().unwrap();
         let member = trust::Member {
@@ -27,6 +30,7 @@ async fn group(scratch: &Scratch) -> Running {
             identity: key.spki().into(),
             parents: parents.iter().map(ToString::to_string).collect(),
             token: Bytes::new(),
+            relays: role == "server",
         };
         let certificate = sha256(&[called.as_bytes()]).to_wire();
         let issued =
@@ -46,13 +50,17 @@ async fn only_a_member_that_may_come_directly_with_its_own_certificate_is_served
     };
     assert_eq!(come("web2.test", Role::Agent, "web2.test"), Ok(()));
     assert_eq!(come("gw1.test", Role::Gateway, "gw1.test"), Ok(()));
+    assert_eq!(come("ms1.test", Role::Server, "ms1.test"), Ok(()));
     for (called, role, certificate, reason) in [
         ("web2.test", Role::Agent, "web1.test", "not issued to this member"),
         ("web1.test", Role::Agent, "web1.test", "it is to come by gw2.test"),
         ("gw2.test", Role::Gateway, "gw2.test", "it is to come by gw1.test"),
         ("web2.test", Role::Gateway, "web2.test", "not a member"),
-        ("web3.test", Role::Agent, "web3.test", "not a member"),
-        ("srv1.test", Role::Server, "srv1.test", "servers do not"),
+        ("web3.test", Role::Agent, "web3.test", "it is to come by ms1.test"),
+        ("web4.test", Role::Agent, "web4.test", "not a member"),
+        ("ms1.test", Role::Server, "web2.test", "not issued to this member"),
+        ("ms1.test", Role::Gateway, "ms1.test", "not a member"),
+        ("srv1.test", Role::Server, "srv1.test", "servers with the database do not"),
     ] {
         assert!(come(called, role, certificate).unwrap_err().contains(reason), "{called}");
     }
@@ -83,6 +91,7 @@ async fn who_is_removed_replaced_or_assigned_elsewhere_does_not_stand_any_more()
         identity: key.spki().into(),
         parents: vec![],
         token: Bytes::new(),
+        relays: false,
     };
     running.act(vec![Fact::Member(again)]).await;
     assert!(!stands(&running.view(), web2, &[]), "another host of this name");

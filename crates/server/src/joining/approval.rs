@@ -105,6 +105,11 @@ impl Kept {
     fn service(&self) -> String {
         format!("{} {}", self.role, self.name)
     }
+
+    /// Whether it is a server without a database.
+    fn relays(&self) -> bool {
+        self.role == Role::Server && self.further.is_none()
+    }
 }
 
 /// What comes of a code that was typed.
@@ -359,7 +364,8 @@ impl JoinDesk {
         let member = member.ok_or_else(|| {
             Problem::new(Kind::Conflict, format!("{role} {name} was approved, and has been removed again"), shows)
         })?;
-        Ok(Approved { name: name.clone(), role, key: key.to_string(), via: member.parents.clone(), confirmation })
+        let (name, key, via) = (name.clone(), key.to_string(), member.parents.clone());
+        Ok(Approved { name, role, key, via, confirmation, relays: member.relays })
     }
 
     /// Enters the one who was approved into the trust log.
@@ -406,6 +412,7 @@ impl JoinDesk {
             identity: kept.identity.spki().into(),
             parents: via.iter().map(ToString::to_string).collect(),
             token: further.map(|further| Bytes::copy_from_slice(&further.token)).unwrap_or_default(),
+            relays: kept.relays(),
         };
         let (via, name, identity) = (via.to_vec(), kept.name.clone(), kept.identity.clone());
         let decided = self.store.act(act, move |view, _| {
@@ -448,6 +455,7 @@ fn pending(kept: &Kept) -> Pending {
         key: kept.identity.id().to_string(),
         since: Time(kept.since_ms),
         from: kept.address.to_string(),
+        relays: kept.relays(),
     }
 }
 

@@ -333,3 +333,24 @@ fn decisions_have_a_limit_in_a_second() {
     gate.began = gate.began.map(|began| began - Duration::from_secs(1));
     assert!(gate.passes());
 }
+
+#[tokio::test]
+async fn a_server_renews_here_only_without_a_database_and_none_joins_by_a_token_alone() {
+    let served = Served::new().await;
+    let host = served.host("ms1.test", Role::Server);
+    assert_eq!(served.ask(&host, None, nothing).await, Err(Why::NotMember));
+    let token = served.token(Role::Server, "ms1.test", 1, 60_000).await;
+    assert_eq!(served.ask(&host, Some(&token), nothing).await, Err(Why::Protocol));
+    let member = |host: &Host, relays| {
+        let identity = host.identity.public().unwrap().spki().into();
+        let (name, role) = (host.name.clone(), host.role.clone());
+        Fact::Member(trust::Member { name, role, identity, relays, ..trust::Member::default() })
+    };
+    served.running.act(vec![member(&host, true)]).await;
+    let welcome = served.ask(&host, None, nothing).await.unwrap();
+    assert!(welcome.sealed.is_empty() && welcome.chain.len() == 2);
+    // One with the database makes its own.
+    let full = served.host("srv2.test", Role::Server);
+    served.running.act(vec![member(&full, false)]).await;
+    assert_eq!(served.ask(&full, None, nothing).await, Err(Why::NotMember));
+}

@@ -42,6 +42,7 @@ async fn group(scratch: &Scratch) -> Running {
                 identity: key.spki().into(),
                 parents: parents.iter().map(ToString::to_string).collect(),
                 token: Bytes::new(),
+                relays: false,
             })])
             .await;
     }

@@ -309,7 +309,7 @@ async fn a_request_that_cannot_be_is_refused_and_not_kept() {
     })
     .await;
     refused("web1.test", Why::Request, &|request| request.hello.name = "web2.test".into()).await;
-    refused("web1.test", Why::Protocol, &|request| request.hello.role = "server".into()).await;
+    refused("web1.test", Why::Request, &|request| request.hello.role = "server".into()).await;
     assert!(served.desk.pending(None).is_empty());
 }
 

@@ -58,6 +58,7 @@ async fn group_with_key(scratch: &Scratch) -> (Running, SigningKey) {
             identity: key.spki().into(),
             parents: Vec::new(),
             token: Bytes::new(),
+            relays: false,
         })])
         .await;
     let made = accounts::create(&order("web", &["web1.test"]), &taken(A, 0), STRICT, &running.view());

@@ -42,6 +42,7 @@ impl Served {
             identity: key.public().unwrap().spki().into(),
             parents: vec![],
             token: vec![7; 16].into(),
+            relays: false,
         })
     }
 
