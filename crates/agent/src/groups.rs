@@ -14,6 +14,7 @@ use wardline_connector::accounts::Accounts;
 use wardline_connector::config::StateFolder;
 use wardline_connector::configuration::Configured;
 use wardline_connector::home::{self, Found, Member};
+use wardline_connector::kerberos::Kerberos;
 use wardline_connector::outbox::Outbox;
 use wardline_connector::queue::Queue;
 use wardline_connector::sealing::Sealing;
@@ -49,6 +50,8 @@ pub struct Host {
     pub measure: Arc<Option<Measure>>,
     /// How plugins are run.
     pub runner: Runner,
+    /// Kerberos, where it is configured.
+    pub kerberos: Option<Arc<Kerberos>>,
 }
 
 /// A group that is ready to run.
@@ -166,7 +169,7 @@ impl Place {
 impl Group {
     /// Loads what is kept of a group, and opens its queue.
     fn open(found: Found, host: Host, vault: &Vault) -> Result<Self, Event> {
-        let member = home::load(found, &host.own, vault)?;
+        let member = home::load(found, &host.own, vault, host.kerberos.clone())?;
         let file = member.folder.join("queue.db");
         let (name, group, key) = (host.own.name.clone(), member.membership.name.clone(), Arc::clone(&member.identity));
         let queue = Queue::open(vault, &file, name, group, key, host.queue_budget);

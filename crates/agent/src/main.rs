@@ -13,9 +13,11 @@ use tokio::runtime::Builder;
 use wardline_agent::clock::Measure;
 use wardline_agent::groups::{self, Host};
 use wardline_agent::plugin::Runner;
-use wardline_connector::config::{self, Membership, Parent, StateFolder};
+use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
 use wardline_connector::doctor::Found;
-use wardline_connector::{certs, doctor, enroll, home, journal};
+use wardline_connector::enroll::{self, Target, Wish};
+use wardline_connector::kerberos::{self, Kerberos};
+use wardline_connector::{certs, doctor, home, journal};
 use wardline_packs::{Pack, quantity};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
@@ -47,7 +49,7 @@ enum Command {
     },
     /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
     /// approves, and keeps what it is given.
-    Join(Join),
+    Join(Box<Join>),
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
@@ -96,6 +98,15 @@ struct Join {
     /// The private key of that certificate, on P-256, PKCS#8 in PEM.
     #[arg(long, requires = "certificate")]
     key: Option<PathBuf>,
+    /// How this host is to prove itself to its parents, and they to it: certificate, kerberos or either. By `kerberos` it
+    /// gets no channel certificate. Which principal it has is said in [kerberos] of the configuration.
+    #[arg(long, default_value = "certificate")]
+    mechanism: Mechanism,
+    /// What the group is called that this host is to join by Kerberos alone, with its realm when that is not this host's:
+    /// NAME or NAME@REALM. Its servers prove that they are that group's. Where they have no rule for this host, it waits
+    /// until an operator has approved it.
+    #[arg(long, conflicts_with = "token_file")]
+    group: Option<Target>,
 }
 
 #[derive(Deserialize)]
@@ -104,9 +115,9 @@ struct Config {
     name: Name,
     #[serde(default = "state_dir")]
     state_dir: PathBuf,
-    // Nothing is kept there yet: the folders of secrets are made by wardline-runas.
-    #[serde(default = "runtime_dir", rename = "runtime_dir")]
-    _runtime_dir: PathBuf,
+    // Nothing is kept there: the folders of secrets are made by wardline-runas.
+    #[serde(default = "runtime_dir")]
+    runtime_dir: PathBuf,
     #[serde(default, deserialize_with = "socket")]
     runas: Option<PathBuf>,
     #[serde(default)]
@@ -116,6 +127,7 @@ struct Config {
     #[serde(default = "budget", deserialize_with = "size")]
     queue_budget: u64,
     measure: Option<PathBuf>,
+    kerberos: Option<kerberos::Settings>,
     #[serde(default, deserialize_with = "config::groups")]
     group: Vec<Membership>,
 }
@@ -159,7 +171,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => read(&config).map(drop),
         Command::Run { config } => run(&config),
-        Command::Join(arguments) => return join(arguments),
+        Command::Join(arguments) => return join(*arguments),
         Command::Doctor { config } => {
             let read = read(&config).map(|(config, _)| config);
             let own = read.as_ref().ok().map(|config| plugins(config.runas.as_deref()));
@@ -214,14 +226,31 @@ fn read(path: &Path) -> Result<(Config, Vec<Pack>), Event> {
     Ok((config, packs))
 }
 
-fn join(Join { config: file, parent, token_file, pin, name, certificate, key }: Join) -> ExitCode {
+fn join(join: Join) -> ExitCode {
+    let file = join.config;
+    // What is wrong with it is said below.
+    let settings = config::read::<Config>(&file).ok().and_then(|config| config.kerberos);
+    if let Err(event) = kerberos::environment(settings.as_ref()) {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, !group.is_empty()));
-    let place = enroll::place(PROGRAM, &file, name, read, state_dir());
-    enroll::main(PROGRAM, Role::Agent, place, parent, token_file, pin, enroll::own_pki(certificate, key))
+    let place = enroll::place(PROGRAM, &file, join.name, read, state_dir());
+    let wish = Wish {
+        parents: join.parent,
+        token: join.token_file,
+        pin: join.pin,
+        own_pki: enroll::own_pki(join.certificate, join.key),
+        mechanism: join.mechanism,
+        kerberos: settings,
+        group: join.group,
+    };
+    enroll::main(PROGRAM, Role::Agent, place, wish)
 }
 
 fn run(path: &Path) -> Result<(), Event> {
     let (config, packs) = read(path)?;
+    kerberos::environment(config.kerberos.as_ref())?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let measure = config.measure.as_deref().map(Measure::open).transpose();
     let measure = Arc::new(measure.map_err(|error| refuse(format!("measure: {error}")))?);
@@ -233,11 +262,12 @@ fn run(path: &Path) -> Result<(), Event> {
         version: env!("CARGO_PKG_VERSION").into(),
         name: config.name.to_string(),
     }];
+    let kerberos = config.kerberos.and_then(|settings| Kerberos::new(settings, &config.name, &config.runtime_dir));
     let own = Identity { name: config.name, role: Role::Agent };
     let (heartbeat, queue_budget) = (config.heartbeat, config.queue_budget);
     if config.runas.is_none() {
         started.push(Event::PluginsUnderAgent { user: geteuid().to_string() });
     }
     let runner = Runner::new(config.runas);
-    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure, runner }, started)
+    groups::run(found, &state, &Host { own, packs, heartbeat, queue_budget, measure, runner, kerberos }, started)
 }

@@ -40,6 +40,7 @@ const COLUMNS: &[Column<Agent>] = &[
     Column::new("GAPS", |agent| Cell::text(agent.gaps)),
     Column::wide("DISPLACEMENTS", |agent| Cell::text(agent.displacements)),
     Column::new("REASON", |agent| Cell::maybe(agent.grey.as_ref())),
+    Column::wide("PRINCIPAL", |agent| Cell::maybe(agent.principal.as_ref())),
     Column::wide("EPOCH", |agent| Cell::maybe(agent.epoch.as_ref())),
 ];
 

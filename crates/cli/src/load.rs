@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wardline_connector::accounts::Accounts;
-use wardline_connector::config::{Parent, StateFolder};
+use wardline_connector::config::{Mechanism, Parent, StateFolder};
 use wardline_connector::configuration::Configured;
 use wardline_connector::enroll::{Enrolment, enroll};
 use wardline_connector::home;
@@ -116,6 +116,8 @@ fn enrolment(load: &Load, number: u32) -> Result<Enrolment, Problem> {
         token: Some(load.token_file.clone()),
         pin: None,
         own_pki: None,
+        mechanism: Mechanism::Certificate,
+        kerberos: None,
     })
 }
 
@@ -164,7 +166,7 @@ async fn take(accounts: Arc<Accounts>, mut active: watch::Receiver<Option<Arc<Co
 
 fn uplink(state: &StateFolder, own: &Identity, heartbeat: Duration) -> Result<(Uplink, Outbox, Arc<Accounts>), Event> {
     let home::Member { membership, folder, credential, identity, root, vault, .. } =
-        home::open("wardline load", state.path(), None, state, own)?;
+        home::open("wardline load", state.path(), None, state, own, None)?;
     let file = folder.join("queue.db");
     let queue = Queue::open(&vault, &file, own.name.clone(), membership.name.clone(), Arc::clone(&identity), BUDGET);
     let (queue, outbox, _thread) = queue

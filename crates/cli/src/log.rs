@@ -84,8 +84,13 @@ fn about(fact: &Fact) -> (&'static str, String) {
         Fact::TokenRevoked(revoked) => ("token revoked", hex::encode(&revoked.id)),
         Fact::Member(member) => {
             let key = KeyId::of(&member.identity);
+            let principal = match member.principal.as_str() {
+                "" => String::new(),
+                principal => format!(", by Kerberos {principal}"),
+            };
             let without = if member.relays { " without a database" } else { "" };
-            ("member", format!("{} {}{without}, key {key}{}", member.role, member.name, via(&member.parents)))
+            let via = via(&member.parents);
+            ("member", format!("{} {}{without}, key {key}{via}{principal}", member.role, member.name))
         }
         Fact::Removed(removed) if removed.identity.is_empty() => {
             ("removed", format!("{}, its duty keys alone", removed.name))

@@ -1,9 +1,11 @@
 //! Members of the group: `wardline gateway`, and what `wardline agent` has in common with it.
 
 use clap::Subcommand;
-use wardline_proto::{Name, Role};
+use wardline_proto::principal::PrincipalError;
+use wardline_proto::{Name, Principal, Role};
 use wardline_sdk::{
-    Approval, Approved, Assignment, Client, DataAccess as _, Member, MemberFilter, Pending, PendingFilter, Problem,
+    Approval, Approved, Assignment, Client, DataAccess as _, Member, MemberFilter, Pending, PendingFilter,
+    PrincipalOrder, Problem,
 };
 use wardline_secrets::token::Code;
 
@@ -40,6 +42,9 @@ pub(crate) enum Change {
         /// reports to servers itself.
         #[arg(long, value_name = "GATEWAY")]
         via: Vec<Name>,
+        /// Its Kerberos principal, when that does not follow from its name: the one that it says is its own.
+        #[arg(long, value_name = "PRINCIPAL")]
+        principal: Option<Principal>,
     },
     /// Turns one away that asks.
     Reject {
@@ -60,6 +65,22 @@ pub(crate) enum Change {
         #[arg(long, value_name = "GATEWAY")]
         via: Vec<Name>,
     },
+    /// Says by which Kerberos principal the hops of one may be proved, besides its certificates.
+    Principal {
+        /// Its name.
+        name: Name,
+        /// host/NAME@REALM with its own name, or an account, ACCOUNT$@REALM; `none` takes it away.
+        #[arg(value_name = "PRINCIPAL|none", value_parser = bound)]
+        principal: Bound,
+    },
+}
+
+/// A principal, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bound(Option<Principal>);
+
+fn bound(text: &str) -> Result<Bound, PrincipalError> {
+    if text == "none" { Ok(Bound(None)) } else { text.parse().map(|principal| Bound(Some(principal))) }
 }
 
 pub(crate) const COLUMNS: &[Column<Member>] = &[
@@ -71,6 +92,7 @@ pub(crate) const COLUMNS: &[Column<Member>] = &[
     Column::new("CERTIFICATE ENDS", |member| member.certificate_ends.map_or(Cell::Nothing, Cell::Time)),
     Column::wide("IDENTITY KEY", |member| Cell::text(&member.key)),
     Column::wide("TOKEN", |member| Cell::maybe(member.token.as_ref())),
+    Column::wide("PRINCIPAL", |member| Cell::maybe(member.principal.as_ref())),
 ];
 
 const PENDING: &[Column<Pending>] = &[
@@ -79,6 +101,7 @@ const PENDING: &[Column<Pending>] = &[
     Column::new("IDENTITY KEY", |pending| Cell::text(&pending.key)),
     Column::new("SINCE", |pending| Cell::Time(pending.since)),
     Column::new("FROM", |pending| Cell::text(&pending.from)),
+    Column::new("PRINCIPAL", |pending| Cell::maybe(pending.principal.as_ref())),
 ];
 
 const APPROVED: &[Column<Approved>] = &[
@@ -86,6 +109,7 @@ const APPROVED: &[Column<Approved>] = &[
     Column::new("ROLE", |approved| role(approved.role, approved.relays)),
     Column::new("IDENTITY KEY", |approved| Cell::text(&approved.key)),
     Column::new("VIA", |approved| names(&approved.via)),
+    Column::wide("PRINCIPAL", |approved| Cell::maybe(approved.principal.as_ref())),
     Column::new("CONFIRMATION", |approved| Cell::text(&approved.confirmation)),
 ];
 
@@ -122,8 +146,8 @@ pub(crate) async fn change(role: Role, verb: Change, client: &Client, output: &O
             };
             return output.list(&limit.gather(ask).await?, PENDING, waiting);
         }
-        Change::Approve { name, code, via } => {
-            let approved = client.approve(role, &name, Approval { code: code.to_string(), via }).await?;
+        Change::Approve { name, code, via, principal } => {
+            let approved = client.approve(role, &name, Approval { code: code.to_string(), via, principal }).await?;
             output.one(&approved, APPROVED, |approved| approved.name.to_string())?;
             let code = &approved.confirmation;
             crate::note(&format!("now have this typed at the host, which believes nobody before that: {code}"));
@@ -132,6 +156,9 @@ pub(crate) async fn change(role: Role, verb: Change, client: &Client, output: &O
         Change::Reject { name } => return output.one(&client.reject(role, &name).await?, PENDING, waiting),
         Change::Remove { name } => client.remove(role, &name).await?,
         Change::Assign { name, via } => client.assign(role, &name, Assignment { via }).await?,
+        Change::Principal { name, principal: Bound(principal) } => {
+            client.bind_principal(role, &name, PrincipalOrder { principal }).await?
+        }
     };
     output.one(&member, COLUMNS, name)
 }

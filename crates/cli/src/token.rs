@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Subcommand, ValueEnum};
 use wardline_packs::quantity::{self, QuantityError};
-use wardline_proto::{GroupId, Name, Role};
+use wardline_proto::{GroupId, Name, Principal, Role};
 use wardline_sdk::{Client, DataAccess as _, Group, Kind, Problem, Time, Token, TokenFilter, TokenOrder, hex};
 use wardline_secrets::token;
 
@@ -33,6 +33,9 @@ pub(crate) enum Verb {
         /// A gateway that is to speak for who joins, may be given more than once.
         #[arg(long, value_name = "GATEWAY")]
         via: Vec<Name>,
+        /// The Kerberos principal of who joins, when that does not follow from its name; needs one exact `--name`.
+        #[arg(long, value_name = "PRINCIPAL")]
+        principal: Option<Principal>,
     },
     /// Lists those that are good.
     List {
@@ -83,12 +86,13 @@ const COLUMNS: &[Column<Token>] = &[
     Column::new("EXPIRES", |token| Cell::Time(token.expires)),
     Column::new("STATE", |token| Cell::text(token.state.as_str())),
     Column::new("VIA", |token| names(&token.via)),
+    Column::wide("PRINCIPAL", |token| Cell::maybe(token.principal.as_ref())),
 ];
 
 /// Does it.
 pub(crate) async fn run(verb: Verb, client: &Client, output: &Output) -> Result<(), Problem> {
     match verb {
-        Verb::Create { role, name, uses, expires, via } => {
+        Verb::Create { role, name, uses, expires, via, principal } => {
             let group = client.group().await?;
             let order = |id: &[u8], key: &[u8]| TokenOrder {
                 id: hex::encode(id),
@@ -98,6 +102,7 @@ pub(crate) async fn run(verb: Verb, client: &Client, output: &Output) -> Result<
                 uses,
                 expires: Time(now_ms().saturating_add(u64::try_from(expires.as_millis()).unwrap_or(u64::MAX))),
                 via,
+                principal,
             };
             create(&group, client, order).await
         }

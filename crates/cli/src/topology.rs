@@ -1,6 +1,6 @@
 //! `wardline topology`: which health services there are, and how the hops between them are protected.
 
-use wardline_sdk::{Client, DataAccess as _, Hop, HopEnd, Problem, Service};
+use wardline_sdk::{Client, DataAccess as _, Hop, HopEnd, Problem, Service, Ticket};
 
 use crate::output::{Cell, Column, Format, Output};
 
@@ -20,6 +20,10 @@ impl Measured {
     fn fact(&self, fact: fn(&HopEnd) -> &String) -> Cell {
         Cell::maybe(self.end.as_ref().map(fact))
     }
+
+    fn ticket(&self, fact: fn(&Ticket) -> &String) -> Cell {
+        Cell::maybe(self.end.as_ref().and_then(|end| end.kerberos.as_ref()).map(fact))
+    }
 }
 
 const HOPS: &[Column<Measured>] = &[
@@ -27,11 +31,14 @@ const HOPS: &[Column<Measured>] = &[
     Column::new("TO", |row| Cell::text(&row.hop.to)),
     Column::new("SAID BY", |row| Cell::maybe(row.end.as_ref().map(|end| &end.reporter))),
     Column::new("MECHANISM", |row| row.fact(|end| &end.mechanism)),
+    Column::new("ALLOWED", |row| Cell::maybe(row.end.as_ref().map(|end| allowed(end)))),
     Column::new("VERSION", |row| row.fact(|end| &end.version)),
     Column::new("CIPHER", |row| row.fact(|end| &end.cipher)),
     Column::new("EXCHANGE", |row| row.fact(|end| &end.exchange)),
     Column::new("AGREE", |row| Cell::text(yes(row.hop.agree))),
     Column::wide("SINCE", |row| row.end.as_ref().map_or(Cell::Nothing, |end| Cell::Time(end.since))),
+    Column::wide("PRINCIPAL", |row| row.ticket(|ticket| &ticket.initiator)),
+    Column::wide("SESSION KEY", |row| row.ticket(|ticket| &ticket.session)),
     Column::wide("PEER CERTIFICATE", |row| row.fact(|end| &end.peer_certificate)),
     Column::wide("HOP", |row| Cell::text(&row.hop.id)),
 ];
@@ -49,6 +56,15 @@ pub(crate) async fn run(client: &Client, output: &Output) -> Result<(), Problem>
             output.text("\n")?;
             output.table(&rows(topology.hops), HOPS)
         }
+    }
+}
+
+/// What the operator of who dialled allows.
+fn allowed(end: &HopEnd) -> &'static str {
+    match end.offered.as_slice() {
+        [_, _, ..] => "either",
+        [one] if one.starts_with("wardline-krb5/") => "kerberos",
+        _ => "certificate",
     }
 }
 

@@ -16,6 +16,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use wardline_proto::event::Event;
+use wardline_proto::principal::Realm;
 use wardline_proto::{GroupId, Name, PORT, Role};
 use wardline_secrets::certificate;
 use wardline_secrets::protect::{self, ProtectError, Vault};
@@ -90,6 +91,11 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// How to authenticate to one of its parents.
+    pub fn mechanism_to(&self, parent: &Parent) -> Mechanism {
+        parent.mechanism.unwrap_or(self.mechanism)
+    }
+
     /// The group without its parents.
     pub fn group(&self) -> Group {
         Group { name: self.name.clone(), id: self.id, pin: self.pin }
@@ -135,12 +141,29 @@ fn duration<'de, D: serde::Deserializer<'de>>(
 }
 
 /// How to authenticate to a parent.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mechanism {
     /// By certificates, both ends.
     #[default]
     Certificate,
+    /// By Kerberos, both ends. There is no channel certificate.
+    Kerberos,
+    /// By certificates where both ends have one, otherwise by Kerberos.
+    Either,
+}
+
+impl FromStr for Mechanism {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "certificate" => Ok(Self::Certificate),
+            "kerberos" => Ok(Self::Kerberos),
+            "either" => Ok(Self::Either),
+            _ => Err(format!("{text:?}: certificate, kerberos or either is allowed")),
+        }
+    }
 }
 
 /// A parent: who it must prove to be, and where it listens. The two are apart on purpose.
@@ -150,16 +173,27 @@ pub struct Parent {
     pub name: Name,
     /// `host:port` to connect to.
     pub address: String,
+    /// How to authenticate to it, when that is not as to the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<Mechanism>,
+    /// Its Kerberos realm, when that is not this host's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realm: Option<Realm>,
 }
 
 impl Parent {
+    /// To which one authenticates as to the others, of this host's own realm.
+    pub const fn new(name: Name, address: String) -> Self {
+        Self { name, address, mechanism: None, realm: None }
+    }
+
     /// From `NAME` or `NAME:PORT`.
     fn short(text: &str) -> Result<Self, String> {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         let port = if port.is_empty() { Ok(PORT) } else { port.parse().map(NonZeroU16::get) };
         let port = port.map_err(|_| format!("{text:?}: the port is a number from 1 to 65535"))?;
         let name: Name = host.parse().map_err(|error| format!("{error}"))?;
-        Ok(Self { address: format!("{name}:{port}"), name })
+        Ok(Self::new(name.clone(), format!("{name}:{port}")))
     }
 }
 
@@ -178,9 +212,7 @@ impl FromStr for Parent {
             None => Self::short(text),
             Some((name, address)) => {
                 let name: Name = name.parse().map_err(|error| format!("{error}"))?;
-                is_address(address)
-                    .then(|| Self { name, address: address.to_owned() })
-                    .ok_or_else(|| no_address(address))
+                is_address(address).then(|| Self::new(name, address.to_owned())).ok_or_else(|| no_address(address))
             }
         }
     }
@@ -202,6 +234,8 @@ impl<'de> Deserialize<'de> for Parent {
         struct Long {
             name: Name,
             address: String,
+            mechanism: Option<Mechanism>,
+            realm: Option<Realm>,
         }
 
         struct Written;
@@ -218,9 +252,9 @@ impl<'de> Deserialize<'de> for Parent {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Parent, A::Error> {
-                let Long { name, address } = Long::deserialize(MapAccessDeserializer::new(map))?;
+                let Long { name, address, mechanism, realm } = Long::deserialize(MapAccessDeserializer::new(map))?;
                 if is_address(&address) {
-                    Ok(Parent { name, address })
+                    Ok(Parent { name, address, mechanism, realm })
                 } else {
                     Err(A::Error::custom(no_address(&address)))
                 }
@@ -432,6 +466,23 @@ impl Keys {
     }
 }
 
+impl Keys<()> {
+    /// Loads and checks those of a host that has no channel certificate.
+    ///
+    /// # Errors
+    /// One event that names the file and what is wrong with it.
+    pub fn load_bare(vault: &Vault, folder: &Path, group: &Group) -> Result<Self, Event> {
+        let path = folder.join("root.pem");
+        let missing = |error: &dyn ToString| Event::CertificateMissing {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        };
+        let root = Root::load(&path, group.id, group.pin).map_err(|error| missing(&error))?;
+        let identity = signing_key(vault, &folder.join(IDENTITY), IDENTITY, group.id)?;
+        Ok(Self { channel: (), identity, root })
+    }
+}
+
 impl Keys<Option<Channel>> {
     /// Loads and checks them. A channel certificate that is not valid now is said (event 20051) and left out: it can be
     /// renewed.
@@ -456,12 +507,8 @@ impl Keys<Option<Channel>> {
 
 impl Keys<Result<Channel, LoadError>> {
     fn with_channel(vault: &Vault, folder: &Path, group: &Group, name: &Name, role: Role) -> Result<Self, Event> {
-        let path = folder.join("root.pem");
-        let missing =
-            |path: &Path, reason: String| Event::CertificateMissing { path: path.display().to_string(), reason };
-        let root = Root::load(&path, group.id, group.pin).map_err(|error| missing(&path, error.to_string()))?;
+        let Keys { identity, root, .. } = Keys::load_bare(vault, folder, group)?;
         let channel = Channel::load(vault, folder, root.clone(), name, role);
-        let identity = signing_key(vault, &folder.join(IDENTITY), IDENTITY, group.id)?;
         if let Ok(channel) = &channel {
             crate::journal::emit(loaded(folder, channel));
         }
@@ -509,7 +556,9 @@ pub fn own_certificate(error: LoadError, name: &Name) -> Event {
                 }
                 Fault::Usage(_) => Event::CertificateUsage { path, reason },
                 Fault::Key => Event::PrivateKeyUnusable { path, reason },
-                Fault::Encoding | Fault::Chain(_) | Fault::Disowned => Event::CertificateChain { path, reason },
+                Fault::Encoding | Fault::Chain(_) | Fault::Disowned | Fault::Unwanted => {
+                    Event::CertificateChain { path, reason }
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wardline_proto::event::Event;
 use wardline_proto::join::Why;
-use wardline_proto::{GroupId, Name, Role};
+use wardline_proto::{GroupId, Name, Principal, Role};
 use wardline_secrets::private;
 use wardline_secrets::protect::Vault;
 use wardline_secrets::request::request;
@@ -19,9 +19,10 @@ use wardline_secrets::token::Token;
 use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
 
-use crate::config::{IDENTITY, Membership, Parent, StateFolder};
+use crate::config::{IDENTITY, Mechanism, Membership, Parent, StateFolder};
 use crate::home;
 use crate::join::{Admitted, Applicant, Cause, JoinError, Step, With, ask};
+use crate::kerberos::Settings;
 use crate::own_pki::{Offered, OwnPair};
 use crate::quiet::Quiet;
 
@@ -61,19 +62,42 @@ pub fn place(
     }
 }
 
+/// By what a host comes, as the command line says it.
+#[derive(Debug)]
+pub struct Wish {
+    /// Whom to ask, in order, and to report to later.
+    pub parents: Vec<Parent>,
+    /// Where the token is.
+    pub token: Option<PathBuf>,
+    /// The pin of the group's root.
+    pub pin: Option<Pin>,
+    /// The certificate of the company's own PKI, and its key.
+    pub own_pki: Option<OwnPair>,
+    /// How it is to report.
+    pub mechanism: Mechanism,
+    /// What the configuration says about Kerberos.
+    pub kerberos: Option<Settings>,
+    /// The group that it is to join by Kerberos.
+    pub group: Option<Target>,
+}
+
 /// The command as a program runs it.
-pub fn main(
-    program: &'static str,
-    role: Role,
-    place: Result<(Name, PathBuf), String>,
-    parents: Vec<Parent>,
-    token: Option<PathBuf>,
-    pin: Option<Pin>,
-    own_pki: Option<OwnPair>,
-) -> ExitCode {
+pub fn main(program: &'static str, role: Role, place: Result<(Name, PathBuf), String>, wish: Wish) -> ExitCode {
     let mut out = io::stdout().lock();
-    let joined = match place {
-        Ok((name, state)) => enroll(&Enrolment { program, role, name, state, parents, token, pin, own_pki }, &mut out),
+    let Wish { parents, token, pin, own_pki, mechanism, kerberos, group } = wish;
+    let by = |(name, state): (Name, PathBuf)| {
+        let by = match (mechanism, kerberos) {
+            (Mechanism::Certificate, _) => None,
+            (_, Some(settings)) => Some(ByKerberos::new(settings, &name, group)?),
+            (_, None) => return Err("a host that comes by Kerberos has a [kerberos] in its configuration".to_owned()),
+        };
+        Ok((name, state, by))
+    };
+    let joined = match place.and_then(by) {
+        Ok((name, state, kerberos)) => {
+            let enrolment = Enrolment { program, role, name, state, parents, token, pin, own_pki, mechanism, kerberos };
+            enroll(&enrolment, &mut out)
+        }
         Err(cause) => {
             let next = format!("correct it, then {program} join again");
             let _ = writeln!(out, "\u{2717} the configuration: {cause}\n  next: {next}");
@@ -102,12 +126,26 @@ pub struct Enrolment {
     pub pin: Option<Pin>,
     /// Where a channel certificate of the company's own PKI lies, if the built-in CA is not to issue one.
     pub own_pki: Option<OwnPair>,
+    /// How it is to report.
+    pub mechanism: Mechanism,
+    /// By what, when by Kerberos.
+    pub kerberos: Option<ByKerberos>,
 }
 
 impl Enrolment {
     /// The pair that this host brings, if it does.
     fn own(&self, group: GroupId) -> Result<Option<Offered>, String> {
         self.own_pki.as_ref().map(|files| files.read(group)).transpose().map_err(|event| event.text())
+    }
+
+    /// The Kerberos principal by which its hops are to be proved.
+    fn principal(&self) -> Option<Principal> {
+        self.kerberos.as_ref().map(|by| by.principal.clone())
+    }
+
+    /// How it is to report once it was let in.
+    fn way(&self) -> home::Way<'_> {
+        home::Way { mechanism: self.mechanism, parents: &self.parents, own_pki: self.own_pki.as_ref() }
     }
 }
 
@@ -128,9 +166,10 @@ struct Failed {
 
 /// Joins, and shows each step. Whether it succeeded.
 pub fn enroll(enrolment: &Enrolment, out: &mut impl Write) -> bool {
-    let outcome = match &enrolment.token {
-        Some(file) => run(enrolment, file, out),
-        None => approval::run(enrolment, typed, out),
+    let outcome = match (&enrolment.token, &enrolment.kerberos) {
+        (Some(file), _) => run(enrolment, file, out),
+        (None, Some(by)) => kerberos::join(enrolment, by, out),
+        (None, None) => approval::run(enrolment, typed, out),
     };
     show(enrolment.program, outcome, out)
 }
@@ -170,18 +209,20 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
         folder(state.path(), token.group, enrolment.role).map_err(|cause| failed("the state folder", cause))?;
     let rejoins = !folder.starts_with(home::pending(state.path(), token.group));
     let own = enrolment.own(token.group);
-    let keys = own.and_then(|own| Keys::of(state.vault(), &folder, token.group, own)).map_err(|cause| {
-        if fresh {
-            let _ = fs::remove_dir_all(&folder);
-        }
-        failed("the keys of this host", cause)
-    })?;
+    let keys = own.and_then(|own| Keys::of(state.vault(), &folder, token.group, own, enrolment.mechanism)).map_err(
+        |cause| {
+            if fresh {
+                let _ = fs::remove_dir_all(&folder);
+            }
+            failed("the keys of this host", cause)
+        },
+    )?;
     tick(out, &format!("the keys of this host are {}", if fresh { "made" } else { "there" }));
 
-    let (group, pin) = (token.group, token.pin);
+    let pin = token.pin;
     let taken = if rejoins { Ok(Vec::new()) } else { names(state.path()) };
     let taken = taken.map_err(|error| failed("the state folder", error.to_string()))?;
-    let admitted = keys.ask(enrolment, token, taken, out).map_err(|error| {
+    let admitted = keys.ask(enrolment, With::Token { token, taken }, out).map_err(|error| {
         let open = error.as_ref().is_some_and(JoinError::is_open);
         let refused = error.as_ref().is_some_and(|error| error.0.iter().all(is_final));
         if !rejoins && !open && (fresh || refused) {
@@ -200,8 +241,10 @@ fn run(enrolment: &Enrolment, token: &Path, out: &mut impl Write) -> Result<Path
 
     let wrong = |error: &dyn std::fmt::Display| failed("writing the group's folder", error.to_string());
     keys.keep(state.vault(), &folder, &admitted, pin, enrolment).map_err(|error| wrong(&error))?;
-    let target =
-        if rejoins { folder } else { settle(state.path(), group, &admitted.group_name).map_err(|e| wrong(&e))? };
+    let target = match rejoins {
+        true => folder,
+        false => settle(state.path(), &folder, &admitted.group_name).map_err(|error| wrong(&error))?,
+    };
     tick(out, &format!("group {} is written", admitted.group_name));
     Ok(target)
 }
@@ -251,37 +294,46 @@ fn names(state: &Path) -> io::Result<Vec<Name>> {
 }
 
 /// Gives the finished folder its name.
-fn settle(state: &Path, group: GroupId, name: &Name) -> io::Result<PathBuf> {
+fn settle(state: &Path, pending: &Path, name: &Name) -> io::Result<PathBuf> {
     let target = state.join(name.as_str());
     if target.exists() {
         let target = target.display();
         return Err(io::Error::other(format!("{target} is there already and is not of this join; move it away")));
     }
-    fs::rename(home::pending(state, group), &target)?;
+    fs::rename(pending, &target)?;
     fs::File::open(state)?.sync_all()?;
     Ok(target)
 }
 
-/// The two keys of a host.
+/// The keys of a host.
 struct Keys {
     identity: Arc<SigningKey>,
-    channel: SigningKey,
-    channel_pem: Zeroizing<Vec<u8>>,
+    /// That of its channel certificate, PKCS#8 in PEM; none when it comes by Kerberos alone.
+    channel: Option<(SigningKey, Zeroizing<Vec<u8>>)>,
     /// The channel certificate that it brings; empty when the server is to issue one.
     certificate: Bytes,
 }
 
 impl Keys {
     /// Those that are in a folder, or that this host brings; what is missing is made.
-    fn of(vault: &Vault, folder: &Path, group: GroupId, own: Option<Offered>) -> Result<Self, String> {
+    fn of(
+        vault: &Vault,
+        folder: &Path,
+        group: GroupId,
+        own: Option<Offered>,
+        mechanism: Mechanism,
+    ) -> Result<Self, String> {
         home::settle(folder, home::CHANNEL).map_err(|error| format!("{}: {error}", folder.display()))?;
         let (identity, _) = key(vault, &folder.join(IDENTITY), IDENTITY, group)?;
         let identity = Arc::new(identity);
-        if let Some(Offered { leaf, key: channel, pem: channel_pem }) = own {
-            return Ok(Self { identity, channel, channel_pem, certificate: Bytes::copy_from_slice(&leaf) });
-        }
-        let (channel, channel_pem) = key(vault, &folder.join("channel.key"), "channel.key", group)?;
-        Ok(Self { identity, channel, channel_pem, certificate: Bytes::new() })
+        let (channel, certificate) = match (own, mechanism) {
+            (Some(Offered { leaf, key, pem }), _) => (Some((key, pem)), Bytes::copy_from_slice(&leaf)),
+            (None, Mechanism::Kerberos) => (None, Bytes::new()),
+            (None, Mechanism::Certificate | Mechanism::Either) => {
+                (Some(key(vault, &folder.join("channel.key"), "channel.key", group)?), Bytes::new())
+            }
+        };
+        Ok(Self { identity, channel, certificate })
     }
 
     /// Writes what came. A key that this host brings takes its place with its certificate, and not before.
@@ -293,25 +345,21 @@ impl Keys {
         pin: Pin,
         enrolment: &Enrolment,
     ) -> io::Result<()> {
-        let id = self.channel.id();
-        if !self.certificate.is_empty() {
-            home::write_key(vault, folder, home::CHANNEL, id, &self.channel_pem)?;
+        if let Some((channel, pem)) = self.channel.as_ref().filter(|_| !self.certificate.is_empty()) {
+            home::write_key(vault, folder, home::CHANNEL, channel.id(), pem)?;
         }
-        home::keep(vault, folder, admitted, pin, &enrolment.parents, enrolment.own_pki.as_ref(), id)
+        let id = self.channel.as_ref().map(|(channel, _)| channel.id());
+        home::keep(vault, folder, admitted, pin, enrolment.way(), id)
     }
 
     /// Asks the parents, and shows how far each came.
-    fn ask(
-        &self,
-        enrolment: &Enrolment,
-        token: Token,
-        taken: Vec<Name>,
-        out: &mut impl Write,
-    ) -> Result<Admitted, Option<JoinError>> {
-        let request = request(&self.channel_pem, &enrolment.name, enrolment.role).map_err(|_| None)?;
-        let (name, identity) = (enrolment.name.clone(), Arc::clone(&self.identity));
-        let (role, certificate, with) = (enrolment.role, self.certificate.clone(), With::Token { token, taken });
-        let applicant = Applicant { name, role, identity, request, certificate, with };
+    fn ask(&self, enrolment: &Enrolment, with: With, out: &mut impl Write) -> Result<Admitted, Option<JoinError>> {
+        let (name, role) = (enrolment.name.clone(), enrolment.role);
+        let request = self.channel.as_ref().map(|(_, pem)| request(pem, &name, role)).transpose();
+        let request = request.map_err(|_| None)?.unwrap_or_default();
+        let (identity, certificate) = (Arc::clone(&self.identity), self.certificate.clone());
+        let principal = enrolment.principal();
+        let applicant = Applicant { name, role, identity, request, certificate, principal, with };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| None)?;
         let outcome = runtime.block_on(ask(&enrolment.parents, &applicant));
         // A resolver that hangs must not hang the command.
@@ -375,7 +423,9 @@ fn read_token(from: &Path, line: bool) -> Result<Zeroizing<String>, String> {
 
 mod approval;
 mod further;
+mod kerberos;
 pub use further::{Further, Given, further, header as header_for_further};
+pub use kerberos::{ByKerberos, Target};
 
 #[cfg(test)]
 mod tests {
@@ -411,6 +461,8 @@ mod tests {
             token: Some(file),
             pin: None,
             own_pki: None,
+            mechanism: Mechanism::Certificate,
+            kerberos: None,
         };
         Site { group, desk, scratch, enrolment, _stops: stop.drop_guard() }
     }
@@ -441,7 +493,7 @@ mod tests {
         pub(super) fn open(&self) -> Result<home::Member, Event> {
             let state = StateFolder::open(&self.enrolment.state).unwrap();
             let own = Identity { name: self.enrolment.name.clone(), role: self.enrolment.role };
-            home::open("wardline-agent", Path::new("agent.toml"), None, &state, &own)
+            home::open("wardline-agent", Path::new("agent.toml"), None, &state, &own, None)
         }
 
         pub(super) fn twist(&self, twist: Twist) {

@@ -15,19 +15,23 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+use wardline_gss::Context;
 use wardline_proto::authority::{Behalf, Direction};
 use wardline_proto::frame::{Frame, Message, Part};
-use wardline_proto::message::{Bound, Digest, decode};
-use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Kind, Role};
+use wardline_proto::message::{Bound, Digest, Kerberos as Ticket, decode};
+use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, ALPN_KERBEROS, Kind, Name, Role};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::{KeyId, sha256};
-use wardline_secrets::tls::{self, Channel};
+use wardline_secrets::tls::{self, Channel, Dial, Proved};
 use wardline_secrets::trust::not_after;
 
 use crate::config::Parent;
 use crate::join::Knocking;
+use crate::kerberos::{EXPORTER_LABEL, Failure, Kerberos, told};
 use crate::now_ms;
+use crate::wire::{self, Opener, Sealer};
 
 /// From the first byte to a session that stands.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -39,6 +43,28 @@ pub const PEER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Dur
 /// Exporter labels (RFC 8446, section 7.5): what ties the first message to the session, and the hop's id.
 const BOUND_LABEL: &[u8] = b"EXPORTER-wardline-bound";
 const HOP_LABEL: &[u8] = b"EXPORTER-wardline-hop";
+/// The most bytes of a GSSAPI token of the handshake: that of an account in many groups has 48,000.
+const TOKEN: usize = 64 * 1024;
+
+/// What a session is made with.
+const MECHANISMS: [&[u8]; 2] = [ALPN_CERTIFICATE, ALPN_KERBEROS];
+
+/// What this end can prove itself with now.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Who it is.
+    pub identity: Identity,
+    /// By its channel certificate.
+    pub certificate: Option<Arc<Channel>>,
+    /// By Kerberos.
+    pub kerberos: Option<Arc<Kerberos>>,
+}
+
+impl From<Channel> for Own {
+    fn from(channel: Channel) -> Self {
+        Self { identity: channel.identity.clone(), certificate: Some(Arc::new(channel)), kerberos: None }
+    }
+}
 
 /// A session that stands. Who is at the other end is known only from here.
 #[derive(Debug)]
@@ -51,11 +77,15 @@ pub struct Session {
     pub direction: Direction,
     /// What was measured.
     pub facts: Facts,
-    /// The id of this end's channel key.
-    pub own: KeyId,
+    /// The id of this end's channel key, when it has proved itself with that.
+    pub own: Option<KeyId>,
+    /// When both ends have to prove themselves anew.
+    pub until: Option<Instant>,
     /// How long nothing may come from the other end before it is taken for dead; the same at both.
     pub peer_timeout: Duration,
     pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) sealer: Sealer,
+    pub(crate) opener: Opener,
     pub(crate) buffer: BytesMut,
 }
 
@@ -66,18 +96,32 @@ pub struct Facts {
     pub hop: Digest,
     /// ALPN name.
     pub mechanism: String,
+    /// The ALPN names that the dialling end offered.
+    pub offered: Vec<String>,
     /// As TLS names it.
     pub version: String,
     /// As TLS names it.
     pub cipher: String,
     /// As TLS names it.
     pub exchange: String,
-    /// SHA-256 of the other end's certificate.
-    pub peer_certificate: Digest,
-    /// When that ends, seconds since 1970.
-    pub peer_not_after: u64,
+    /// How the other end has proved itself.
+    pub proof: Proof,
     /// When the session began, milliseconds since 1970.
     pub since: u64,
+}
+
+/// How the other end has proved itself.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// By its channel certificate.
+    Certificate {
+        /// SHA-256 of it.
+        hash: Digest,
+        /// When it ends, seconds since 1970.
+        not_after: u64,
+    },
+    /// By Kerberos.
+    Kerberos(Ticket),
 }
 
 /// Why there is no session.
@@ -99,11 +143,20 @@ pub enum HandshakeError {
     #[error("{0}")]
     Closed(String),
     /// No mechanism that both ends speak.
-    #[error("it offers {0}; wanted is wardline-cert/1, or wardline-join/1 alone")]
-    Mechanism(String),
+    #[error("it offers {0}; wanted is {1}")]
+    Mechanism(String, String),
     /// This end has no channel certificate that is good now.
     #[error("this end's own channel certificate is not valid now; it is being renewed")]
     NoCertificate,
+    /// Kerberos.
+    #[error("{0}")]
+    Kerberos(#[from] Failure),
+    /// The two ends did not take the mechanism that they should have.
+    #[error("{chosen} was chosen, which is not the first that both ends take")]
+    Rule {
+        /// The ALPN name.
+        chosen: String,
+    },
     /// Too many hosts join at once.
     #[error("{} hosts join already; it may try again", crate::join::SESSIONS)]
     Joins,
@@ -115,12 +168,13 @@ pub enum HandshakeError {
     Deadline,
 }
 
-/// Connects to a parent. Both ends take the session for dead when nothing has come for `peer_timeout`.
+/// Connects to a parent with what this end has, by certificate when the other end has one too. Both ends take the session
+/// for dead when nothing has come for `peer_timeout`.
 ///
 /// # Errors
 /// Why there is no session. Whoever answered got no byte of data.
-pub async fn dial(channel: &Channel, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
-    let dialling = dial_unhurried(channel, parent, peer_timeout);
+pub async fn dial(own: &Own, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
+    let dialling = dial_unhurried(own, parent, peer_timeout);
     tokio::time::timeout(DEADLINE, dialling).await.map_err(|_| HandshakeError::Deadline)?
 }
 
@@ -136,18 +190,63 @@ pub(crate) async fn connect(parent: &Parent) -> Result<(TcpStream, SocketAddr), 
     Ok((tcp, address))
 }
 
-async fn dial_unhurried(channel: &Channel, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
+async fn dial_unhurried(own: &Own, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
+    let Own { identity, certificate, kerberos } = own;
+    if certificate.is_none() && kerberos.is_none() {
+        return Err(HandshakeError::NoCertificate);
+    }
     let (tcp, address) = connect(parent).await?;
-    let config = channel.dial(&parent.name).map_err(|error| HandshakeError::Tls(error.to_string()))?;
+    let tls = |error: rustls::Error| HandshakeError::Tls(error.to_string());
+    let dial = Dial::new(&parent.name, certificate.as_deref(), kerberos.is_some()).map_err(tls)?;
     // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
     let name = ServerName::IpAddress(address.ip().into());
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
-    // rustls accepts a server that chooses no ALPN name at all; this end does not.
-    if stream.get_ref().1.alpn_protocol() != Some(ALPN_CERTIFICATE) {
-        return Err(HandshakeError::Mechanism("nothing".into()));
+    let stream = TlsConnector::from(Arc::clone(&dial.config)).connect(name, tcp).await.map_err(tls_error)?;
+    let chosen = stream.get_ref().1.alpn_protocol();
+    let offered: Vec<_> = dial.config.alpn_protocols.iter().map(name_of).collect();
+    let nothing = || HandshakeError::Mechanism("nothing".into(), offered.join(" or "));
+    let proved = dial.proved(chosen).ok_or_else(nothing)?;
+    let mut stream = TlsStream::Client(stream);
+    let met = match (proved, certificate, kerberos) {
+        (Proved::Certificate, Some(channel), _) => certified(channel, &stream)?,
+        (Proved::Nothing, _, Some(kerberos)) => {
+            let (target, exporter) = (kerberos.of_parent(parent), export(&stream, EXPORTER_LABEL)?);
+            let (pending, token) = kerberos.begin(target.clone(), &exporter).await?;
+            say(&mut stream, &token).await?;
+            let answer = hear(&mut stream).await?;
+            let context = kerberos.finish(target, pending, answer).await?;
+            Met { judge: Judge::Parent(&parent.name), proof: by_kerberos(&context), context: Some(context), own: None }
+        }
+        _ => return Err(nothing()),
+    };
+    let ends = Ends { own: identity, stream, address, offered: offered.clone(), enabled: offered };
+    ends.bind(met, Some(peer_timeout)).await
+}
+
+/// A token of the handshake: its length (4 bytes, big endian) and itself.
+async fn say(stream: &mut TlsStream<TcpStream>, token: &[u8]) -> Result<(), HandshakeError> {
+    let closed = |error: io::Error| HandshakeError::Closed(error.to_string());
+    let length = u32::try_from(token.len()).unwrap_or(u32::MAX);
+    stream.write_all(&[&length.to_be_bytes()[..], token].concat()).await.map_err(closed)?;
+    stream.flush().await.map_err(closed)
+}
+
+/// The other end's token of the handshake.
+async fn hear(stream: &mut TlsStream<TcpStream>) -> Result<Vec<u8>, HandshakeError> {
+    let closed = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => HandshakeError::Closed("the other end closed the connection".into()),
+        _ => HandshakeError::Closed(error.to_string()),
+    };
+    let length = usize::try_from(stream.read_u32().await.map_err(closed)?).unwrap_or(usize::MAX);
+    if length > TOKEN {
+        return Err(HandshakeError::Bound("a token that is too long"));
     }
-    let offered = vec![name_of(ALPN_CERTIFICATE)];
-    bind(channel, TlsStream::Client(stream), address, Some(peer_timeout), offered).await
+    // What is there is taken, and no more held for what is only announced.
+    let (mut token, mut part) = (Vec::new(), stream.take(length as u64));
+    part.read_to_end(&mut token).await.map_err(closed)?;
+    if token.len() < length {
+        return Err(HandshakeError::Closed("the other end closed the connection".into()));
+    }
+    Ok(token)
 }
 
 /// Who came to a listening socket.
@@ -162,8 +261,14 @@ pub enum Accepted {
 /// What a listener speaks now.
 #[derive(Clone, Debug)]
 pub struct Speaks {
-    /// This end's channel certificate, and what is made of it; none while it has ended.
+    /// Who this end is.
+    pub own: Identity,
+    /// Whether this end has a channel certificate, good now or not.
+    pub certificate: bool,
+    /// It, and what is made of it; none while it has ended.
     pub channel: Option<(Arc<Channel>, Arc<ServerConfig>)>,
+    /// For those who prove themselves by Kerberos.
+    pub kerberos: Option<(Arc<Kerberos>, Arc<ServerConfig>)>,
     /// For hosts that join.
     pub join: Arc<ServerConfig>,
     /// How many more may join at once.
@@ -173,17 +278,21 @@ pub struct Speaks {
 /// What a ClientHello asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
-    Session,
+    Certificate,
+    Kerberos,
     Join,
 }
 
-/// Exactly one of the names that are spoken here must be offered. Names of others beside it are nobody's business.
-fn wanted(offered: &[String]) -> Option<Wanted> {
+/// By certificate when both ends have one, whether it is good now or not; otherwise by Kerberos. Who joins offers nothing
+/// else. Names of others beside them are nobody's business.
+fn wanted(offered: &[String], certificate: bool, kerberos: bool) -> Option<Wanted> {
     let has = |alpn: &[u8]| offered.iter().any(|name| name.as_bytes() == alpn);
-    match (has(ALPN_CERTIFICATE), has(ALPN_JOIN)) {
-        (true, false) => Some(Wanted::Session),
-        (false, true) => Some(Wanted::Join),
-        _ => None,
+    let (by_certificate, by_kerberos) = (has(ALPN_CERTIFICATE), has(ALPN_KERBEROS));
+    match has(ALPN_JOIN) {
+        true => (!by_certificate && !by_kerberos).then_some(Wanted::Join),
+        false if by_certificate && certificate => Some(Wanted::Certificate),
+        false if by_kerberos && kerberos => Some(Wanted::Kerberos),
+        false => None,
     }
 }
 
@@ -200,109 +309,193 @@ async fn accept_unhurried(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -
     prepare(&tcp).map_err(HandshakeError::Connect)?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(tls_error)?;
     let offered: Vec<_> = hello.client_hello().alpn().into_iter().flatten().map(name_of).collect();
+    let Speaks { own, certificate, channel, kerberos, join, places } = speaks;
+    let spoken = [(certificate, ALPN_CERTIFICATE), (kerberos.is_some(), ALPN_KERBEROS)];
+    let enabled: Vec<_> = spoken.into_iter().filter(|(is, _)| *is).map(|(_, alpn)| name_of(alpn)).collect();
     // rustls accepts a client that offers no ALPN name at all; this listener does not.
-    match wanted(&offered) {
-        Some(Wanted::Session) => {
-            let (channel, config) = speaks.channel.ok_or(HandshakeError::NoCertificate)?;
+    let (stream, met) = match (wanted(&offered, certificate, kerberos.is_some()), &kerberos) {
+        (Some(Wanted::Certificate), _) => {
+            let (channel, config) = channel.ok_or(HandshakeError::NoCertificate)?;
             let stream = TlsStream::Server(hello.into_stream(config).await.map_err(tls_error)?);
-            let session = bind(&channel, stream, address, None, offered).await?;
-            Ok(Accepted::Session(session.into()))
+            let met = certified(&channel, &stream)?;
+            (stream, met)
         }
-        Some(Wanted::Join) => {
+        (Some(Wanted::Kerberos), Some((kerberos, config))) => {
+            let mut stream = TlsStream::Server(hello.into_stream(Arc::clone(config)).await.map_err(tls_error)?);
+            let exporter = export(&stream, EXPORTER_LABEL)?;
+            let (context, answer) = kerberos.accept(hear(&mut stream).await?, &exporter).await?;
+            say(&mut stream, &answer).await?;
+            let proof = by_kerberos(&context);
+            (stream, Met { judge: Judge::Child(kerberos), proof, context: Some(context), own: None })
+        }
+        (Some(Wanted::Join), _) => {
             // Taken before anything is computed for them.
-            let place = speaks.places.try_acquire_owned().map_err(|_| HandshakeError::Joins)?;
-            let stream = TlsStream::Server(hello.into_stream(speaks.join).await.map_err(tls_error)?);
-            Ok(Accepted::Join(Knocking { stream, address }.into(), place))
+            let place = places.try_acquire_owned().map_err(|_| HandshakeError::Joins)?;
+            let stream = TlsStream::Server(hello.into_stream(join).await.map_err(tls_error)?);
+            return Ok(Accepted::Join(Knocking { stream, address }.into(), place));
         }
-        None => {
+        _ => {
             // A stranger may offer kilobytes.
             let shown = |name: &String| name.chars().take(40).collect::<String>();
             let shown: Vec<_> = offered.iter().take(4).map(shown).collect();
-            Err(HandshakeError::Mechanism(if shown.is_empty() { "nothing".into() } else { shown.join(", ") }))
+            let shown = if shown.is_empty() { "nothing".into() } else { shown.join(", ") };
+            return Err(HandshakeError::Mechanism(
+                shown,
+                format!("{}, or wardline-join/1 alone", enabled.join(" or ")),
+            ));
+        }
+    };
+    let ends = Ends { own: &own, stream, address, offered, enabled };
+    ends.bind(met, None).await.map(|session| Accepted::Session(session.into()))
+}
+
+/// 32 bytes that only the two ends of a TLS session know.
+fn export(stream: &TlsStream<TcpStream>, label: &[u8]) -> Result<[u8; 32], HandshakeError> {
+    let exported = match stream {
+        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
+        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
+    };
+    exported.map_err(|error| HandshakeError::Tls(error.to_string()))
+}
+
+/// What a mechanism has proved, before the first messages.
+struct Met<'a> {
+    judge: Judge<'a>,
+    proof: Proof,
+    context: Option<Context>,
+    /// The id of this end's channel key, when that was used.
+    own: Option<KeyId>,
+}
+
+/// Who the other end can be.
+enum Judge<'a> {
+    /// This one: its certificate says so.
+    Certificate(Identity),
+    /// The parent that was dialled: its ticket says so, but no role.
+    Parent(&'a Name),
+    /// Somebody with a ticket, who says who he is.
+    Child(&'a Kerberos),
+}
+
+fn certified(channel: &Channel, stream: &TlsStream<TcpStream>) -> Result<Met<'static>, HandshakeError> {
+    let chain = stream.get_ref().1.peer_certificates();
+    let peer = channel.peer(chain).map_err(HandshakeError::Certificate)?;
+    let leaf = chain.and_then(|chain| chain.first());
+    let hash = leaf.map(|leaf| sha256(&[leaf])).unwrap_or_default();
+    let proof = Proof::Certificate { hash, not_after: leaf.map_or(0, not_after) };
+    Ok(Met { judge: Judge::Certificate(peer), proof, context: None, own: Some(channel.key) })
+}
+
+fn by_kerberos(context: &Context) -> Proof {
+    Proof::Kerberos(told(context.facts()))
+}
+
+impl Judge<'_> {
+    /// Who the other end is, by what it says itself in a session that is proved.
+    fn judge(self, said: &str, proof: &Proof) -> Result<Identity, HandshakeError> {
+        let disagree = HandshakeError::Bound("the ends do not agree who they are");
+        let (role, name) = said.split_once(' ').unwrap_or_default();
+        let (Ok(role), Ok(name)) = (role.parse::<Role>(), name.parse()) else { return Err(disagree) };
+        let said = Identity { name, role };
+        match (self, proof) {
+            (Self::Certificate(peer), _) if said == peer => Ok(said),
+            (Self::Parent(parent), _) if said.name == *parent => Ok(said),
+            (Self::Child(kerberos), Proof::Kerberos(ticket)) => {
+                kerberos.may_be(&ticket.initiator, &said.name)?;
+                Ok(said)
+            }
+            _ => Err(disagree),
         }
     }
 }
 
-/// Exchanges and compares the first messages. Only the dialling end has a `peer_timeout` of its own.
-async fn bind(
-    channel: &Channel,
-    mut stream: TlsStream<TcpStream>,
+/// The two ends of a session, before the first messages.
+struct Ends<'a> {
+    own: &'a Identity,
+    stream: TlsStream<TcpStream>,
     address: SocketAddr,
-    peer_timeout: Option<Duration>,
+    /// The ALPN names that the dialling end offers.
     offered: Vec<String>,
-) -> Result<Session, HandshakeError> {
-    let (_, tls) = stream.get_ref();
-    let chain = tls.peer_certificates();
-    let peer = channel.peer(chain).map_err(HandshakeError::Certificate)?;
-    let certificate = chain.and_then(|chain| chain.first());
-    let export = |label: &[u8]| {
-        let exported = match &stream {
-            TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
-            TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
-        };
-        exported.map_err(|error| HandshakeError::Tls(error.to_string()))
-    };
-    let exporter = export(BOUND_LABEL)?;
-    let unknown = || "unknown".to_owned();
-    let facts = Facts {
-        hop: sha256(&[&export(HOP_LABEL)?]),
-        mechanism: tls.alpn_protocol().map_or_else(unknown, name_of),
-        version: tls.protocol_version().and_then(|v| v.as_str()).map_or_else(unknown, str::to_owned),
-        cipher: tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map_or_else(unknown, str::to_owned),
-        exchange: tls
-            .negotiated_key_exchange_group()
-            .and_then(|g| g.name().as_str())
-            .map_or_else(unknown, str::to_owned),
-        peer_certificate: certificate.map(|c| sha256(&[c])).unwrap_or_default(),
-        peer_not_after: certificate.map_or(0, not_after),
-        since: now_ms(),
-    };
-    let direction = if peer_timeout.is_some() { Direction::Up } else { Direction::Down };
-    let (dialler, listener) = match direction {
-        Direction::Up => (&channel.identity, &peer),
-        Direction::Down => (&peer, &channel.identity),
-    };
-    let ours = Bound {
-        exporter: exporter.to_vec().into(),
-        offered,
-        chosen: facts.mechanism.clone(),
-        enabled: vec![name_of(ALPN_CERTIFICATE)],
-        dialler: dialler.to_string(),
-        listener: listener.to_string(),
-        peer_timeout: peer_timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(0)),
-    };
-    let mut out = BytesMut::new();
-    Message::own(Kind::Bound, ours.clone()).into_frames().for_each(|frame| frame.encode(&mut out));
-    let closed = |error: io::Error| HandshakeError::Closed(error.to_string());
-    stream.write_all(&out).await.map_err(closed)?;
-    stream.flush().await.map_err(closed)?;
+    /// The mechanisms that this end takes.
+    enabled: Vec<String>,
+}
 
-    let mut buffer = BytesMut::new();
+impl Ends<'_> {
+    /// Exchanges and compares the first messages. Only the dialling end has a `peer_timeout` of its own.
+    async fn bind(self, met: Met<'_>, peer_timeout: Option<Duration>) -> Result<Session, HandshakeError> {
+        let Self { own, mut stream, address, offered, enabled } = self;
+        let (direction, travels) = match peer_timeout {
+            Some(_) => (Direction::Up, Direction::Down),
+            None => (Direction::Down, Direction::Up),
+        };
+        let facts = facts(&stream, met.proof, &offered)?;
+        let (dialler, listener) = match (&facts.proof, &met.judge, direction) {
+            (Proof::Kerberos(ticket), ..) => (ticket.initiator.clone(), ticket.acceptor.clone()),
+            (_, Judge::Certificate(peer), Direction::Up) => (own.to_string(), peer.to_string()),
+            (_, Judge::Certificate(peer), Direction::Down) => (peer.to_string(), own.to_string()),
+            _ => return Err(HandshakeError::Bound("the ends do not agree who they are")),
+        };
+        let ours = Bound {
+            exporter: export(&stream, BOUND_LABEL)?.to_vec().into(),
+            offered,
+            chosen: facts.mechanism.clone(),
+            enabled,
+            dialler,
+            listener,
+            peer_timeout: peer_timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(0)),
+            sender: own.to_string(),
+        };
+        let until = met.context.as_ref().map(|context| context.facts().ends.into());
+        let (mut sealer, mut opener) = wire::open(met.context);
+        let (mut out, mut buffer) = (BytesMut::new(), BytesMut::new());
+        Message::own(Kind::Bound, ours.clone()).into_frames().for_each(|frame| frame.encode(&mut out));
+        let closed = |error: io::Error| HandshakeError::Closed(error.to_string());
+        sealer.write(&mut stream, &mut out).await.map_err(closed)?;
+        let theirs = first(&mut opener, &mut stream, &mut buffer).await?;
+        let peer = met.judge.judge(&theirs.sender, &facts.proof)?;
+        if !Kind::Bound.allowed(peer.role, travels, Behalf::Own) {
+            return Err(HandshakeError::Bound("this role does not belong at that end"));
+        }
+        // What an operator asks at a server without a database is not for others to read on the way.
+        let (dials, listens) = if direction == Direction::Up { (own.role, peer.role) } else { (peer.role, own.role) };
+        if dials == Role::Server && listens != Role::Server {
+            return Err(HandshakeError::Bound("a server reports to servers only"));
+        }
+        agree(&ours, &theirs, direction)?;
+        let said = Duration::from_millis(theirs.peer_timeout);
+        let peer_timeout = peer_timeout.unwrap_or(if said.is_zero() { PEER_TIMEOUT } else { said });
+        let peer_timeout = peer_timeout.clamp(*PEER_TIMEOUTS.start(), *PEER_TIMEOUTS.end());
+        give_up_after(stream.get_ref().0, peer_timeout).map_err(closed)?;
+        let own = met.own;
+        Ok(Session { peer, address, direction, facts, own, until, peer_timeout, stream, sealer, opener, buffer })
+    }
+}
+
+/// The other end's first message.
+async fn first(
+    opener: &mut Opener,
+    stream: &mut TlsStream<TcpStream>,
+    buffer: &mut BytesMut,
+) -> Result<Bound, HandshakeError> {
     let frame = loop {
-        match Frame::decode(&mut buffer) {
+        match Frame::decode(buffer) {
             Ok(Some(frame)) => break frame,
             Ok(None) => {}
             Err(_) => return Err(HandshakeError::Bound("it is no frame")),
         }
-        if stream.read_buf(&mut buffer).await.map_err(closed)? == 0 {
+        let read = opener.read(stream, buffer).await.map_err(|error| HandshakeError::Closed(error.to_string()))?;
+        if read == 0 {
             return Err(HandshakeError::Closed("the other end closed the connection".into()));
         }
-    };
-    let theirs_travels = match direction {
-        Direction::Up => Direction::Down,
-        Direction::Down => Direction::Up,
     };
     if frame.kind != Kind::Bound || frame.part != Part::Whole || frame.route != 0 {
         return Err(HandshakeError::Bound("another message came first"));
     }
-    if !Kind::Bound.allowed(peer.role, theirs_travels, Behalf::Own) {
-        return Err(HandshakeError::Bound("this role does not belong at that end"));
-    }
-    // What an operator asks at a server without a database is not for others to read on the way.
-    if dialler.role == Role::Server && listener.role != Role::Server {
-        return Err(HandshakeError::Bound("a server reports to servers only"));
-    }
-    let theirs: Bound = decode(&frame.body).ok_or(HandshakeError::Bound("it cannot be decoded"))?;
+    decode(&frame.body).ok_or(HandshakeError::Bound("it cannot be decoded"))
+}
+
+/// Both ends have one session and saw one negotiation, and it came to what it should have.
+fn agree(ours: &Bound, theirs: &Bound, direction: Direction) -> Result<(), HandshakeError> {
     if theirs.exporter != ours.exporter {
         return Err(HandshakeError::Bound("the other end has another session"));
     }
@@ -312,11 +505,35 @@ async fn bind(
     if theirs.dialler != ours.dialler || theirs.listener != ours.listener {
         return Err(HandshakeError::Bound("the ends do not agree who they are"));
     }
-    let said = Duration::from_millis(theirs.peer_timeout);
-    let peer_timeout = peer_timeout.unwrap_or(if said.is_zero() { PEER_TIMEOUT } else { said });
-    let peer_timeout = peer_timeout.clamp(*PEER_TIMEOUTS.start(), *PEER_TIMEOUTS.end());
-    give_up_after(stream.get_ref().0, peer_timeout).map_err(closed)?;
-    Ok(Session { peer, address, direction, facts, own: channel.key, peer_timeout, stream, buffer })
+    let (dials, listens) = match direction {
+        Direction::Up => (ours, theirs),
+        Direction::Down => (theirs, ours),
+    };
+    // What the dialling end offers is in its order of preference.
+    let best = dials.offered.iter().find(|offered| listens.enabled.contains(offered));
+    if best != Some(&ours.chosen) || dials.offered != dials.enabled {
+        return Err(HandshakeError::Rule { chosen: ours.chosen.clone() });
+    }
+    Ok(())
+}
+
+fn facts(stream: &TlsStream<TcpStream>, proof: Proof, offered: &[String]) -> Result<Facts, HandshakeError> {
+    let unknown = || "unknown".to_owned();
+    let (_, tls) = stream.get_ref();
+    Ok(Facts {
+        hop: sha256(&[&export(stream, HOP_LABEL)?]),
+        mechanism: tls.alpn_protocol().map_or_else(unknown, name_of),
+        // Of others nobody has heard here.
+        offered: offered.iter().filter(|name| MECHANISMS.contains(&name.as_bytes())).cloned().collect(),
+        version: tls.protocol_version().and_then(|v| v.as_str()).map_or_else(unknown, str::to_owned),
+        cipher: tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map_or_else(unknown, str::to_owned),
+        exchange: tls
+            .negotiated_key_exchange_group()
+            .and_then(|g| g.name().as_str())
+            .map_or_else(unknown, str::to_owned),
+        proof,
+        since: now_ms(),
+    })
 }
 
 fn prepare(tcp: &TcpStream) -> io::Result<()> {

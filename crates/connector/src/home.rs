@@ -4,6 +4,8 @@
 //!   identity.key  channel.key  channel.pem  root.pem  membership.toml  head  recovery.pem
 //! ```
 //!
+//! Who comes by Kerberos alone has no `channel.key` and no `channel.pem`.
+//!
 //! A pair of channel key and certificate is changed by one rename: the new key is written beside the old one, under a
 //! name with its id; then `channel.pem` is replaced, and from that moment on the new pair is the one that is loaded;
 //! then the key takes the plain name. Whatever is interrupted, one pair is whole. A server changes its issuing CA the same
@@ -17,8 +19,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
-use wardline_proto::GroupId;
 use wardline_proto::event::Event;
+use wardline_proto::{GroupId, Name};
 use wardline_secrets::authority::certificates_pem;
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::private;
@@ -30,7 +32,9 @@ use wardline_secrets::trust::{Pin, Root};
 use crate::config::{self, Keys, Mechanism, Membership, Parent, StateFolder};
 use crate::credential::{Credential, credential};
 use crate::head;
+use crate::held::Held;
 use crate::join::Admitted;
+use crate::kerberos::Kerberos;
 use crate::own_pki::OwnPair;
 use crate::renewal::Renewal;
 
@@ -185,7 +189,7 @@ pub struct Member {
     pub membership: Membership,
     /// The group's folder.
     pub folder: PathBuf,
-    /// The channel certificate.
+    /// The channel certificate; none of who comes by Kerberos alone.
     pub credential: Credential,
     /// Signs what this health service says.
     pub identity: Arc<SigningKey>,
@@ -207,10 +211,11 @@ pub fn open(
     configured: Option<Membership>,
     state: &StateFolder,
     own: &Identity,
+    kerberos: Option<Arc<Kerberos>>,
 ) -> Result<Member, Event> {
     let found = find(program, configuration, configured.into_iter().collect(), state)?;
     match <[Found; 1]>::try_from(found) {
-        Ok([found]) => load(found, own, state.vault()),
+        Ok([found]) => load(found, own, state.vault(), kerberos),
         Err(_) => Err(Event::ConfigurationRefused {
             file: configuration.display().to_string(),
             reason: format!("it has no [[group]], and {} holds more than one", state.path().display()),
@@ -219,23 +224,43 @@ pub fn open(
 }
 
 /// Loads what a program keeps of a group. Of a host that has joined, the channel certificate may have ended: that is
-/// said, and it is renewed.
+/// said, and it is renewed. Where every parent is to be reached by Kerberos there may be none at all.
 ///
 /// # Errors
 /// A file is missing or wrong.
-pub fn load(Found { folder, membership, joined }: Found, own: &Identity, vault: &Vault) -> Result<Member, Event> {
+pub fn load(
+    Found { folder, membership, joined }: Found,
+    own: &Identity,
+    vault: &Vault,
+    kerberos: Option<Arc<Kerberos>>,
+) -> Result<Member, Event> {
     let vault = vault.clone();
     let membership = membership?;
     let group = membership.group();
+    let wants = |mechanism| membership.parents.iter().any(|parent| membership.mechanism_to(parent) == mechanism);
+    if kerberos.is_none() && wants(Mechanism::Kerberos) {
+        let reason = format!("group {}: a parent is to be reached by Kerberos; say how in [kerberos]", group.name);
+        return Err(Event::KerberosUnusable { reason });
+    }
+    let held = Held::open(&folder)
+        .map_err(|error| Event::StateFolderInUse { path: folder.display().to_string(), reason: error.to_string() })?;
+    let has_none = membership.own_pki.is_none() && !folder.join("channel.pem").exists();
+    if let Some(kerberos) = kerberos.clone().filter(|_| has_none) {
+        let Keys { identity, root, .. } = Keys::load_bare(&vault, &folder, &group)?;
+        let (credential, identity) = (Credential::by_kerberos(own.clone(), kerberos).holding(held), Arc::new(identity));
+        return Ok(Member { membership, folder, credential, identity, root, vault, renewal: None });
+    }
     if !joined && membership.own_pki.is_none() {
         let Keys { channel, identity, root } = Keys::load(&vault, &folder, &group, &own.name, own.role)?;
-        let (credential, identity) = (channel.into(), Arc::new(identity));
+        let (credential, identity) =
+            (Credential::from(channel).with_kerberos(kerberos).holding(held), Arc::new(identity));
         return Ok(Member { membership, folder, credential, identity, root, vault, renewal: None });
     }
     settle(&folder, CHANNEL)
         .map_err(|error| Event::StateFolderInUse { path: folder.display().to_string(), reason: error.to_string() })?;
     let Keys { channel, identity, root } = Keys::load_renewable(&vault, &folder, &group, &own.name, own.role)?;
-    let ((publisher, credential), identity) = (credential(channel), Arc::new(identity));
+    let ((publisher, credential), identity) = (credential(own.clone(), channel), Arc::new(identity));
+    let credential = credential.with_kerberos(kerberos).holding(held);
     let renewal = Renewal {
         own: own.clone(),
         membership: membership.clone(),
@@ -259,8 +284,19 @@ struct Written<'a> {
     own_pki: Option<&'a OwnPair>,
 }
 
+/// How a host that was let in is to report.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// By which mechanism.
+    pub mechanism: Mechanism,
+    /// To whom, in order.
+    pub parents: &'a [Parent],
+    /// Where its certificate of the company's own PKI lies, if it has one.
+    pub own_pki: Option<&'a OwnPair>,
+}
+
 /// Writes what a host was given when it was let in, beside the keys that are in the folder already. The file that says
-/// which group it is comes last.
+/// which group it is comes last. The key is that of its channel certificate, if it has one.
 ///
 /// # Errors
 /// It cannot be written.
@@ -269,15 +305,14 @@ pub fn keep(
     folder: &Path,
     admitted: &Admitted,
     pin: Pin,
-    parents: &[Parent],
-    own_pki: Option<&OwnPair>,
-    key: KeyId,
+    Way { mechanism, parents, own_pki }: Way<'_>,
+    key: Option<KeyId>,
 ) -> io::Result<()> {
     let membership = Written {
         name: admitted.group_name.as_str(),
         id: uuid::Uuid::from_bytes(admitted.group.0).to_string(),
         pin: pin.to_string(),
-        mechanism: Mechanism::Certificate,
+        mechanism,
         parents,
         own_pki,
     };
@@ -286,7 +321,9 @@ pub fn keep(
     private::write(&folder.join("root.pem"), root.as_bytes())?;
     head::begin(vault, folder, &admitted.head)?;
     recovery(folder, &admitted.recovery)?;
-    certificate(folder, CHANNEL, &admitted.chain, key)?;
+    if let Some(key) = key {
+        certificate(folder, CHANNEL, &admitted.chain, key)?;
+    }
     private::write(&folder.join(MEMBERSHIP), membership.as_bytes())
 }
 
@@ -360,6 +397,11 @@ pub fn settle(folder: &Path, pair: &str) -> io::Result<()> {
 /// The folder of keys of a join that is under way: a join that is begun anew finds its keys there.
 pub fn pending(state: &Path, group: GroupId) -> PathBuf {
     state.join(format!(".join-{}", uuid::Uuid::from_bytes(group.0)))
+}
+
+/// The same while only the group's name is known.
+pub fn pending_named(state: &Path, group: &Name) -> PathBuf {
+    state.join(format!(".join-{group}"))
 }
 
 /// A public key in PEM.

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - `config`: what the daemons' files say about names, groups and parents
-//! - `credential`: the channel certificate, which may change; `renewal`: that it does, in time; `own_pki`: one that the
+//! - `credential`: what this end proves itself with: the channel certificate, which may change; `renewal`: that it does, in time; `own_pki`: one that the
 //!   company's PKI has issued
 //! - `join`: the session in which hosts are let in; `enroll`: the command that runs it on a host; `home`: what it keeps
 //! - `configuration`: what a host keeps of what the server wants it to do, and what it takes for that
@@ -18,7 +18,10 @@
 //! - `head`: how far the trust log was that a host was shown last
 //! - `certs`: the command that lists a host's certificates
 //! - `doctor`: the command that walks all of it and names what is wrong
+//! - `kerberos`: the second way to prove who one is
 //! - `handshake`: from a TCP connection to a [`handshake::Session`] whose other end is known
+//! - `held`: which parents have used certificates, and are held to them
+//! - `wire`: the bytes of a session inside of TLS
 //! - `link`: messages on a session, checked against the who-may-send table
 //! - `listener`: who may knock, how often and how long
 //! - `stream`: the rules of numbered, chained, signed streams; no IO
@@ -37,9 +40,11 @@ pub mod doctor;
 pub mod enroll;
 pub mod handshake;
 mod head;
+pub mod held;
 pub mod home;
 pub mod join;
 pub mod journal;
+pub mod kerberos;
 pub mod link;
 pub mod listener;
 pub mod outage;
@@ -56,6 +61,7 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod uplink;
+mod wire;
 
 /// Milliseconds since 1970 by this host's clock.
 pub fn now_ms() -> u64 {

@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,11 +19,8 @@ use wardline_proto::frame::{Assembler, BODY_LIMIT, Frame, FrameError, Message, P
 use wardline_proto::{Kind, Role};
 
 use crate::handshake::Session;
+use crate::wire::{CHUNK, Opener, Sealer};
 
-/// Bytes that are read or written at once.
-const CHUNK: usize = 256 * 1024;
-/// Bytes that an idle session has for what comes next.
-const IDLE: usize = 1024;
 /// So many signs of life are due before the other end takes this one for dead.
 const SIGNS: u32 = 3;
 /// Frames that wait to be written, per lane.
@@ -42,6 +39,12 @@ pub enum Broken {
     /// The other end has said nothing for so long, not even that it lives.
     #[error("nothing was heard of it for {} s", .0.as_secs_f32())]
     Silent(Duration),
+    /// What the ends have proved themselves with has ended.
+    #[error("its Kerberos ticket has ended")]
+    Expired,
+    /// Bytes that the other end did not wrap, or that are not the next ones.
+    #[error("{0}")]
+    Wrapped(io::Error),
     /// Bytes that are no message.
     #[error("{0}")]
     Frame(#[from] FrameError),
@@ -64,7 +67,7 @@ pub enum Broken {
 impl Broken {
     /// Whether the peer broke the protocol, other than by going away.
     pub const fn is_violation(&self) -> bool {
-        !matches!(self, Self::Closed(_) | Self::Silent(_))
+        !matches!(self, Self::Closed(_) | Self::Silent(_) | Self::Expired)
     }
 }
 
@@ -72,12 +75,13 @@ impl Broken {
 #[derive(Debug)]
 pub struct Incoming {
     read: ReadHalf<TlsStream<TcpStream>>,
+    opener: Opener,
     buffer: BytesMut,
     peer_timeout: Duration,
     /// When something came last.
     heard: Instant,
-    /// Whether the last read filled all the room that there was.
-    flows: bool,
+    /// When what the ends have proved themselves with ends.
+    until: Option<Instant>,
     assembler: Assembler,
     /// Routes that are not listened to until they are closed.
     deaf: HashSet<u32>,
@@ -134,7 +138,7 @@ pub struct Ended;
 
 /// Splits a session into what comes in, what goes out, and the task that writes.
 pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>) {
-    let Session { peer, direction, peer_timeout, stream, buffer, .. } = session;
+    let Session { peer, direction, peer_timeout, until, stream, sealer, opener, buffer, .. } = session;
     let travels = match direction {
         Direction::Up => Direction::Down,
         Direction::Down => Direction::Up,
@@ -145,13 +149,14 @@ pub fn open(session: Session) -> (Incoming, Outgoing, JoinHandle<io::Result<()>>
         (Direction::Down, _) => AGENT_LANE,
         (Direction::Up, _) => LANE,
     });
-    let writer = tokio::spawn(write_all(write, lanes, peer_timeout / SIGNS));
+    let writer = tokio::spawn(write_all(write, sealer, lanes, peer_timeout / SIGNS));
     let incoming = Incoming {
         read,
+        opener,
         buffer,
         peer_timeout,
         heard: Instant::now(),
-        flows: false,
+        until,
         assembler: Assembler::default(),
         deaf: HashSet::new(),
         sender: peer.role,
@@ -178,34 +183,27 @@ impl Incoming {
                 }
                 return Ok(frame);
             }
-            let (room, late) = (self.make_room(), self.heard + self.peer_timeout);
+            let late = self.heard + self.peer_timeout;
+            let ends = self.until.filter(|until| *until < late);
             let read = tokio::select! {
                 // In this order: who was held up here finds what has come meanwhile.
                 biased;
-                read = self.read.read_buf(&mut self.buffer) => read,
-                () = tokio::time::sleep_until(late) => return Err(Broken::Silent(self.peer_timeout)),
+                read = self.opener.read(&mut self.read, &mut self.buffer) => read,
+                () = tokio::time::sleep_until(ends.unwrap_or(late)) => {
+                    return Err(if ends.is_some() { Broken::Expired } else { Broken::Silent(self.peer_timeout) });
+                }
             };
             match read {
                 Ok(0) => return Err(Broken::Closed(io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => self.flows = read >= room,
+                Ok(_) => self.heard = Instant::now(),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Broken::Wrapped(error)),
                 Err(error) => return Err(Broken::Closed(error)),
             }
-            self.heard = Instant::now();
-        }
-    }
-
-    /// A session that waits for its next message holds little; one on which much comes in reads much at once. Gives how
-    /// much can be read.
-    fn make_room(&mut self) -> usize {
-        if self.buffer.is_empty() && !self.flows {
-            if self.buffer.capacity() > IDLE {
-                self.buffer = BytesMut::new();
+            // A session on which much comes is always woken by what comes.
+            if self.until.is_some_and(|until| until <= self.heard) {
+                return Err(Broken::Expired);
             }
-            self.buffer.reserve(IDLE);
-        } else if self.buffer.capacity() - self.buffer.len() < CHUNK / 4 {
-            self.buffer.reserve(CHUNK);
         }
-        self.buffer.capacity() - self.buffer.len()
     }
 
     /// The next whole message. Safe to cancel.
@@ -291,7 +289,12 @@ async fn next(Lanes { urgent, bulk }: &mut Lanes) -> Option<Box<Frame>> {
 }
 
 /// Writes what waits, and that this end lives when for `quiet` nothing did.
-async fn write_all(mut write: WriteHalf<TlsStream<TcpStream>>, mut lanes: Lanes, quiet: Duration) -> io::Result<()> {
+async fn write_all(
+    mut write: WriteHalf<TlsStream<TcpStream>>,
+    mut sealer: Sealer,
+    mut lanes: Lanes,
+    quiet: Duration,
+) -> io::Result<()> {
     let alive = Frame { kind: Kind::Alive, route: 0, part: Part::Whole, body: Bytes::new() };
     let mut out = BytesMut::new();
     loop {
@@ -305,12 +308,13 @@ async fn write_all(mut write: WriteHalf<TlsStream<TcpStream>>, mut lanes: Lanes,
             let Ok(frame) = urgent.try_recv().or_else(|_| bulk.try_recv()) else { break };
             frame.encode(&mut out);
         }
-        write.write_all(&out).await?;
-        write.flush().await?;
-        out.clear();
+        sealer.write(&mut write, &mut out).await?;
         // What one burst needed is not kept for an idle session.
-        if out.capacity() > CHUNK / 16 && urgent.is_empty() && bulk.is_empty() {
-            out = BytesMut::new();
+        if urgent.is_empty() && bulk.is_empty() {
+            sealer.rest();
+            if out.capacity() > CHUNK / 16 {
+                out = BytesMut::new();
+            }
         }
     }
     write.shutdown().await

@@ -58,6 +58,8 @@ impl Speaker {
         let (address, reason) = (address.to_string(), error.to_string());
         journal::emit(match error {
             HandshakeError::Certificate(_) => Event::PeerCertificateInvalid { address, reason },
+            HandshakeError::Kerberos(_) => Event::KerberosRefused { address, reason },
+            HandshakeError::Rule { .. } => Event::MechanismsDiffer { peer: address, reason },
             _ => Event::NotAuthenticated { address, reason },
         });
     }
@@ -81,6 +83,8 @@ where
     J: Future<Output = ()> + Send + 'static,
 {
     let (joining, places) = (Arc::new(tls::join_listen()?), Arc::new(Semaphore::new(join::SESSIONS)));
+    let private = Arc::new(tls::kerberos_listen()?);
+    let kerberos = credential.kerberos().map(|kerberos| (Arc::clone(kerberos), private));
     let mut current: Option<(Arc<Channel>, Arc<ServerConfig>)> = None;
     let mut tasks: JoinSet<()> = JoinSet::new();
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
@@ -114,8 +118,14 @@ where
             let config = channel.as_ref().map(|channel| channel.listen().map(Arc::new)).transpose()?;
             current = channel.zip(config);
         }
-        let (join, places) = (Arc::clone(&joining), Arc::clone(&places));
-        let speaks = Speaks { channel: current.clone(), join, places };
+        let speaks = Speaks {
+            own: credential.own().clone(),
+            certificate: credential.has_certificate(),
+            channel: current.clone(),
+            kerberos: kerberos.clone(),
+            join: Arc::clone(&joining),
+            places: Arc::clone(&places),
+        };
         let handshake =
             tasks.spawn(begin(speaks, tcp, address, stop.clone(), speaker.clone(), serve.clone(), on_join.clone()));
         waiting.push_back(handshake);
@@ -159,29 +169,33 @@ async fn begin<F, J>(
 #[cfg(test)]
 mod tests {
     use wardline_proto::Role;
+    use wardline_secrets::certificate::Identity;
 
     use super::*;
     use crate::credential::credential;
-    use crate::handshake::{PEER_TIMEOUT, dial};
-    use crate::testing::{Group, listen, parent};
+    use crate::handshake::{PEER_TIMEOUT, Proof, dial};
+    use crate::testing::{Group, listen, name, parent};
 
     #[tokio::test]
     async fn a_new_certificate_is_used_from_the_next_handshake_on_and_without_one_nobody_is_served() {
         let (group, stop) = (Group::new(), CancellationToken::new());
         let _stops = stop.clone().drop_guard();
-        let (publisher, own) = credential(None);
+        let (publisher, own) = credential(Identity { name: name("srv.test"), role: Role::Server }, None);
         let serve = |session| async move { drop(session) };
         let srv = parent("srv.test", listen(own.clone(), &stop, serve, |_| std::future::ready(())).await);
-        let agent = group.channel("web1.test", Role::Agent);
+        let agent = group.channel("web1.test", Role::Agent).into();
         assert!(dial(&agent, &srv, PEER_TIMEOUT).await.is_err());
         let mut seen = Vec::new();
         for _ in 0..2 {
             publisher.publish(group.channel("srv.test", Role::Server));
             for _ in 0..2 {
-                seen.push(dial(&agent, &srv, PEER_TIMEOUT).await.unwrap().facts.peer_certificate);
+                match dial(&agent, &srv, PEER_TIMEOUT).await.unwrap().facts.proof {
+                    Proof::Certificate { hash, .. } => seen.push(hash),
+                    proof => panic!("{proof:?}"),
+                }
             }
         }
         assert!(seen[0] == seen[1] && seen[1] != seen[2] && seen[2] == seen[3]);
-        assert_eq!(own.ready().await.key, publisher.current().unwrap().key);
+        assert_eq!(own.good().await.unwrap().key, publisher.current().unwrap().key);
     }
 }

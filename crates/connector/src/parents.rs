@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_secrets::signature::random;
@@ -25,16 +26,12 @@ pub async fn connect(
     loop {
         let mut reasons = Vec::new();
         for parent in &membership.parents {
-            let attempt = async { dial(credential.ready().await.as_ref(), parent, membership.peer_timeout).await };
             let result = tokio::select! {
                 () = stop.cancelled() => return None,
-                result = attempt => result,
+                result = attempt(credential, membership, parent) => result,
             };
             match result {
-                Ok(session) => {
-                    journal::emit(connected(&session));
-                    return Some((session, parent.clone()));
-                }
+                Ok(session) => return Some((session, parent.clone())),
                 Err(error) => {
                     reasons.push(format!("{}: {error}", parent.name));
                     journal::emit(unreachable(parent, error));
@@ -50,17 +47,62 @@ pub async fn connect(
     }
 }
 
+/// One dial, as the operator wants it for this parent.
+async fn attempt(credential: &Credential, membership: &Membership, parent: &Parent) -> Result<Session, HandshakeError> {
+    let wanted = membership.mechanism_to(parent);
+    let own = credential.ready(&parent.name, wanted).await;
+    let session = dial(&own, parent, membership.peer_timeout).await?;
+    credential.stands(&parent.name, wanted, &session.facts.proof);
+    journal::emit(connected(&session));
+    Ok(session)
+}
+
+/// Returns when a session stands that is better than the present one with `current`: with the first parent, or, before what
+/// the ends have proved themselves with ends, with the same. The first has refused so often.
+pub(crate) async fn better(
+    credential: &Credential,
+    membership: &Membership,
+    current: &Parent,
+    until: Option<Instant>,
+    refusals: u32,
+) -> (Session, Parent) {
+    tokio::select! {
+        better = first(credential, membership, current, refusals) => better,
+        again = anew(credential, membership, current, until) => again,
+    }
+}
+
+/// Dials the same parent again in time before what the ends have proved themselves with ends.
+async fn anew(
+    credential: &Credential,
+    membership: &Membership,
+    current: &Parent,
+    until: Option<Instant>,
+) -> (Session, Parent) {
+    let Some(until) = until else { return std::future::pending().await };
+    // A fifth is left for a KDC that is away.
+    tokio::time::sleep((until - Instant::now()).mul_f64(0.8)).await;
+    let mut pause = PAUSE.0;
+    loop {
+        if let Some(kerberos) = credential.kerberos() {
+            // A ticket that is kept would end as soon.
+            kerberos.forget(&kerberos.of_parent(current));
+        }
+        match attempt(credential, membership, current).await {
+            Ok(session) => return (session, current.clone()),
+            Err(error) => journal::emit(unreachable(current, error)),
+        }
+        tokio::time::sleep(pause + jitter(pause)).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
 /// The most that the pause before the first parent is tried grows to, when it refuses again and again: 2 to this.
 const PATIENCE: u32 = 6;
 
 /// While the session is with another parent than the first: dials the first from time to time, and returns when a
 /// session with it stands. Never returns otherwise. It has refused so often.
-pub(crate) async fn first(
-    credential: &Credential,
-    membership: &Membership,
-    current: &Parent,
-    refusals: u32,
-) -> (Session, Parent) {
+async fn first(credential: &Credential, membership: &Membership, current: &Parent, refusals: u32) -> (Session, Parent) {
     // After one refusal as soon as after none.
     let pause = membership.primary_check * (1 << refusals.saturating_sub(1).min(PATIENCE));
     let Some(wanted) = membership.parents.first().filter(|wanted| *wanted != current) else {
@@ -69,8 +111,7 @@ pub(crate) async fn first(
     loop {
         tokio::time::sleep(pause + jitter(pause)).await;
         // That it is still away is no news.
-        if let Ok(session) = dial(credential.ready().await.as_ref(), wanted, membership.peer_timeout).await {
-            journal::emit(connected(&session));
+        if let Ok(session) = attempt(credential, membership, wanted).await {
             journal::emit(Event::BackToFirstParent { parent: wanted.to_string(), left: current.to_string() });
             return (session, wanted.clone());
         }
@@ -94,9 +135,11 @@ pub(crate) fn unreachable(parent: &Parent, error: HandshakeError) -> Event {
         HandshakeError::Resolve(_) => Event::ParentNotResolved { parent: shown, reason },
         HandshakeError::Connect(_) => Event::ParentUnreachable { parent: shown, reason },
         HandshakeError::Certificate(_) => Event::ParentNotTrusted { parent: shown, reason },
-        HandshakeError::Tls(_)
+        HandshakeError::Kerberos(_) => Event::KerberosFailed { parent: shown, reason },
+        HandshakeError::Rule { .. } => Event::MechanismsDiffer { peer: shown, reason },
+        HandshakeError::Mechanism(..)
+        | HandshakeError::Tls(_)
         | HandshakeError::Closed(_)
-        | HandshakeError::Mechanism(_)
         | HandshakeError::NoCertificate
         | HandshakeError::Joins
         | HandshakeError::Bound(_)

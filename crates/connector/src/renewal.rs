@@ -150,6 +150,7 @@ impl Renewal {
             identity: Arc::clone(&self.identity),
             request,
             certificate,
+            principal: None,
             with: With::Root(self.root.clone()),
         };
         let admitted = ask(&self.membership.parents, &applicant).await.map_err(|error| error.to_string())?;
@@ -199,7 +200,7 @@ mod tests {
 
         let own = Identity { name: name("web1.test"), role: Role::Agent };
         let state = StateFolder::open(&scratch.0).unwrap();
-        let open = || home::open("wardline-agent", Path::new("agent.toml"), None, &state, &own).unwrap();
+        let open = || home::open("wardline-agent", Path::new("agent.toml"), None, &state, &own, None).unwrap();
         let member = open();
         assert!(member.credential.current().is_none());
         // The server is not ready to take it home yet; it asks again.
@@ -209,7 +210,7 @@ mod tests {
         *desk.life.lock().unwrap() = Validity { from: now - 60, to: now + 31 };
         let public = identity.public().unwrap().spki().into();
         desk.members.lock().unwrap().push((public, Bytes::new()));
-        let first = member.credential.ready().await;
+        let first = member.credential.good().await.unwrap();
         assert!(first.key != ended.id() && first.not_after == now + 31);
         // That one is past two thirds of its life: the next one comes at once, and is there when the program starts anew.
         *desk.life.lock().unwrap() = group.hour();
@@ -243,7 +244,7 @@ mod tests {
         desk.members.lock().unwrap().push((public, Bytes::new()));
         group.write(&scratch.0, "web1.test", Role::Agent, group.hour());
         let channel = Channel::load(&vault(&scratch.0), &scratch.0, group.trusted(), &own.name, own.role).unwrap();
-        let (publisher, credential) = credential(Some(channel));
+        let (publisher, credential) = credential(own.clone(), Some(channel));
         let (membership, folder, root) = (group.membership(parents), scratch.0.clone(), group.trusted());
         tokio::spawn(
             Renewal { vault: vault(&scratch.0), own, membership, folder, identity, root, publisher }.run(stop.clone()),

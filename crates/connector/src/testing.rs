@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wardline_proto::join::{Challenge, Hello, Refusal, Welcome, Why};
+use wardline_proto::join::{Answered, Challenge, Hello, Refusal, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::{GroupId, Name, Role};
 use wardline_secrets::authority::{
@@ -28,7 +28,7 @@ use wardline_secrets::token::{self, Token};
 use wardline_secrets::trust::Root;
 
 use crate::config::{Mechanism, Membership, Parent};
-use crate::credential::Credential;
+use crate::credential::{Credential, credential};
 use crate::handshake::{PEER_TIMEOUT, Session};
 use crate::join::{self, Asked, Desk, Knock, Knocking, Question};
 use crate::sealing::Sealing;
@@ -60,7 +60,12 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) fn parent(name: &str, address: SocketAddr) -> Parent {
-    Parent { name: name.parse().unwrap(), address: address.to_string() }
+    Parent::new(name.parse().unwrap(), address.to_string())
+}
+
+/// What a listener has that only lets hosts in.
+pub(crate) fn nobody() -> Credential {
+    credential(Identity { name: name("nobody.test"), role: Role::Gateway }, None).1
 }
 
 /// A log of so many entries.
@@ -243,6 +248,7 @@ impl Desk for TestDesk {
             name: "north".into(),
             chain: [&self.group.duty_certificate, &self.shows].map(|der| Bytes::copy_from_slice(der)).to_vec(),
             at: now_ms(),
+            service: String::new(),
         };
         self.group.duty.signed(Context::Join, encode(&challenge))
     }
@@ -251,12 +257,12 @@ impl Desk for TestDesk {
         self.group.duty.signed(Context::Join, encode(refusal))
     }
 
-    async fn admit(&self, knock: Knock) -> Result<Signed, Why> {
+    async fn admit(&self, knock: Knock) -> Result<Answered, Why> {
         let decided = self.decide(&knock);
         if *self.twist.lock().unwrap() == Twist::Silent {
             return std::future::pending().await;
         }
-        decided
+        decided.map(Answered::Welcome)
     }
 
     fn may_ask(&self, _: &str, _: &str) -> bool {
@@ -332,7 +338,7 @@ pub(crate) async fn server(desk: &Arc<TestDesk>, stop: &CancellationToken) -> So
         let desk = Arc::clone(&desk);
         async move { join::serve(knocking, desk.as_ref()).await }
     };
-    listen(crate::credential::credential(None).1, stop, |_| async {}, on_join).await
+    listen(nobody(), stop, |_| async {}, on_join).await
 }
 
 /// A gateway that passes on what hosts say that join, and nothing else.
@@ -341,5 +347,5 @@ pub(crate) async fn passing(parents: Vec<Parent>, stop: &CancellationToken) -> S
         let parents = parents.clone();
         async move { join::pass(knocking.stream, &parents).await }
     };
-    listen(crate::credential::credential(None).1, stop, |_| async {}, on_join).await
+    listen(nobody(), stop, |_| async {}, on_join).await
 }

@@ -20,10 +20,10 @@ use wardline_secrets::trust::Root;
 use crate::config::{Membership, Parent};
 use crate::configuration::{Configured, Duty};
 use crate::credential::Credential;
-use crate::handshake::{Facts, Session};
+use crate::handshake::{Facts, Proof, Session};
 use crate::journal;
 use crate::link::{self, AbortOnDrop, Outgoing};
-use crate::parents::{PAUSE, connect, first, jitter};
+use crate::parents::{PAUSE, better, connect, jitter};
 use crate::queue::Queue;
 use crate::sealing::Sealing;
 use crate::stream::{Answered, Verdict};
@@ -71,6 +71,10 @@ pub fn hop_ended(own: &Identity, identity: &SigningKey, peer: &Identity, facts: 
 }
 
 fn facts_of(own: &Identity, peer: &Identity, facts: &Facts, dialled: bool) -> Hop {
+    let (peer_certificate, peer_not_after, kerberos) = match &facts.proof {
+        Proof::Certificate { hash, not_after } => (hash.to_wire(), *not_after, None),
+        Proof::Kerberos(ticket) => (Bytes::new(), 0, Some(ticket.clone())),
+    };
     Hop {
         id: facts.hop.to_wire(),
         reporter: own.name.to_string(),
@@ -78,14 +82,16 @@ fn facts_of(own: &Identity, peer: &Identity, facts: &Facts, dialled: bool) -> Ho
         peer: peer.name.to_string(),
         peer_role: peer.role.to_string(),
         mechanism: facts.mechanism.clone(),
+        offered: facts.offered.clone(),
         version: facts.version.clone(),
         cipher: facts.cipher.clone(),
         exchange: facts.exchange.clone(),
-        peer_certificate: facts.peer_certificate.to_wire(),
-        peer_not_after: facts.peer_not_after,
+        peer_certificate,
+        peer_not_after,
         since: facts.since,
         dialled,
         ended: false,
+        kerberos,
     }
 }
 
@@ -107,10 +113,11 @@ impl Uplink {
             }) else {
                 break;
             };
+            let until = session.until;
             let end = tokio::select! {
                 () = stop.cancelled() => break,
                 end = self.session(session, &parent) => end,
-                better = first(&credential, &membership, &parent, refusals) => {
+                better = better(&credential, &membership, &parent, until, refusals) => {
                     // The old session has ended here; positions are compared anew on the new one.
                     moved = Some(better);
                     self.queue.parted().await;
@@ -214,8 +221,8 @@ impl State {
 struct Talk<'a> {
     link: &'a Uplink,
     parent: &'a Parent,
-    /// The id of this end's channel key.
-    own: KeyId,
+    /// The id of this end's channel key, when it has proved itself with that.
+    own: Option<KeyId>,
     /// What this end measured, signed.
     facts: Signed,
     outgoing: Outgoing,
@@ -267,7 +274,9 @@ impl Talk<'_> {
                     Reason::Stream => self.ask().await,
                     reason @ Reason::Stopping => Err(End::Gone(reason.as_str().into())),
                     reason @ Reason::Certificate => {
-                        self.link.credential.refused(self.own);
+                        if let Some(own) = self.own {
+                            self.link.credential.refused(own);
+                        }
                         Err(End::Refused(reason.as_str().into()))
                     }
                     reason => Err(End::Refused(reason.as_str().into())),

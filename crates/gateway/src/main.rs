@@ -9,11 +9,13 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, Membership, Parent, StateFolder};
+use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
+use wardline_connector::enroll::{self, Target, Wish};
 use wardline_connector::join::{self, Knocking};
+use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::relay::Relay;
 use wardline_connector::sealing::Sealing;
-use wardline_connector::{certs, doctor, enroll, home, journal, listener, signals};
+use wardline_connector::{certs, doctor, home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::certificate::Identity;
@@ -36,7 +38,7 @@ enum Command {
     },
     /// Makes this host part of a management group: makes its keys, asks a parent, with a join token or until an operator
     /// approves, and keeps what it is given.
-    Join(Join),
+    Join(Box<Join>),
     /// Looks at everything between this host and its groups' servers, beside the running program or without it: a line
     /// for each step, for what is wrong its cause and what to do. Run it as the program's user.
     Doctor {
@@ -85,6 +87,15 @@ struct Join {
     /// The private key of that certificate, on P-256, PKCS#8 in PEM.
     #[arg(long, requires = "certificate")]
     key: Option<PathBuf>,
+    /// How this host is to prove itself to its parents, and they to it: certificate, kerberos or either. By `kerberos` it
+    /// gets no channel certificate. Which principal it has is said in [kerberos] of the configuration.
+    #[arg(long, default_value = "certificate")]
+    mechanism: Mechanism,
+    /// What the group is called that this host is to join by Kerberos alone, with its realm when that is not this host's:
+    /// NAME or NAME@REALM. Its servers prove that they are that group's. Where they have no rule for this host, it waits
+    /// until an operator has approved it.
+    #[arg(long, conflicts_with = "token_file")]
+    group: Option<Target>,
 }
 
 /// As it is called.
@@ -100,6 +111,7 @@ struct Config {
     runtime_dir: PathBuf,
     #[serde(default = "listen", deserialize_with = "config::listen")]
     listen: SocketAddr,
+    kerberos: Option<kerberos::Settings>,
     #[serde(default, deserialize_with = "config::one_group")]
     group: Option<Membership>,
 }
@@ -124,7 +136,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::CheckConfig { config } => config::read(&config).map(|_: Config| ()),
         Command::Run { config } => run(&config),
-        Command::Join(arguments) => return join(arguments),
+        Command::Join(arguments) => return join(*arguments),
         Command::Doctor { config } => {
             let read = config::read(&config)
                 .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
@@ -145,19 +157,37 @@ fn main() -> ExitCode {
     }
 }
 
-fn join(Join { config: file, parent, token_file, pin, name, certificate, key }: Join) -> ExitCode {
+fn join(join: Join) -> ExitCode {
+    let file = join.config;
+    // What is wrong with it is said below.
+    let settings = config::read::<Config>(&file).ok().and_then(|config| config.kerberos);
+    if let Err(event) = kerberos::environment(settings.as_ref()) {
+        journal::emit(event);
+        return ExitCode::FAILURE;
+    }
     let read = || config::read(&file).map(|Config { name, state_dir, group, .. }| (name, state_dir, group.is_some()));
-    let place = enroll::place(PROGRAM, &file, name, read, state_dir());
-    enroll::main(PROGRAM, Role::Gateway, place, parent, token_file, pin, enroll::own_pki(certificate, key))
+    let place = enroll::place(PROGRAM, &file, join.name, read, state_dir());
+    let wish = Wish {
+        parents: join.parent,
+        token: join.token_file,
+        pin: join.pin,
+        own_pki: enroll::own_pki(join.certificate, join.key),
+        mechanism: join.mechanism,
+        kerberos: settings,
+        group: join.group,
+    };
+    enroll::main(PROGRAM, Role::Gateway, place, wish)
 }
 
 fn run(path: &Path) -> Result<(), Event> {
     let config: Config = config::read(path)?;
+    kerberos::environment(config.kerberos.as_ref())?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let state = StateFolder::open(&config.state_dir)?;
     let own = Identity { name: config.name.clone(), role: Role::Gateway };
+    let kerberos = config.kerberos.and_then(|settings| Kerberos::new(settings, &own.name, &config.runtime_dir));
     let home::Member { membership, folder, credential, identity, root, vault, renewal } =
-        home::open(PROGRAM, path, config.group, &state, &own)?;
+        home::open(PROGRAM, path, config.group, &state, &own, kerberos)?;
     let sealing = Sealing::open(own.clone(), membership.name.clone(), root, Arc::clone(&identity), &folder, vault)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;

@@ -162,7 +162,9 @@ fn done(table: &Arc<Table>, major: Major, minor: u32) -> Result<Major, Failed> {
     if major & CALLING_OR_ROUTINE == 0 {
         return Ok(major);
     }
-    let mechanism = (minor != 0).then(|| said(table, minor, 2)).filter(|text| !text.is_empty());
+    // It calls wrong bindings a success of the mechanism.
+    let known = |text: &String| !text.is_empty() && text != "Success";
+    let mechanism = (minor != 0).then(|| said(table, minor, 2)).filter(known);
     Err(Failed { status: status(major, minor), text: mechanism.unwrap_or_else(|| said(table, major, 1)) })
 }
 

@@ -163,18 +163,24 @@ impl Peer {
         self.received
     }
 
+    /// What only the two ends of this session know, by a label.
+    pub fn export(&self, label: &[u8]) -> [u8; 32] {
+        self.tls.export_keying_material([0; 32], label, None).expect("a session that stands")
+    }
+
     /// The first message that this end would send, with the names of both ends.
     pub fn bound(&self, dialler: &str, listener: &str) -> Bound {
-        let exporter = self.tls.export_keying_material([0; 32], b"EXPORTER-wardline-bound", None);
+        let exporter = self.export(b"EXPORTER-wardline-bound");
         let chosen = String::from_utf8_lossy(ALPN_CERTIFICATE).into_owned();
         Bound {
-            exporter: exporter.expect("a session that stands").to_vec().into(),
+            exporter: exporter.to_vec().into(),
             offered: vec![chosen.clone()],
             chosen: chosen.clone(),
             enabled: vec![chosen],
             dialler: dialler.into(),
             listener: listener.into(),
             peer_timeout: 0,
+            sender: if matches!(self.tls, Connection::Client(_)) { dialler } else { listener }.into(),
         }
     }
 
@@ -304,6 +310,27 @@ impl Peer {
         }
     }
 
+    /// The next wrapped message of a Kerberos session, which is its length and its token; `None` when the other end has
+    /// closed.
+    ///
+    /// # Panics
+    /// Neither comes.
+    #[track_caller]
+    pub fn wrapped(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some((length, rest)) = self.buffer.split_first_chunk::<2>() {
+                let length = usize::from(u16::from_be_bytes(*length));
+                if rest.len() >= length {
+                    let mut message = self.buffer.split_to(2 + length);
+                    return Some(message.split_off(2).freeze());
+                }
+            }
+            if self.fill() == 0 {
+                return None;
+            }
+        }
+    }
+
     /// The next frame of this kind on this route; what comes before it is passed over.
     ///
     /// # Panics
@@ -316,6 +343,12 @@ impl Peer {
                 return frame.body;
             }
         }
+    }
+
+    /// Waits until the other end has closed, whatever comes before.
+    #[track_caller]
+    pub fn wait_gone(&mut self) {
+        while self.fill() > 0 {}
     }
 
     /// Waits until the other end has closed, passing over what comes before.
@@ -356,6 +389,16 @@ impl Listener {
         let tcp = wait::until("a connection", LIMIT, || self.0.accept().ok()).0;
         tcp.set_nonblocking(false)?;
         Peer::new(tcp, server(credential, speech))
+    }
+
+    /// Waits for the next connection and does this end's part of a handshake for those who mean to prove themselves by
+    /// Kerberos: it shows no certificate that says anything.
+    #[track_caller]
+    pub fn accept_kerberos(&self) -> io::Result<Peer> {
+        let tcp = wait::until("a connection", LIMIT, || self.0.accept().ok()).0;
+        tcp.set_nonblocking(false)?;
+        let config = wardline_secrets::tls::kerberos_listen().expect("a certificate can be made");
+        Peer::new(tcp, ServerConnection::new(Arc::new(config)).expect("a server can be made").into())
     }
 
     /// Waits for the next connection and comes so far that messages can be sent.

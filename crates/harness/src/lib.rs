@@ -15,6 +15,7 @@
 //!  powercut  a disk that forgets what was not synced      ids   log lines that can be counted again
 //!  postgres  a PostgreSQL server, and its standby
 //!  realm     a Kerberos realm, and realms that trust each other
+//!  keyed     a group whose members have keytabs          initiator  a Kerberos client that does what it is told
 //!  directory an Active Directory, with the accounts of machines
 //!  search    for secrets: in memory, files, on the wire, however they are written
 //!  asking    a host that joins without a token, and who types at it
@@ -30,6 +31,8 @@ pub mod group;
 pub mod helper;
 pub mod hostile;
 pub mod ids;
+pub mod initiator;
+pub mod keyed;
 pub mod log;
 pub mod network;
 pub mod pki;

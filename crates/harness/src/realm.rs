@@ -33,6 +33,8 @@ pub struct Realm {
     folder: PathBuf,
     port: Port,
     kdc: Option<Child>,
+    /// How far the KDC's clock is off, as `faketime` says it.
+    clock: Option<String>,
     /// Further lines of `[libdefaults]`.
     settings: Vec<String>,
     /// The realms that this one trusts, or that trust it, and where they are asked.
@@ -77,7 +79,8 @@ impl Realm {
         let scratch = Scratch::new();
         let folder = folder(&scratch, "realm");
         let (name, settings, others) = (name.to_owned(), Vec::new(), Vec::new());
-        let mut realm = Self { name, weak, folder, port: free_port(), kdc: None, settings, others, _scratch: scratch };
+        let mut realm =
+            Self { name, weak, folder, port: free_port(), kdc: None, clock: None, settings, others, _scratch: scratch };
         realm.write_configuration();
         let (at, keys) = (realm.folder.display(), Self::key_salts(AES));
         let address = realm.port.address();
@@ -264,11 +267,28 @@ impl Realm {
     pub fn resume(&mut self) {
         assert!(self.kdc.is_none(), "the KDC of {} runs already", self.name);
         let said = File::options().create(true).append(true).open(self.at("log")).expect("a log can be written");
-        let mut kdc = self.command("/usr/sbin/krb5kdc");
+        let mut kdc = match &self.clock {
+            Some(offset) => {
+                let mut kdc = self.command("faketime");
+                kdc.args(["-f", offset, "/usr/sbin/krb5kdc"]).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+                kdc
+            }
+            None => self.command("/usr/sbin/krb5kdc"),
+        };
         kdc.args(["-n", "-r", &self.name]).stdout(Stdio::null()).stderr(said);
         let mut kdc = kdc.spawn().expect("krb5-kdc is here");
         wait_for_kdc(&mut kdc, self.port.address(), &self.at("log"));
         self.kdc = Some(kdc);
+    }
+
+    /// Starts the KDC anew with a clock that is this far off (as `+600s`), or right.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn clock(&mut self, offset: Option<&str>) {
+        self.stop();
+        self.clock = offset.map(str::to_owned);
+        self.resume();
     }
 
     fn pid(&self) -> Pid {

@@ -159,6 +159,12 @@ catalogue! {
         cause "The program started, or the certificate was renewed."
         cure "Nothing to do."
 
+    20057 Warning KerberosFailed { parent, reason }
+        "Kerberos with {parent} failed: {reason}"
+        meaning "There is no session with this parent. What is found is kept in the queue; it is tried again, and nothing weaker is tried."
+        cause "The reason names it: the KDC is away or refuses, a keytab or a clock is wrong, the library is missing, or the other end has other keys."
+        cure "See the reason; `wardline-agent doctor` looks at each of them."
+
     20066 Critical CertificateMissing { path, reason }
         "the file {path} is needed for mutual authentication and cannot be read: {reason}"
         meaning "A key or certificate of the channel is missing or unreadable, or others may read it."
@@ -206,6 +212,12 @@ catalogue! {
         meaning "No TCP connection. What is found is kept in the queue and sent later."
         cause "The parent is down, the network is cut, or a firewall stands between."
         cure "Check that the parent runs and that its port can be reached."
+
+    21011 Warning MechanismsDiffer { peer, reason }
+        "{peer} and this end do not agree how to authenticate: {reason}"
+        meaning "There is no session. Certificates are used when both ends have one, otherwise Kerberos, and nothing else."
+        cause "The two ends allow different mechanisms; a parent that has used certificates has none any more; or somebody stands between."
+        cure "Compare `mechanism` at the child and `[kerberos]` at the parent. A child that is to leave certificates says mechanism = \"kerberos\"."
 
     21016 Warning NoParent { group, reason }
         "no parent of group {group} can be reached ({reason}); everything is kept until one can"
@@ -829,6 +841,30 @@ catalogue! {
         meaning "What the database holds of the account is not what the trust log speaks of, or does not open. Hosts keep what they have."
         cause "Somebody has changed or put back a row of the database, or the group key is another one."
         cure "Give the secret again: `wardline account update ACCOUNT`, with `--user` where it has one. See who can write the database."
+
+    40200 Information PrincipalBound { service, principal, act }
+        "the Kerberos principal of {service} is {principal} from now on, by {act}"
+        meaning "By this principal, exactly as it is written, the hops of this health service may be proved; by no other."
+        cause "An operator gave it one, or took it away."
+        cure "Nothing to do. If nobody should have: `wardline keys log show` says who did, `wardline agent principal NAME none` takes it away."
+
+    40201 Warning GroupKeytabUnusable { path, reason }
+        "the keytab {path} cannot be used for the group's own principal: {reason}; no KDC can vouch for hosts that join"
+        meaning "Hosts that ask to join by Kerberos show a code and wait for an operator. It is looked for again by itself."
+        cause "The keytab is missing, is not this program's to read, or has no key of MSOMHSvc/GROUP; or there is no GSSAPI library."
+        cure "Have the key of that principal written into the keytab, mode 0600 and the server's own user's; no restart is needed."
+
+    40210 Critical KerberosUnusable { reason }
+        "Kerberos cannot be used here: {reason}"
+        meaning "The program does not start: what it is configured for cannot be."
+        cause "[kerberos] is missing where a parent is to be reached by Kerberos, or the environment could not be replaced."
+        cure "Correct the configuration as the reason says."
+
+    40211 Warning KerberosRefused { address, reason }
+        "a peer at {address} was refused, who meant to prove itself by Kerberos: {reason}"
+        meaning "Not a byte of it was read as data."
+        cause "The reason names it: keys that are too weak, a principal that is not to come here, a token that is bound to another channel or was there before, or this host's keytab."
+        cure "See the reason. A principal's realm is listed in `realms` of [kerberos]; keys are AES."
 }
 
 /// The catalogue's entry of a number.

@@ -30,6 +30,10 @@
 //! group's keys is encrypted to a key of its own in there. It must speak to a server itself, which both ends see by their
 //! TLS session: nobody is between.
 //!
+//! A host that comes by Kerberos brings in its Proof what its KDC has given it for the group's own service, bound to the
+//! transcript. A server that has that service's key answers by it, so that both know each other whatever is between, and
+//! what the host is told of the group is what that server says ([`Vouched`]).
+//!
 //! A member asks how it stands by a Standing in the place of Poll, and is answered by [`Stands`] or a refusal.
 //!
 //! On the wire each is its length (4 bytes, big endian, at most [`LIMIT`]) and the protobuf of an [`Up`] or a [`Down`].
@@ -176,7 +180,8 @@ pub struct Hello {
     /// Its identity key: SubjectPublicKeyInfo, DER.
     #[prost(bytes = "bytes", tag = "4")]
     pub identity: Bytes,
-    /// A certificate signing request (PKCS #10, RFC 2986) with the key of the channel certificate that it wants, DER.
+    /// A certificate signing request (PKCS #10, RFC 2986) with the key of the channel certificate that it wants, DER; empty
+    /// when it comes by Kerberos alone and wants none.
     #[prost(bytes = "bytes", tag = "5")]
     pub request: Bytes,
     /// 16 fresh random bytes.
@@ -189,6 +194,9 @@ pub struct Hello {
     /// What a further server brings besides.
     #[prost(message, optional, tag = "8")]
     pub further: Option<Further>,
+    /// The Kerberos principal by which its hops are to be proved; empty: by certificates only.
+    #[prost(string, tag = "9")]
+    pub principal: String,
 }
 
 /// What a further server brings besides.
@@ -215,13 +223,17 @@ pub struct Proof {
     /// By the identity key ([`crate::message::Context::Join`], 64 bytes).
     #[prost(bytes = "bytes", tag = "2")]
     pub identity: Bytes,
+    /// The first token of a Kerberos context with the group's service, with the transcript as its channel binding
+    /// (RFC 4121); empty when no KDC is to vouch.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub kerberos: Bytes,
 }
 
 /// What a server says.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Down {
     /// One of them.
-    #[prost(oneof = "Answered", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Answered", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub answered: Option<Answered>,
 }
 
@@ -246,6 +258,23 @@ pub enum Answered {
     /// A [`Stands`], by the same key as the challenge.
     #[prost(message, tag = "6")]
     Stands(Signed),
+    /// A [`Welcome`] to a host that has proved itself by Kerberos.
+    #[prost(message, tag = "7")]
+    Vouched(Vouched),
+}
+
+/// A Welcome of which the host knows by Kerberos that the group's service says it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Vouched {
+    /// The [`Welcome`], by the same key as the challenge.
+    #[prost(message, required, tag = "1")]
+    pub welcome: Signed,
+    /// The second token of the Kerberos context.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub reply: Bytes,
+    /// SHA-256 of the Welcome's payload, wrapped by the context.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub wrapped: Bytes,
 }
 
 /// An operator has to decide. The host asks again.
@@ -273,6 +302,9 @@ pub struct Challenge {
     /// When it was said, milliseconds since 1970 by the server's clock.
     #[prost(uint64, tag = "6")]
     pub at: u64,
+    /// The Kerberos principal of the group, when this server has its key; otherwise empty.
+    #[prost(string, tag = "7")]
+    pub service: String,
 }
 
 /// The host is part of the group.
@@ -281,7 +313,7 @@ pub struct Welcome {
     /// The transcript, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub transcript: Bytes,
-    /// The channel certificate and what leads to the root, DER.
+    /// The channel certificate and what leads to the root, DER; nothing when it wanted none.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub chain: Vec<Bytes>,
     /// The public half of the group's recovery key, SubjectPublicKeyInfo, DER; empty while there is none.
@@ -362,6 +394,16 @@ pub enum Why {
     CertificateUsage = 35,
     /// Its key is not on P-256, or not that of the request.
     CertificateKey = 36,
+    /// Its Kerberos principal does not follow from its name, and nobody has named it.
+    PrincipalUnfit = 40,
+    /// Another member has its Kerberos principal.
+    PrincipalTaken = 41,
+    /// What it has proved by Kerberos is not what it says it is.
+    KerberosProof = 42,
+    /// It has proved itself by Kerberos, and yet a person has to approve it.
+    KerberosReview = 43,
+    /// The server has no key of the group's Kerberos principal.
+    KerberosNone = 44,
 }
 
 impl Why {
@@ -423,6 +465,21 @@ impl Why {
             Self::CertificateKey => {
                 "the certificate's key is not on P-256, or not the one in the key file; have it issued for a key that \
                  `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` made"
+            }
+            Self::PrincipalUnfit => {
+                "the Kerberos principal does not follow from this host's name and the realms that the server lists, or is \
+                 not the one that was named for it; name it: `wardline token create --principal`, or `wardline agent \
+                 approve --principal`"
+            }
+            Self::PrincipalTaken => {
+                "another member has this Kerberos principal; take it away there first: `wardline agent principal NAME none`"
+            }
+            Self::KerberosProof => "the proof by Kerberos was not accepted; the server's log has the reason",
+            Self::KerberosReview => {
+                "no rule of the server lets a host of this name and realm in by Kerberos alone: somebody has to approve it"
+            }
+            Self::KerberosNone => {
+                "the server has no key of the group's Kerberos principal, so that nobody but a person can vouch for this host"
             }
             Self::TooMany => {
                 "too many hosts wait for an operator already, here or from this address; `wardline agent pending` shows \

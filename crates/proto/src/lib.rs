@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  name      who a health service is, and its role
+//!  principal who it is to Kerberos
 //!  authority which role may send which kind of message in which direction
 //!  frame     bytes on a session: frames, parts, limits
 //!  message   what a frame carries: positions, batches, acknowledgements, hop facts
@@ -24,12 +25,14 @@ pub mod health;
 pub mod join;
 pub mod message;
 pub mod name;
+pub mod principal;
 pub mod runas;
 pub mod secure_data;
 pub mod trust;
 
 pub use authority::{Direction, Kind};
 pub use name::{GroupId, Name, Role};
+pub use principal::{Principal, Realm};
 
 /// The port on which gateways and management servers listen for health services.
 pub const PORT: u16 = 5723;

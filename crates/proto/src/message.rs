@@ -125,19 +125,23 @@ pub struct Bound {
     /// The one that was chosen.
     #[prost(string, tag = "3")]
     pub chosen: String,
-    /// The mechanisms that the sender has enabled.
+    /// The mechanisms that the sender takes, of the dialling end for this parent: the first of those that it offers and the
+    /// other takes is the one that is to be chosen.
     #[prost(string, repeated, tag = "4")]
     pub enabled: Vec<String>,
-    /// The name and role of the dialling end.
+    /// Who the dialling end proved to be: by certificate its role and name, by Kerberos its principal.
     #[prost(string, tag = "5")]
     pub dialler: String,
-    /// The name and role of the listening end.
+    /// The same of the listening end.
     #[prost(string, tag = "6")]
     pub listener: String,
     /// What the dialling end decides for both: after how many milliseconds without a byte from the other the session is
     /// taken for dead. 0 from the listening end.
     #[prost(uint64, tag = "7")]
     pub peer_timeout: u64,
+    /// The name and role of the sender. By Kerberos, which knows no roles, nothing else says the role.
+    #[prost(string, tag = "8")]
+    pub sender: String,
 }
 
 /// Why a session or a route ends. Coarse on purpose: what exactly was wrong stands in the log of the end that refused.
@@ -217,6 +221,10 @@ pub struct RouteOpen {
     /// its session proved it.
     #[prost(string, repeated, tag = "2")]
     pub via: Vec<String>,
+    /// The Kerberos principal, with its realm, by which the agent proved itself to the gateway nearest to it; empty: by a
+    /// certificate.
+    #[prost(string, tag = "3")]
+    pub principal: String,
 }
 
 /// The most requests of one session that are under way.
@@ -463,7 +471,7 @@ pub struct Hop {
     /// Key exchange group, as TLS names it.
     #[prost(string, tag = "9")]
     pub exchange: String,
-    /// SHA-256 of the certificate that the other end proved itself with.
+    /// SHA-256 of the certificate that the other end proved itself with; empty when that was by Kerberos.
     #[prost(bytes = "bytes", tag = "10")]
     pub peer_certificate: Bytes,
     /// When it ends, seconds since 1970.
@@ -478,6 +486,41 @@ pub struct Hop {
     /// Whether the session has ended: said by a gateway of another that was behind it.
     #[prost(bool, tag = "14")]
     pub ended: bool,
+    /// By Kerberos: what both ends proved themselves with.
+    #[prost(message, optional, tag = "15")]
+    pub kerberos: Option<Kerberos>,
+    /// The mechanisms that the dialling end offered, in its order: what its operator allows there.
+    #[prost(string, repeated, tag = "16")]
+    pub offered: Vec<String>,
+}
+
+/// What is known of a Kerberos security context. It is bound to its TLS session (RFC 9266), and private, or it is none.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Kerberos {
+    /// The principal of the dialling end, with its realm.
+    #[prost(string, tag = "1")]
+    pub initiator: String,
+    /// The principal of the listening end.
+    #[prost(string, tag = "2")]
+    pub acceptor: String,
+    /// The encryption type of the ticket (RFC 3961, section 8).
+    #[prost(string, tag = "3")]
+    pub ticket: String,
+    /// That of the authenticator.
+    #[prost(string, tag = "4")]
+    pub authenticator: String,
+    /// That of the key under which messages are wrapped.
+    #[prost(string, tag = "5")]
+    pub session: String,
+    /// The version of the key that the ticket is encrypted with; 0 when it does not say.
+    #[prost(uint32, tag = "6")]
+    pub kvno: u32,
+    /// When the ticket ends, seconds since 1970 by the reporter's clock.
+    #[prost(uint64, tag = "7")]
+    pub ends: u64,
+    /// To what the context is bound: `tls-exporter` (RFC 9266).
+    #[prost(string, tag = "8")]
+    pub binding: String,
 }
 
 /// What a health service has of its configuration, and that it would like what it has not.

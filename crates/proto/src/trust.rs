@@ -38,7 +38,7 @@ pub struct Entry {
     /// The server that accepted it.
     #[prost(string, tag = "3")]
     pub server: String,
-    /// Whose act it was: `operator NAME`, `token ID`, `agent NAME`, `server NAME`.
+    /// Whose act it was: `operator NAME`, `token ID`, `principal PRINCIPAL`, `agent NAME`, `server NAME`.
     #[prost(string, tag = "4")]
     pub act: String,
     /// What is so from now on.
@@ -193,6 +193,9 @@ pub struct Token {
     /// The gateways that are to speak for who joins with it, in order; none: it reports to servers itself.
     #[prost(string, repeated, tag = "7")]
     pub parents: Vec<String>,
+    /// The Kerberos principal of who may use it, when it does not follow from its name; otherwise empty.
+    #[prost(string, tag = "8")]
+    pub principal: String,
 }
 
 /// A token is not good any more.
@@ -221,9 +224,13 @@ pub struct Member {
     /// The id of the token that it joined with, 16 bytes; empty without one.
     #[prost(bytes = "bytes", tag = "5")]
     pub token: Bytes,
+    /// The Kerberos principal, with its realm, by which its hops may be proved; empty: by certificates only. No two members
+    /// have the same.
+    #[prost(string, tag = "6")]
+    pub principal: String,
     /// Of a server: it has no database, and none of the group's keys; it relays to servers that have. It never has a duty
     /// key.
-    #[prost(bool, tag = "6")]
+    #[prost(bool, tag = "7")]
     pub relays: bool,
 }
 

@@ -8,8 +8,8 @@ use crate::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
     AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, Database, ExplainFilter,
     Explained, Gap, GapFilter, Group, Issuer, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail, PackFilter,
-    PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
-    SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
+    PackOrder, Page, Pending, PendingFilter, PrincipalOrder, Problem, Profile, ProfileOrder, RecoveryOrder,
+    RotationOrder, SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 /// What an operator can ask of a management group. Every method fails with a [`Problem`] that says what to do next.
@@ -69,6 +69,14 @@ pub trait DataAccess: Send + Sync {
         role: Role,
         name: &Name,
         assignment: Assignment,
+    ) -> impl Future<Output = Result<Member, Problem>> + Send;
+
+    /// Another Kerberos principal proves a member's hops from now on, or none does; gives how it is then.
+    fn bind_principal(
+        &self,
+        role: Role,
+        name: &Name,
+        order: PrincipalOrder,
     ) -> impl Future<Output = Result<Member, Problem>> + Send;
 
     /// A member's channel certificates are worth nothing any more; gives how it is then. It comes home by its identity key.
@@ -198,6 +206,8 @@ pub mod path {
     pub const REMOVE: &str = "/api/v1/members/{role}/{name}/remove";
     /// `POST`: give a member to gateways.
     pub const ASSIGN: &str = "/api/v1/members/{role}/{name}/assign";
+    /// `POST`: give a member a Kerberos principal, or take it away.
+    pub const PRINCIPAL: &str = "/api/v1/members/{role}/{name}/principal";
     /// `POST`: revoke a member's channel certificates.
     pub const REVOKE_CERTIFICATES: &str = "/api/v1/certificates/{name}/revoke";
     /// `GET`: list of issuing CAs.

@@ -1,7 +1,7 @@
 //! Agents: who says something, and how far it was heard.
 
 use serde::{Deserialize, Serialize};
-use wardline_proto::Name;
+use wardline_proto::{Name, Principal};
 
 use crate::Time;
 
@@ -31,6 +31,9 @@ pub struct Agent {
     pub number: u64,
     /// How many gap records there are.
     pub gaps: u64,
+    /// The Kerberos principal by which its hops may be proved; without one, by certificates only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
 }
 
 /// A session that stands.

@@ -13,8 +13,8 @@ use crate::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
     AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, Database, ExplainFilter,
     Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack, PackDetail,
-    PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder, RotationOrder,
-    SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
+    PackFilter, PackOrder, Page, Pending, PendingFilter, PrincipalOrder, Problem, Profile, ProfileOrder, RecoveryOrder,
+    RotationOrder, SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 /// How long an answer may take.
@@ -189,6 +189,10 @@ impl DataAccess for Client {
 
     async fn assign(&self, role: Role, name: &Name, assignment: Assignment) -> Result<Member, Problem> {
         self.tell(&member(path::ASSIGN, role, name), &assignment).await
+    }
+
+    async fn bind_principal(&self, role: Role, name: &Name, order: PrincipalOrder) -> Result<Member, Problem> {
+        self.tell(&member(path::PRINCIPAL, role, name), &order).await
     }
 
     async fn revoke(&self, member: &Name) -> Result<Member, Problem> {

@@ -45,10 +45,10 @@ pub use page::Page;
 pub use problem::{Kind, Problem};
 pub use status::Status;
 pub use time::Time;
-pub use topology::{Hop, HopEnd, Service, Topology};
+pub use topology::{Hop, HopEnd, Service, Ticket, Topology};
 pub use trust::{
     Approval, Approved, Assignment, Group, Issuer, LogEntry, LogFilter, Member, MemberFilter, Pending, PendingFilter,
-    RecoveryOrder, RotationOrder, Token, TokenFilter, TokenOrder, TokenState,
+    PrincipalOrder, RecoveryOrder, RotationOrder, Token, TokenFilter, TokenOrder, TokenState,
 };
 
 /// Where the service listens when nothing else is configured.

@@ -50,26 +50,57 @@ pub struct HopEnd {
     pub reporter: Name,
     /// The ALPN name of the mechanism.
     pub mechanism: String,
+    /// Those that the operator of who dialled allows there, the preferred one first: more than one is `either`.
+    #[serde(default)]
+    pub offered: Vec<String>,
     /// Protocol version, as TLS names it.
     pub version: String,
     /// Cipher suite, as TLS names it.
     pub cipher: String,
     /// Key exchange group, as TLS names it.
     pub exchange: String,
-    /// SHA-256 of the certificate that the other end proved itself with, hexadecimal.
+    /// SHA-256 of the certificate that the other end proved itself with, hexadecimal; empty by Kerberos.
     pub peer_certificate: String,
+    /// By Kerberos: what the ends proved themselves with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kerberos: Option<Ticket>,
     /// When the session began, this end's clock.
     pub since: Time,
 }
 
+/// A Kerberos security context, as one end of a hop measured it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// The principal of who dialled, with its realm.
+    pub initiator: String,
+    /// The principal of who listened.
+    pub acceptor: String,
+    /// To what the context is bound: `tls-exporter` (RFC 9266).
+    pub binding: String,
+    /// The encryption type of the ticket.
+    pub ticket: String,
+    /// The version of the key that it is encrypted with; 0 when it does not say.
+    pub kvno: u32,
+    /// The encryption type of the authenticator.
+    pub authenticator: String,
+    /// That of the key under which messages are wrapped.
+    pub session: String,
+    /// When the ticket ends, this end's clock.
+    pub ends: Time,
+}
+
 impl Hop {
     /// A hop with what its ends said so far. They agree when there are two different ones and both measured the same
-    /// mechanism, version, cipher and key exchange.
+    /// mechanism, version, cipher and key exchange, and by Kerberos the same ticket.
     pub fn new(from: Name, to: Name, id: String, ends: Vec<HopEnd>) -> Self {
         let agree = match ends.as_slice() {
             [a, b] => {
-                let facts = |end: &HopEnd| {
-                    (end.mechanism.clone(), end.version.clone(), end.cipher.clone(), end.exchange.clone())
+                let facts = |end: &HopEnd| HopEnd {
+                    reporter: from.clone(),
+                    peer_certificate: String::new(),
+                    since: Time(0),
+                    kerberos: end.kerberos.clone().map(|ticket| Ticket { ends: Time(0), ..ticket }),
+                    ..end.clone()
                 };
                 a.reporter != b.reporter && facts(a) == facts(b)
             }
@@ -93,6 +124,8 @@ mod tests {
             cipher: cipher.into(),
             exchange: "X25519MLKEM768".into(),
             peer_certificate: reporter.into(),
+            kerberos: None,
+            offered: Vec::new(),
             since: Time(1),
         };
         let agree = |ends| Hop::new(name("a"), name("b"), String::new(), ends).agree;

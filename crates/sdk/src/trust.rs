@@ -2,7 +2,7 @@
 //! token or a recovery key keeps its private half to himself.
 
 use serde::{Deserialize, Serialize};
-use wardline_proto::{Name, Role};
+use wardline_proto::{Name, Principal, Role};
 
 use crate::Time;
 
@@ -25,6 +25,9 @@ pub struct TokenOrder {
     /// The gateways that are to speak for who joins with it, in order; none: it reports to servers itself.
     #[serde(default)]
     pub via: Vec<Name>,
+    /// The Kerberos principal of who joins with it, when it does not follow from its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
 }
 
 /// A join token.
@@ -44,6 +47,9 @@ pub struct Token {
     pub expires: Time,
     /// The gateways that are to speak for who joins with it.
     pub via: Vec<Name>,
+    /// The Kerberos principal of who joins with it, where it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
     /// Whether it may be used.
     pub state: TokenState,
 }
@@ -105,6 +111,9 @@ pub struct Member {
     /// The id of the token that it joined with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// The Kerberos principal by which its hops may be proved; without one, by certificates only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
     /// When its newest channel certificate ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ends: Option<Time>,
@@ -168,6 +177,9 @@ pub struct Pending {
     pub since: Time,
     /// Where it comes from; behind a gateway, the gateway's.
     pub from: String,
+    /// The Kerberos principal that it says is its own; nobody has checked that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
     /// Of a server: it has no database, and is given none of the group's keys.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relays: bool,
@@ -196,6 +208,9 @@ pub struct Approval {
     /// The gateways that are to speak for it, in order; none: it reports to servers itself.
     #[serde(default)]
     pub via: Vec<Name>,
+    /// Its Kerberos principal, when it does not follow from its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
 }
 
 /// A host that was approved.
@@ -209,6 +224,9 @@ pub struct Approved {
     pub key: String,
     /// The gateways that may speak for it; none: it reports to servers itself.
     pub via: Vec<Name>,
+    /// The Kerberos principal by which its hops may be proved; without one, by certificates only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
     /// What has to be typed at the host, so that it believes that this server has answered.
     pub confirmation: String,
     /// Of a server: it has no database, and was given none of the group's keys.
@@ -223,6 +241,15 @@ pub struct Assignment {
     /// In order; none: it reports to servers itself.
     #[serde(default)]
     pub via: Vec<Name>,
+}
+
+/// The Kerberos principal of a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalOrder {
+    /// Which; none: its hops are proved by certificates only.
+    #[serde(default)]
+    pub principal: Option<Principal>,
 }
 
 /// An entry of the trust log as it was signed.

@@ -15,6 +15,9 @@ use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
 
 /// The URI that stands in the certificate of a server's duty key.
 pub const DUTY_URI: &str = "urn:wardline:duty";
+/// The URI, and the only name, in a certificate that says nothing: it lasts as long as the listener, and what it protects is
+/// for somebody who proves himself by Kerberos.
+pub const EPHEMERAL_URI: &str = "urn:wardline:ephemeral";
 /// The most characters of a common name (RFC 5280, appendix A.1).
 pub(crate) const COMMON_NAME_LIMIT: usize = 64;
 
@@ -66,6 +69,9 @@ pub enum Fault {
     /// The duty key of a server that was removed.
     #[error("its server was removed from the group")]
     Disowned,
+    /// The other end may prove itself by Kerberos only, and came with a certificate.
+    #[error("it shows a certificate, and this end takes none of it")]
+    Unwanted,
     /// It is a good certificate, but of somebody else.
     #[error("it belongs to {found}, but {expected} was expected")]
     Other {
@@ -106,6 +112,13 @@ impl Parsed {
             }
             others => Err(Fault::Names(describe(others))),
         }
+    }
+
+    /// Whether it says of itself that it says nothing.
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        let extension = self.certificate.tbs_certificate().get_extension::<SubjectAltName>();
+        let Ok(Some((_, SubjectAltName(names)))) = extension else { return false };
+        matches!(names.as_slice(), [GeneralName::UniformResourceIdentifier(uri)] if uri.as_str() == EPHEMERAL_URI)
     }
 
     /// Who it is for, whatever it is good for.

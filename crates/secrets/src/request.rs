@@ -162,7 +162,7 @@ mod tests {
         let long = ["a"; 60].join(".");
         let server = north.joined(&long, Role::Server);
         let shake = |child: &tls::Channel| {
-            let dial = Arc::new(child.dial(&name(&long)).unwrap());
+            let dial = tls::Dial::new(&name(&long), Some(child), false).unwrap().config;
             let mut child = ClientConnection::new(dial, ServerName::try_from("unused").unwrap()).unwrap();
             let mut parent = ServerConnection::new(Arc::new(server.listen().unwrap())).unwrap();
             while child.is_handshaking() || parent.is_handshaking() {

@@ -125,8 +125,13 @@ impl SigningKey {
 
     /// The signature over a payload: 64 bytes.
     pub fn sign(&self, context: Context, payload: &[u8]) -> Bytes {
+        self.sign_in(self.group, context, payload)
+    }
+
+    /// The same for a group that was not known when the key was made.
+    pub fn sign_in(&self, group: GroupId, context: Context, payload: &[u8]) -> Bytes {
         // Signing fails only when the system has no randomness; an empty signature fits nothing.
-        let digest = signed_digest(context, self.group, payload);
+        let digest = signed_digest(context, group, payload);
         self.pair.sign_digest(&digest).map_or_else(|_| Bytes::new(), |s| Bytes::copy_from_slice(s.as_ref()))
     }
 

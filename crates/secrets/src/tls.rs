@@ -1,8 +1,8 @@
-//! The TLS side of the certificate channel: TLS 1.3 only, X25519MLKEM768 only, both ends prove who they are, and this
+//! The TLS side of the channel: TLS 1.3 only, X25519MLKEM768 only. By certificate both ends prove who they are, and this
 //! end's key signs nothing before the other end's certificate has been verified.
 //!
-//! And that of the session in which hosts join, where TLS gives privacy only: nobody has to prove anything yet, and who
-//! speaks is proved by the messages themselves.
+//! Where TLS gives privacy only the listening end has a certificate that says nothing: to those who prove themselves by
+//! Kerberos inside of it, and in the session in which hosts join, where who speaks is proved by the messages themselves.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,9 +19,9 @@ use rustls::{
     SignatureAlgorithm, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject as _;
-use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, Name, Role};
+use wardline_proto::{ALPN_CERTIFICATE, ALPN_JOIN, ALPN_KERBEROS, Name, Role};
 
-use crate::certificate::{Fault, Identity};
+use crate::certificate::{EPHEMERAL_URI, Fault, Identity};
 use crate::protect::Vault;
 use crate::signature::{KeyId, private_der};
 use crate::trust::Root;
@@ -120,29 +120,6 @@ impl Channel {
         Ok(Self { certified: certified.into(), root, provider, identity, key, not_before, not_after })
     }
 
-    /// The configuration for one dial to a parent of this name. Made anew for each: the gate belongs to one handshake.
-    ///
-    /// # Errors
-    /// Never in practice: the provider speaks TLS 1.3.
-    pub fn dial(&self, parent: &Name) -> Result<ClientConfig, Error> {
-        let gate = Arc::new(Gate::default());
-        let verifier = ParentVerifier { root: self.root.clone(), parent: parent.clone(), gate: Arc::clone(&gate) };
-        let own = CertifiedKey::new(
-            self.certified.cert.clone(),
-            Arc::new(GatedKey { key: Arc::clone(&self.certified.key), gate }),
-        );
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(Only(Arc::new(own))));
-        config.alpn_protocols = vec![ALPN_CERTIFICATE.to_vec()];
-        // rustls calls no verifier when it resumes a session.
-        config.resumption = rustls::client::Resumption::disabled();
-        config.enable_sni = false;
-        Ok(config)
-    }
-
     /// The configuration for the listening side.
     ///
     /// # Errors
@@ -177,6 +154,66 @@ impl Channel {
     pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, Fault> {
         let (leaf, intermediates) = chain.and_then(<[_]>::split_first).ok_or(Fault::Encoding)?;
         self.root.channel(leaf, intermediates, UnixTime::now())
+    }
+}
+
+/// How far the other end of a dial has proved itself by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proved {
+    /// It is the parent, by its certificate.
+    Certificate,
+    /// It is anybody, who means to prove himself by Kerberos.
+    Nothing,
+}
+
+/// One dial to a parent. Made anew for each: the gate belongs to one handshake.
+#[derive(Debug)]
+pub struct Dial {
+    /// For the handshake.
+    pub config: Arc<ClientConfig>,
+    gate: Arc<Gate>,
+}
+
+impl Dial {
+    /// A dial to a parent of this name: by certificate when this end shows one, by Kerberos when it may, the former first.
+    ///
+    /// # Errors
+    /// Never in practice: the provider speaks TLS 1.3.
+    pub fn new(parent: &Name, own: Option<&Channel>, kerberos: bool) -> Result<Self, Error> {
+        let gate = Arc::new(Gate::default());
+        let expected = own.map(|own| (own.root.clone(), parent.clone()));
+        let verifier = Arc::new(ParentVerifier { expected, kerberos, gate: Arc::clone(&gate) });
+        let provider = own.map_or_else(|| Arc::new(provider()), |own| Arc::clone(&own.provider));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match own {
+            Some(own) => {
+                let key = GatedKey { key: Arc::clone(&own.certified.key), gate: Arc::clone(&gate) };
+                let certified = CertifiedKey::new(own.certified.cert.clone(), Arc::new(key));
+                config.with_client_cert_resolver(Arc::new(Only(Arc::new(certified))))
+            }
+            None => config.with_no_client_auth(),
+        };
+        let offers = [(own.is_some(), ALPN_CERTIFICATE), (kerberos, ALPN_KERBEROS)];
+        config.alpn_protocols =
+            offers.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name.to_vec()).collect();
+        // rustls calls no verifier when it resumes a session.
+        config.resumption = rustls::client::Resumption::disabled();
+        config.enable_sni = false;
+        Ok(Self { config: Arc::new(config), gate })
+    }
+
+    /// What a finished handshake with this ALPN name has proved; `None` when the two do not belong together. rustls
+    /// accepts a server that chooses no name at all.
+    pub fn proved(&self, chosen: Option<&[u8]>) -> Option<Proved> {
+        let proved = self.gate.proved()?;
+        let belongs = match proved {
+            Proved::Certificate => ALPN_CERTIFICATE,
+            Proved::Nothing => ALPN_KERBEROS,
+        };
+        (chosen == Some(belongs)).then_some(proved)
     }
 }
 
@@ -230,7 +267,8 @@ pub fn join_dial() -> Result<ClientConfig, Error> {
 /// # Errors
 /// Never in practice: the provider speaks TLS 1.3.
 pub fn look(root: &Root, parent: &Name, at: UnixTime) -> Result<ClientConfig, Error> {
-    let verifier = ParentVerifier { root: root.clone(), parent: parent.clone(), gate: Arc::default() };
+    let expected = Some((root.clone(), parent.clone()));
+    let verifier = ParentVerifier { expected, kerberos: false, gate: Arc::default() };
     let mut config = ClientConfig::builder_with_details(Arc::new(provider()), Arc::new(Moment(at)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -247,10 +285,23 @@ pub fn look(root: &Root, parent: &Name, at: UnixTime) -> Result<ClientConfig, Er
 /// # Errors
 /// The system has no randomness.
 pub fn join_listen() -> Result<ServerConfig, Error> {
+    anonymous(ALPN_JOIN)
+}
+
+/// The same for those who prove themselves by Kerberos.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn kerberos_listen() -> Result<ServerConfig, Error> {
+    anonymous(ALPN_KERBEROS)
+}
+
+fn anonymous(alpn: &[u8]) -> Result<ServerConfig, Error> {
     let make = || {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![rcgen::SanType::URI(EPHEMERAL_URI.try_into()?)];
         let certificate = params.self_signed(&key)?;
         Ok((certificate.into(), PrivatePkcs8KeyDer::from(key.serialize_der())))
     };
@@ -259,7 +310,7 @@ pub fn join_listen() -> Result<ServerConfig, Error> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key.into())?;
-    config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.max_early_data_size = 0;
@@ -305,16 +356,22 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// Opens when the other end's chain, name and signature have been verified.
+/// What has been verified of the other end.
 #[derive(Debug, Default)]
 struct Gate {
-    chain: OnceLock<()>,
+    certificate: OnceLock<Proved>,
     signature: OnceLock<()>,
 }
 
 impl Gate {
+    /// What stands when the handshake is signed with the key of the certificate.
+    fn proved(&self) -> Option<Proved> {
+        self.signature.get().and(self.certificate.get()).copied()
+    }
+
+    /// Whether chain, name and signature have been verified.
     fn is_open(&self) -> bool {
-        self.chain.get().is_some() && self.signature.get().is_some()
+        self.proved() == Some(Proved::Certificate)
     }
 }
 
@@ -330,8 +387,10 @@ impl TimeProvider for Moment {
 
 #[derive(Debug)]
 struct ParentVerifier {
-    root: Root,
-    parent: Name,
+    /// What its certificate must lead to, and whose it must be; without it only one that says nothing is taken.
+    expected: Option<(Root, Name)>,
+    /// Whether one that says nothing is taken.
+    kerberos: bool,
     gate: Arc<Gate>,
 }
 
@@ -368,12 +427,17 @@ impl ServerCertVerifier for ParentVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let found = self.root.channel(leaf, intermediates, now).map_err(refused)?;
-        if found.name != self.parent || found.role == Role::Agent {
-            let expected = format!("gateway or server {}", self.parent);
+        if self.kerberos && certificate::Parsed::new(leaf).is_ok_and(|leaf| leaf.is_ephemeral()) {
+            let _ = self.gate.certificate.set(Proved::Nothing);
+            return Ok(ServerCertVerified::assertion());
+        }
+        let (root, parent) = self.expected.as_ref().ok_or_else(|| refused(Fault::Unwanted))?;
+        let found = root.channel(leaf, intermediates, now).map_err(refused)?;
+        if found.name != *parent || found.role == Role::Agent {
+            let expected = format!("gateway or server {parent}");
             return Err(refused(Fault::Other { found, expected }));
         }
-        let _ = self.gate.chain.set(());
+        let _ = self.gate.certificate.set(Proved::Certificate);
         Ok(ServerCertVerified::assertion())
     }
 

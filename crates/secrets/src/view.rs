@@ -16,7 +16,7 @@ use rpds::{HashTrieMapSync, HashTrieSetSync};
 use rustls_pki_types::CertificateDer;
 use wardline_proto::message::{Context, Digest, Signed, decode, encode};
 use wardline_proto::trust::{self, Entry, Fact, Record, Recorded};
-use wardline_proto::{GroupId, Name, Role};
+use wardline_proto::{GroupId, Name, Principal, Role};
 
 use crate::certificate::Parsed;
 use crate::head::{Reach, Restored};
@@ -52,6 +52,8 @@ pub struct Member {
     pub parents: Vec<Name>,
     /// The token that it joined with.
     pub token: Option<[u8; 16]>,
+    /// The Kerberos principal by which its hops may be proved; without one, by certificates only.
+    pub principal: Option<Principal>,
     /// When it joined, milliseconds since 1970.
     pub joined_at: u64,
     /// The channel certificates that were issued to it and not revoked; newest last. The oldest are forgotten once they
@@ -99,6 +101,8 @@ pub struct Token {
     pub expires: u64,
     /// The gateways that are to speak for who joins with it.
     pub parents: Vec<Name>,
+    /// The Kerberos principal of who may use it, where it was named.
+    pub principal: Option<Principal>,
     /// Whether it was revoked.
     pub revoked: bool,
 }
@@ -181,12 +185,16 @@ pub struct View {
     recovery: Option<VerifyingKey>,
     tokens: HashTrieMapSync<[u8; 16], Arc<Token>>,
     members: HashTrieMapSync<Name, Arc<Member>>,
+    /// Whose each Kerberos principal is.
+    principals: HashTrieMapSync<Principal, Name>,
     /// The duty keys of servers that were removed: they never come back.
     disowned: BTreeSet<KeyId>,
     /// The servers of these names were removed; whoever has such a name later is another.
     gone: HashSet<Name>,
     /// The identity keys of those who were removed: they never come back, by whatever name.
     removed: HashTrieSetSync<KeyId>,
+    /// The names of those who were removed.
+    named: HashTrieSetSync<Name>,
     packs: BTreeMap<String, Arc<Pack>>,
     run_as: RunAs,
     versions: Versions,
@@ -213,9 +221,11 @@ impl View {
             recovery: None,
             tokens: HashTrieMapSync::default(),
             members: HashTrieMapSync::default(),
+            principals: HashTrieMapSync::default(),
             disowned: BTreeSet::new(),
             gone: HashSet::new(),
             removed: HashTrieSetSync::default(),
+            named: HashTrieSetSync::default(),
             packs: BTreeMap::new(),
             run_as: RunAs::default(),
             versions: Versions::default(),
@@ -294,6 +304,7 @@ impl View {
                     used: 0,
                     expires: token.expires,
                     parents: names(&token.parents)?,
+                    principal: principal(&token.principal)?,
                     revoked: false,
                 };
                 if self.tokens.contains_key(&id) {
@@ -312,9 +323,12 @@ impl View {
                     return Ok(());
                 }
                 let known = self.members.get(&name).filter(|member| member.identity.id().0 == *removed.identity);
-                let key = known.ok_or(wrong("a member that is not there"))?.key();
+                let known = known.ok_or(wrong("a member that is not there"))?;
+                let (key, principal) = (known.key(), known.principal.clone());
                 self.removed.insert_mut(key);
+                self.named.insert_mut(name.clone());
                 self.members.remove_mut(&name);
+                principal.map(|principal| self.principals.remove_mut(&principal));
                 self.run_as.remove(&name);
             }
             Fact::Sealing(sealing) => self.sealing(&sealing, at)?,
@@ -401,7 +415,7 @@ impl View {
         self.versions.agents.insert(agents, version);
     }
 
-    /// A member that is new, or has new parents. Another identity key needs another life: a name inherits nothing.
+    /// A member that is new, or has new parents or another principal. Another identity key needs another life: a name inherits nothing.
     fn member(&mut self, member: &trust::Member, at: u64) -> Result<(), Unsound> {
         let wrong = Unsound::Fact;
         let name: Name = member.name.parse().map_err(|_| wrong("a member's name"))?;
@@ -410,6 +424,13 @@ impl View {
         let parents = names(&member.parents)?;
         if parents.contains(&name) {
             return Err(wrong("a member that is its own gateway"));
+        }
+        let principal = principal(&member.principal)?;
+        if principal.as_ref().is_some_and(|principal| !principal.can_be_of(&name)) {
+            return Err(wrong("a member with the principal of another host"));
+        }
+        if principal.as_ref().and_then(|principal| self.principals.get(principal)).is_some_and(|other| *other != name) {
+            return Err(wrong("a principal that another member has"));
         }
         let relays = member.relays;
         if relays && (role != Role::Server || self.duties.contains_key(&name)) {
@@ -422,6 +443,11 @@ impl View {
             }
             let known = Arc::make_mut(known);
             (known.parents, known.entry) = (parents, entry);
+            let before = std::mem::replace(&mut known.principal, principal.clone());
+            before.map(|before| self.principals.remove_mut(&before));
+            if let Some(principal) = principal {
+                self.principals.insert_mut(principal, name.clone());
+            }
             self.versions.members.insert_mut(name, version);
             return Ok(());
         }
@@ -446,6 +472,7 @@ impl View {
             identity,
             parents,
             token,
+            principal: principal.clone(),
             joined_at: at,
             certificates: Vec::new(),
             revoked: 0,
@@ -457,6 +484,9 @@ impl View {
         self.versions.members.insert_mut(name.clone(), version);
         if member.role == Role::Server && !relays {
             self.gone.remove(&name);
+        }
+        if let Some(principal) = principal {
+            self.principals.insert_mut(principal, name.clone());
         }
         self.members.insert_mut(name, Arc::new(member));
         Ok(())
@@ -571,6 +601,11 @@ impl View {
         self.members.get(name).filter(|member| member.role == role)
     }
 
+    /// The member whose hops this Kerberos principal proves.
+    pub fn of_principal(&self, principal: &Principal) -> Option<&Arc<Member>> {
+        self.principals.get(principal).and_then(|name| self.members.get(name))
+    }
+
     /// The member of this name, if others may be behind it: a gateway, or a server without a database.
     pub fn relay(&self, name: &Name) -> Option<&Arc<Member>> {
         self.members.get(name).filter(|member| member.is_relay())
@@ -579,6 +614,11 @@ impl View {
     /// Whether a member with this identity key was removed.
     pub fn was_removed(&self, identity: &KeyId) -> bool {
         self.removed.contains(identity)
+    }
+
+    /// Whether a member of this name was removed at any time.
+    pub fn was_named(&self, name: &Name) -> bool {
+        self.named.contains(name)
     }
 
     /// Every member.
@@ -630,6 +670,11 @@ pub fn pin_of(certificate: &[u8]) -> Option<Pin> {
 pub fn key_of(certificate: &[u8]) -> Option<KeyId> {
     let spki = Parsed::new(certificate).and_then(|parsed| parsed.spki());
     spki.ok().map(|spki| KeyId::of(&spki))
+}
+
+fn principal(text: &str) -> Result<Option<Principal>, Unsound> {
+    let read = (!text.is_empty()).then(|| text.parse());
+    read.transpose().map_err(|_| Unsound::Fact("a Kerberos principal"))
 }
 
 fn names(texts: &[String]) -> Result<Vec<Name>, Unsound> {

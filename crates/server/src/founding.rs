@@ -305,9 +305,7 @@ impl Presence {
                 name: name.clone(),
                 role: Role::Server.to_string(),
                 identity: self.identity.spki().into(),
-                parents: Vec::new(),
-                token: Bytes::new(),
-                relays: false,
+                ..trust::Member::default()
             }));
         }
         let (certificate, not_after) = self.certificate;

@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use wardline_connector::handshake::Session;
+use wardline_connector::handshake::{Proof, Session};
 use wardline_connector::journal;
 use wardline_connector::link::{self, Broken, Incoming, Outgoing};
 use wardline_connector::uplink::hop;
 use wardline_proto::event::Event;
 use wardline_proto::frame::Message;
 use wardline_proto::message::{
-    Context, Digest, Hop, REQUESTS, Reason, Refusal, Request, RouteOpen, SealingKey, Signed, Way, decode,
+    Context, Digest, Hop, Kerberos, REQUESTS, Reason, Refusal, Request, RouteOpen, SealingKey, Signed, Way, decode,
 };
+use wardline_proto::principal::Principal;
 use wardline_proto::{GroupId, Kind, Name, Role};
 use wardline_secrets::certificate::Identity;
 use wardline_secrets::signature::SigningKey;
@@ -98,7 +99,7 @@ impl Ingest {
         let (peer, address) = (session.peer.clone(), session.address.to_string());
         let mut changes = self.store.view();
         let view = Arc::clone(&changes.borrow_and_update());
-        let member = match direct(&view, &peer, &session.facts.peer_certificate) {
+        let member = match direct(&view, &peer, &session.facts.proof) {
             Ok(member) => Arc::clone(member),
             Err((told, reason)) => {
                 journal::emit(Event::UnknownHealthService { peer: peer.to_string(), address, reason });
@@ -145,8 +146,8 @@ impl Ingest {
 /// What a peer is told, and what the operator is.
 type Told = (Refusal, String);
 
-/// The member that a peer is who connects directly with this channel certificate, or why it is none.
-fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&'a Arc<Member>, (Reason, String)> {
+/// The member that a peer is who connects directly and has proved itself so, or why it is none.
+fn direct<'a>(view: &'a View, peer: &Identity, proof: &Proof) -> Result<&'a Arc<Member>, (Reason, String)> {
     let not_known = |reason: String| Err((Reason::NotKnown, reason));
     let Some(member) = view.find(&peer.name, peer.role) else {
         return not_known("it is not a member of the group".into());
@@ -158,16 +159,29 @@ fn direct<'a>(view: &'a View, peer: &Identity, certificate: &Digest) -> Result<&
         let gateways: Vec<_> = member.parents.iter().map(Name::as_str).collect();
         return not_known(format!("it is to come by {}", gateways.join(" or ")));
     }
-    if !member.holds(certificate) {
-        return Err((Reason::Certificate, "its channel certificate was revoked, or not issued to this member".into()));
+    match proof {
+        Proof::Certificate { hash, .. } if !member.holds(hash) => {
+            Err((Reason::Certificate, "its channel certificate was revoked, or not issued to this member".into()))
+        }
+        Proof::Kerberos(ticket) if !is_of(member, &ticket.initiator) => not_known(not_its_own(&ticket.initiator)),
+        _ => Ok(member),
     }
-    Ok(member)
+}
+
+/// Whether the hops of a member may be proved by this Kerberos principal.
+fn is_of(member: &Member, principal: &str) -> bool {
+    member.principal.as_ref().is_some_and(|own| own.to_string() == principal)
+}
+
+fn not_its_own(principal: &str) -> String {
+    format!("it comes as {principal}, which is not the Kerberos principal that the trust log has of it")
 }
 
 /// Whether a member may still come this way, is still the same, and no certificate on the way was revoked since the log
 /// had so many entries.
 fn stands(view: &View, member: &Member, via: &[Name], since: u64) -> Result<(), Told> {
-    let now = view.by_way(&member.name, member.role, via).filter(|now| now.identity == member.identity);
+    let same = |now: &&Arc<Member>| now.identity == member.identity && now.principal == member.principal;
+    let now = view.by_way(&member.name, member.role, via).filter(same);
     let Some(now) = now else { return Err((Refusal::of(Reason::NotKnown), NO_LONGER.into())) };
     if now.revoked > since {
         return Err((Refusal::of(Reason::Certificate), REVOKED.into()));
@@ -207,8 +221,19 @@ fn hops(via: &[Name]) -> impl Iterator<Item = (&Name, &Name)> {
 /// of whom it is a parent. `via` is the way of an agent, which cannot have been by another.
 fn can_be(view: &View, own: &Name, hop: &Hop, reporter: &Member, via: Option<&[Name]>) -> bool {
     let Ok(peer) = hop.peer.parse::<Name>() else { return false };
-    let sizes = hop.id.len() == 32 && hop.peer_certificate.len() == 32;
-    let words = [&hop.mechanism, &hop.version, &hop.cipher, &hop.exchange].iter().all(|word| word.len() <= WORD);
+    let words = [&hop.mechanism, &hop.version, &hop.cipher, &hop.exchange];
+    let (certificate, more) = match &hop.kerberos {
+        None => (32, Vec::new()),
+        Some(Kerberos { initiator, acceptor, ticket, authenticator, session, binding, .. }) => {
+            if [initiator, acceptor].iter().any(|principal| principal.parse::<Principal>().is_err()) {
+                return false;
+            }
+            (0, vec![ticket, authenticator, session, binding])
+        }
+    };
+    let sizes = hop.id.len() == 32 && hop.peer_certificate.len() == certificate;
+    let words = words.into_iter().chain(more).chain(&hop.offered).all(|word| word.len() <= WORD);
+    let sizes = sizes && hop.offered.len() <= 2;
     let pair = match (via, hop.dialled) {
         (Some(via), true) => peer == *via.first().unwrap_or(own),
         (Some(_), false) => false,
@@ -271,6 +296,8 @@ struct Routes<'a> {
 /// One agent's way on a session.
 struct Route {
     agent: Name,
+    /// By which it has proved itself to its gateway; empty: by a certificate, or it is here itself.
+    principal: String,
     via: Vec<Name>,
     inbox: mpsc::Sender<Message>,
 }
@@ -278,7 +305,7 @@ struct Route {
 impl Routes<'_> {
     async fn run(mut self, mut incoming: Incoming, stop: CancellationToken) -> End {
         if self.member.role == Role::Agent {
-            self.open(0, Arc::clone(&self.member), Vec::new(), self.since);
+            self.open(0, Arc::clone(&self.member), String::new(), Vec::new(), self.since);
         }
         if self.outgoing.send(Message::own(Kind::Way, Way { open: true })).await.is_err() {
             return End::Gone("the connection ended".into());
@@ -410,8 +437,6 @@ impl Routes<'_> {
             Ok(via) => via,
             Err(reason) => {
                 self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
-                let close = Message { kind: Kind::RouteClose, route: message.route, body: Bytes::new() };
-                let _ = self.outgoing.send(close).await;
                 return Ok(());
             }
         };
@@ -422,8 +447,14 @@ impl Routes<'_> {
             return Ok(());
         }
         match view.by_way(&agent, Role::Agent, &via) {
+            // Before it takes the place of another.
+            Some(member) if !open.principal.is_empty() && !is_of(member, &open.principal) => {
+                let reason = not_its_own(&open.principal);
+                self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
+                Ok(())
+            }
             Some(member) => {
-                self.open(message.route, Arc::clone(member), via, view.tree().size());
+                self.open(message.route, Arc::clone(member), open.principal, via, view.tree().size());
                 let way = Message::own(Kind::Way, Way { open: true }).on(message.route);
                 // A session that has ended is noticed where it is read.
                 let _ = self.outgoing.send(way).await;
@@ -452,12 +483,16 @@ impl Routes<'_> {
     async fn refused(&self, route: u32, agent: Name, (told, reason): Told) {
         let peer = Identity { name: agent, role: Role::Agent }.to_string();
         journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason });
-        let _ = self.outgoing.send(Message::own(Kind::Refusal, told).on(route)).await;
+        // Who does not go by itself is sent away by its gateway.
+        let close = Message { kind: Kind::RouteClose, route, body: Bytes::new() };
+        for message in [Message::own(Kind::Refusal, told).on(route), close] {
+            let _ = self.outgoing.send(message).await;
+        }
     }
 
-    fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>, since: u64) {
+    fn open(&mut self, route: u32, member: Arc<Member>, principal: String, via: Vec<Name>, since: u64) {
         let (inbox, messages) = mpsc::channel(WAITING);
-        let opened = Route { agent: member.name.clone(), via: via.clone(), inbox };
+        let opened = Route { agent: member.name.clone(), principal, via: via.clone(), inbox };
         let talk =
             Talk::new(Arc::clone(self.ingest), member, via, since, route, self.outgoing.clone(), self.address.clone());
         tokio::spawn(talk.run(messages));
@@ -498,7 +533,9 @@ impl Routes<'_> {
             return;
         }
         // What a gateway says counts for those that came by it, and for nobody else.
-        let first = |route: &Route| route.agent == peer && route.via.first() == Some(&by);
+        let principal = hop.kerberos.map(|ticket| ticket.initiator).unwrap_or_default();
+        let came = |route: &Route| route.agent == peer && route.principal == principal;
+        let first = |route: &Route| came(route) && route.via.first() == Some(&by);
         let behind = |route: &Route| first(route) || hops(&route.via).any(|hop| hop == (&peer, &by));
         let cut: Vec<_> = self.routes.iter().filter(|(_, route)| behind(route)).map(|(route, _)| *route).collect();
         for route in cut {
@@ -507,13 +544,12 @@ impl Routes<'_> {
             let told = if own { Refusal::of(Reason::Certificate) } else { Refusal::by_gateway(&peer) };
             let reason = format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter);
             self.refused(route, agent, (told, reason)).await;
-            let _ = self.outgoing.send(Message { kind: Kind::RouteClose, route, body: Bytes::new() }).await;
         }
     }
 }
 
 /// Why a member is not served that a gateway has let in.
-const FOREIGN: &str = "its channel certificate was revoked, or not issued to this member, or ended long ago";
+const FOREIGN: &str = "its channel certificate or Kerberos principal is not, or not any more, one of this member";
 
 /// Returns when the conversation of a route has ended by itself.
 async fn ended(route: Option<&Route>) {
@@ -586,19 +622,29 @@ impl Ingest {
         if !can_be(&view, &self.own.name, &said, reporter, via) {
             return Ok(None);
         }
-        self.registry.measured(&said);
+        // Of somebody who only says that he is this one nothing is shown.
+        let is_another = |ticket: &Kerberos| {
+            let peer = said.peer.parse::<Name>().ok().and_then(|peer| view.member_named(&peer).cloned());
+            !said.dialled && peer.is_none_or(|peer| !is_of(&peer, &ticket.initiator))
+        };
+        if !said.kerberos.as_ref().is_some_and(is_another) {
+            self.registry.measured(&said);
+        }
         Ok(Some(said))
     }
 
-    /// The member at the dialling end of a hop, when the listening end reports, and, when the channel certificate that it
-    /// came with is its own, how many entries the log has now.
+    /// The member at the dialling end of a hop, when the listening end reports, and, when the channel certificate or the
+    /// principal that it came with is its own, how many entries the log has now.
     fn seen(&self, hop: &Hop) -> Option<(Name, Role, Option<u64>)> {
         let peer: Name = hop.peer.parse().ok().filter(|_| !hop.dialled && !hop.ended)?;
-        let certificate = Digest::from_wire(&hop.peer_certificate).unwrap_or_default();
         let view = self.store.view();
         let view = view.borrow();
         let member = view.member_named(&peer)?;
-        Some((peer, member.role, member.holds(&certificate).then(|| view.tree().size())))
+        let own = match &hop.kerberos {
+            Some(ticket) => is_of(member, &ticket.initiator),
+            None => member.holds(&Digest::from_wire(&hop.peer_certificate).unwrap_or_default()),
+        };
+        Some((peer, member.role, own.then(|| view.tree().size())))
     }
 }
 

@@ -3,6 +3,7 @@
 //! and in the transaction that uses the token up.
 //!
 //! - `approval`: hosts without a token, which wait for an operator
+//! - `kerberos`: hosts for which a KDC vouches
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +16,10 @@ use wardline_connector::join::{self, Asked, Desk, Knock, Knocking, Question};
 use wardline_connector::journal::{self, Quota};
 use wardline_connector::now_ms;
 use wardline_proto::event::Event;
-use wardline_proto::join::{Challenge, Hello, Proof, Refusal, Stands, Welcome, Why};
+use wardline_proto::join::{Answered, Challenge, Hello, Refusal, Stands, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, encode};
 use wardline_proto::trust::{self, Fact};
-use wardline_proto::{GroupId, Name, Role};
+use wardline_proto::{GroupId, Name, Principal, Realm, Role, principal};
 use wardline_secrets::certificate::Fault;
 use wardline_secrets::head::signed_head;
 use wardline_secrets::request::Request;
@@ -30,6 +31,7 @@ use wardline_secrets::{tls, token};
 
 use crate::configuration::Configurations;
 use crate::founding::{Authorities, Issuer, moment, validity};
+use crate::operating;
 use crate::store::Store;
 
 /// The most decisions in a second.
@@ -43,8 +45,8 @@ const MEMBERS: usize = 100_000;
 /// How long the database may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A channel certificate and the issuing CA's, DER.
-type Chain = [Bytes; 2];
+/// A channel certificate and the issuing CA's, DER; nothing for who wants none.
+type Chain = Vec<Bytes>;
 
 /// What a further server brings, read.
 #[derive(Clone, Debug)]
@@ -63,9 +65,21 @@ pub struct JoinDesk {
     authorities: watch::Receiver<Arc<Authorities>>,
     lifetime: Duration,
     without_token: WithoutToken,
+    vouching: Vouching,
     configurations: Arc<Configurations>,
     gate: Mutex<Gate>,
     requests: Mutex<Requests>,
+}
+
+/// What the configuration says about who is let in.
+#[derive(Debug)]
+pub struct Admission {
+    /// How long channel certificates are good.
+    pub lifetime: Duration,
+    /// What is done with hosts that ask without a token.
+    pub without_token: WithoutToken,
+    /// And with hosts that come by Kerberos.
+    pub vouching: Vouching,
 }
 
 /// Why somebody is not let in: what they are told, and what the operator is.
@@ -94,12 +108,11 @@ impl JoinDesk {
     pub fn new(
         store: Store,
         authorities: watch::Receiver<Arc<Authorities>>,
-        lifetime: Duration,
-        without_token: WithoutToken,
+        Admission { lifetime, without_token, vouching }: Admission,
         configurations: Arc<Configurations>,
     ) -> Arc<Self> {
         let (gate, requests) = Default::default();
-        Arc::new(Self { store, authorities, lifetime, without_token, configurations, gate, requests })
+        Arc::new(Self { store, authorities, lifetime, without_token, vouching, configurations, gate, requests })
     }
 
     fn gate(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -107,26 +120,39 @@ impl JoinDesk {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn decide(&self, asking: &Knock) -> Result<Signed, Refused> {
-        let ask = Ask::read(&asking.hello)?;
+    async fn decide(&self, asking: &Knock) -> Result<Answered, Refused> {
+        let mut ask = Ask::read(&asking.hello)?;
         if ask.further.is_some() || (ask.role == Role::Server && ask.token.is_some()) {
             return Err(Refused::new(Why::Protocol, "a server joins by a code"));
         }
         let view = Arc::clone(&self.store.view().borrow());
-        let key = ask.admissible(&view, now_ms(), &asking.transcript, &asking.proof)?;
-        let (chain, issued) = self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
-        let (service, to) = (format!("{} {}", ask.role, ask.name), issued.not_after);
+        let heard = if asking.proof.kerberos.is_empty() {
+            None
+        } else {
+            let (heard, via) = self.hear(&ask, &view, asking).await?;
+            ask.vouched = Some(via);
+            Some(heard)
+        };
+        let realms: Arc<[Realm]> = self.vouching.realms().into();
+        let key = ask.admissible(&view, now_ms(), asking, &realms)?;
+        let (chain, issued) = self.issue(&ask.name, ask.role, key.as_ref(), &ask.certificate)?;
+        let (service, to) = (format!("{} {}", ask.role, ask.name), issued.as_ref().map(|issued| issued.not_after));
         let act = ask.act();
-        let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, &issued));
+        let deciding = self.store.act(act.clone(), move |view, now| ask.facts(view, now, issued.as_ref(), &realms));
         let unavailable = |reason: &str| Refused::new(Why::Unavailable, reason);
         let decided = tokio::time::timeout(PATIENCE, deciding).await;
         let facts = decided.map_err(|_| unavailable("the database takes no data now"))?;
         let facts = facts.map_err(|error| unavailable(&error.to_string()))??;
-        journal::emit(match facts.iter().any(|fact| matches!(fact, Fact::Member(_))) {
-            true => Event::Joined { service, act },
-            false => Event::CertificateIssued { service, to: moment(to) },
-        });
-        Ok(self.welcome(&asking.transcript, chain, Bytes::new()))
+        if facts.iter().any(|fact| matches!(fact, Fact::Member(_))) {
+            journal::emit(Event::Joined { service, act });
+        } else if let Some(to) = to {
+            journal::emit(Event::CertificateIssued { service, to: moment(to) });
+        }
+        let welcome = self.welcome(&asking.transcript, chain, Bytes::new());
+        match heard {
+            None => Ok(Answered::Welcome(welcome)),
+            Some(heard) => heard.vouch(welcome).map(Answered::Vouched).map_err(|reason| unavailable(&reason)),
+        }
     }
 
     fn authorities(&self) -> Arc<Authorities> {
@@ -134,14 +160,15 @@ impl JoinDesk {
     }
 
     /// A channel certificate, the one that the host brought or a new one, with what leads from it to the root; and what the
-    /// log is to say of it.
+    /// log is to say of it. Nothing to who wants none.
     fn issue(
         &self,
         name: &Name,
         role: Role,
-        key: &VerifyingKey,
+        key: Option<&VerifyingKey>,
         brought: &Bytes,
-    ) -> Result<(Chain, trust::Issued), Refused> {
+    ) -> Result<(Chain, Option<trust::Issued>), Refused> {
+        let Some(key) = key else { return Ok((Vec::new(), None)) };
         let authorities = self.authorities();
         let leaf = match (&authorities.issuer, brought.is_empty()) {
             (Issuer::BuiltIn(issuing), true) => {
@@ -172,7 +199,7 @@ impl JoinDesk {
         let issuer = key_of(above).map(|key| Bytes::copy_from_slice(&key.0)).unwrap_or_default();
         let (certificate, not_after) = (sha256(&[&leaf]).to_wire(), not_after(&leaf));
         let issued = trust::Issued { name: name.to_string(), certificate, not_after, issuer };
-        Ok(([&leaf, above].map(|der| Bytes::copy_from_slice(der)), issued))
+        Ok(([&leaf, above].map(|der| Bytes::copy_from_slice(der)).into(), Some(issued)))
     }
 
     fn welcome(&self, transcript: &Digest, chain: Chain, sealed: Bytes) -> Signed {
@@ -180,7 +207,7 @@ impl JoinDesk {
         let view = Arc::clone(&self.store.view().borrow());
         let welcome = Welcome {
             transcript: transcript.to_wire(),
-            chain: chain.into(),
+            chain,
             recovery: view.recovery().map(|key| key.spki().into()).unwrap_or_default(),
             head: signed_head(&keeper.duty, &view.reach(), now_ms()),
             sealed,
@@ -201,12 +228,14 @@ impl JoinDesk {
 impl Desk for JoinDesk {
     fn challenge(&self, begun: &[u8], nonce: &[u8]) -> Signed {
         let keeper = self.store.keeper();
-        let name = self.store.view().borrow().name().map(ToString::to_string).unwrap_or_default();
+        let name = self.store.view().borrow().name().cloned();
+        let voucher = name.as_ref().and_then(|group| self.vouching.voucher(group));
         let challenge = Challenge {
             hello: sha256(&[begun]).to_wire(),
             nonce: Bytes::copy_from_slice(nonce),
             group: Bytes::copy_from_slice(&keeper.root.group().0),
-            name,
+            name: name.map(|name| name.to_string()).unwrap_or_default(),
+            service: voucher.map(|voucher| voucher.service.clone()).unwrap_or_default(),
             chain: vec![self.authorities().duty.clone(), Bytes::copy_from_slice(keeper.root.certificate())],
             at: now_ms(),
         };
@@ -217,7 +246,7 @@ impl Desk for JoinDesk {
         self.store.keeper().duty.signed(Context::Join, encode(refusal))
     }
 
-    async fn admit(&self, asking: Knock) -> Result<Signed, Why> {
+    async fn admit(&self, asking: Knock) -> Result<Answered, Why> {
         let decided = if self.gate().passes() {
             self.decide(&asking).await
         } else {
@@ -288,8 +317,12 @@ struct Ask {
     request: Bytes,
     /// The certificate that it brings, DER.
     certificate: Bytes,
+    /// The Kerberos principal that it says is its own.
+    principal: Option<Principal>,
     /// What it brings besides, when it is a further server.
     further: Option<Further>,
+    /// When a KDC has vouched for it and that is enough: the gateways that are to speak for it.
+    vouched: Option<Vec<Name>>,
 }
 
 impl Ask {
@@ -313,33 +346,72 @@ impl Ask {
             let token = token.ok_or_else(|| Refused::new(Why::TokenNeeded, "a server joins with a token only"))?;
             Further::read(token, &name, further)
         });
-        Ok(Self { further: further.transpose()?, name, role, token, identity, request, certificate })
+        let principal = (!hello.principal.is_empty()).then(|| hello.principal.parse());
+        let principal = principal.transpose().map_err(|error| protocol(format!("{error}")))?;
+        let further = further.transpose()?;
+        Ok(Self { name, role, token, identity, request, certificate, principal, further, vouched: None })
     }
 
     /// Whose act it would be.
     fn act(&self) -> String {
-        match self.token {
-            Some(id) => format!("token {}", hex(&id)),
-            None => format!("{} {}", self.role, self.name),
+        match (self.token, &self.vouched, &self.principal) {
+            (Some(id), ..) => format!("token {}", hex(&id)),
+            (None, Some(_), Some(principal)) => format!("principal {principal}"),
+            (None, ..) => format!("{} {}", self.role, self.name),
         }
     }
 
-    /// The key that a certificate may be issued for. The first rule that is broken counts, in this order always.
-    fn admissible(&self, view: &View, now: u64, transcript: &Digest, proof: &Proof) -> Result<VerifyingKey, Refused> {
+    /// The key that a certificate may be issued for; none for who wants none. The first rule that is broken counts, in this
+    /// order always.
+    fn admissible(
+        &self,
+        view: &View,
+        now: u64,
+        Knock { transcript, proof, .. }: &Knock,
+        realms: &[Realm],
+    ) -> Result<Option<VerifyingKey>, Refused> {
         match self.token {
-            Some(id) => {
-                self.bears(view, now, &id, transcript, &proof.token)?;
-            }
-            None => {
-                self.member(view)?;
-            }
+            Some(id) => self.bears(view, now, &id, transcript, &proof.token)?,
+            None if self.vouched.is_some() => {}
+            None => _ = self.member(view)?,
         }
         self.proved(view.group(), transcript, &proof.identity)?;
         let key = self.key()?;
-        if let Some(id) = self.token {
-            self.free(view, &id)?;
-        }
+        self.place(view, now, realms)?;
         Ok(key)
+    }
+
+    /// What it is to become: one who is there already, or a new member.
+    fn place<'a>(&self, view: &'a View, now: u64, realms: &[Realm]) -> Result<Place<'a>, Refused> {
+        let (known, parents, said) = match (&self.token, &self.vouched) {
+            (Some(id), _) => {
+                let token = self.good_token(view, now, id)?;
+                (self.free(view, |member| self.is_again(member, id))?, &token.parents, token.principal.as_ref())
+            }
+            (None, Some(via)) => {
+                let again = |member: &Member| {
+                    member.identity == self.identity && member.role == self.role && member.principal == self.principal
+                };
+                (self.free(view, again)?, via, None)
+            }
+            (None, None) => return self.member(view).map(Place::There),
+        };
+        if let Some(member) = known {
+            // Whoever is there keeps the principal that it has: to give it another is an operator's act.
+            let same = self.principal.is_none() || member.principal == self.principal;
+            let reason = || format!("it has joined with another; `wardline {} principal` changes that", self.role);
+            return same.then_some(Place::There(member)).ok_or_else(|| Refused::new(Why::PrincipalUnfit, reason()));
+        }
+        let principal = settled(&self.name, self.principal.as_ref(), said, realms, view)?;
+        Ok(Place::New(trust::Member {
+            name: self.name.to_string(),
+            role: self.role.to_string(),
+            identity: self.identity.spki().into(),
+            parents: parents.iter().map(ToString::to_string).collect(),
+            token: self.token.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+            principal: principal.map(|principal| principal.to_string()).unwrap_or_default(),
+            relays: false,
+        }))
     }
 
     /// It has the token, which is good for it now.
@@ -356,14 +428,18 @@ impl Ask {
         fits.then_some(()).ok_or_else(|| Refused::new(Why::Signature, format!("it does not hold token {}", hex(id))))
     }
 
-    /// The key that it wants a certificate for.
-    fn key(&self) -> Result<VerifyingKey, Refused> {
+    /// The key that it wants a certificate for; none when it comes by Kerberos alone.
+    fn key(&self) -> Result<Option<VerifyingKey>, Refused> {
+        if self.request.is_empty() {
+            let reason = "it asks for no certificate, and does not come by Kerberos";
+            return self.principal.as_ref().map(|_| None).ok_or_else(|| Refused::new(Why::Request, reason));
+        }
         let refused = |reason: String| Refused::new(Why::Request, reason);
         let request = Request::parse(&self.request).map_err(|error| refused(format!("its request: {error}")))?;
         if request.name != self.name || request.role != self.role {
             return Err(refused(format!("its request is for {} {}", request.role, request.name)));
         }
-        Ok(request.key)
+        Ok(Some(request.key))
     }
 
     /// Nobody has the name.
@@ -377,25 +453,29 @@ impl Ask {
     }
 
     /// What is so from now on.
-    fn facts(&self, view: &View, now: u64, issued: &trust::Issued) -> Result<Vec<Fact>, Refused> {
-        let ends = issued.not_after.saturating_mul(1000);
-        let issued = Fact::Issued(issued.clone());
-        let Some(id) = self.token else {
-            return self.member(view).and_then(|member| seldom(member, now, ends)).map(|()| vec![issued]);
+    fn facts(
+        &self,
+        view: &View,
+        now: u64,
+        issued: Option<&trust::Issued>,
+        realms: &[Realm],
+    ) -> Result<Vec<Fact>, Refused> {
+        let member = match (self.place(view, now, realms)?, issued) {
+            (Place::New(member), _) => Some(Fact::Member(member)),
+            (Place::There(member), Some(issued)) => {
+                seldom(member, now, issued.not_after.saturating_mul(1000)).map(|()| None)?
+            }
+            (Place::There(_), None) => None,
         };
-        let token = self.good_token(view, now, &id)?;
-        if let Some(member) = self.free(view, &id)? {
-            return seldom(member, now, ends).map(|()| vec![issued]);
+        if let (Some(_), Some(via)) = (&member, &self.vouched) {
+            operating::gateways(via, view).map_err(|refusal| {
+                Refused::new(
+                    Why::Unavailable,
+                    format!("the rule for it names what is no gateway: {}", refusal.0.detail),
+                )
+            })?;
         }
-        let member = trust::Member {
-            name: self.name.to_string(),
-            role: self.role.to_string(),
-            identity: self.identity.spki().into(),
-            parents: token.parents.iter().map(ToString::to_string).collect(),
-            token: Bytes::copy_from_slice(&id),
-            relays: false,
-        };
-        Ok(vec![Fact::Member(member), issued])
+        Ok(member.into_iter().chain(issued.cloned().map(Fact::Issued)).collect())
     }
 
     /// The token, if it is good for this host now.
@@ -430,10 +510,10 @@ impl Ask {
         member.identity == self.identity && member.role == self.role && member.token.as_ref() == Some(id)
     }
 
-    /// Nobody has the name, or the same host has it by the same token.
-    fn free<'a>(&self, view: &'a View, id: &[u8; 16]) -> Result<Option<&'a Arc<Member>>, Refused> {
+    /// Nobody has the name, or the same host has it already.
+    fn free<'a>(&self, view: &'a View, is_again: impl Fn(&Member) -> bool) -> Result<Option<&'a Arc<Member>>, Refused> {
         match view.member_named(&self.name) {
-            Some(member) if self.is_again(member, id) => Ok(Some(member)),
+            Some(member) if is_again(member) => Ok(Some(member)),
             _ => unknown(&self.name, &self.identity, view).map(|()| None),
         }
     }
@@ -448,6 +528,12 @@ impl Ask {
     }
 }
 
+/// What somebody who may come in is to become.
+enum Place<'a> {
+    There(&'a Arc<Member>),
+    New(trust::Member),
+}
+
 impl Further {
     fn read(token: [u8; 16], name: &Name, said: &wardline_proto::join::Further) -> Result<Self, Refused> {
         let refused = |reason: String| Refused::new(Why::Request, reason);
@@ -458,6 +544,26 @@ impl Further {
         let sealing = SealingCertificate::read(&said.sealing, name, Role::Server, now_ms() / 1000);
         let sealing = sealing.map_err(|fault| refused(format!("the key for what it is given: {fault}")))?;
         Ok(Self { token, duty: duty.key, sealing })
+    }
+}
+
+/// The Kerberos principal that a new member is to have, which nobody else has.
+fn settled(
+    name: &Name,
+    asked: Option<&Principal>,
+    said: Option<&Principal>,
+    realms: &[Realm],
+    view: &View,
+) -> Result<Option<Principal>, Refused> {
+    let principal = principal::settle(name, asked, said, realms);
+    let principal = principal.map_err(|unfit| Refused::new(Why::PrincipalUnfit, unfit.to_string()))?;
+    let other = principal.as_ref().and_then(|principal| view.of_principal(principal));
+    match other.filter(|other| other.name != *name) {
+        Some(other) => {
+            let reason = format!("{} {} has its Kerberos principal", other.role, other.name);
+            Err(Refused::new(Why::PrincipalTaken, reason))
+        }
+        None => Ok(principal),
     }
 }
 
@@ -482,7 +588,7 @@ fn unknown(name: &Name, identity: &VerifyingKey, view: &View) -> Result<(), Refu
 /// What a host is told of a fault in the certificate that it brought.
 const fn unfit(fault: &Fault) -> Why {
     match fault {
-        Fault::Encoding | Fault::Chain(_) | Fault::Disowned => Why::CertificateChain,
+        Fault::Encoding | Fault::Chain(_) | Fault::Disowned | Fault::Unwanted => Why::CertificateChain,
         Fault::Validity(..) => Why::CertificateValidity,
         Fault::NoName | Fault::Names(_) | Fault::Name(_) | Fault::Role(_) | Fault::Other { .. } => Why::CertificateName,
         Fault::Usage(_) => Why::CertificateUsage,
@@ -524,8 +630,10 @@ impl Gate {
 }
 
 mod approval;
+mod kerberos;
 use approval::Requests;
 pub use approval::WithoutToken;
+pub use kerberos::{Rule, Vouching};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use wardline_connector::now_ms;
 use wardline_proto::message::Hop;
 use wardline_proto::{Name, Role};
-use wardline_sdk::{HopEnd, Service, Time, Topology};
+use wardline_sdk::{HopEnd, Service, Ticket, Time, Topology};
 use wardline_secrets::view::{Member, View, WAY};
 
 use crate::api::{Connected, Live};
@@ -223,11 +223,22 @@ impl Registry {
         let end = HopEnd {
             reporter: reporter.clone(),
             mechanism: hop.mechanism.clone(),
+            offered: hop.offered.clone(),
             version: hop.version.clone(),
             cipher: hop.cipher.clone(),
             exchange: hop.exchange.clone(),
             peer_certificate: hex(&hop.peer_certificate),
             since: Time(hop.since),
+            kerberos: hop.kerberos.clone().map(|ticket| Ticket {
+                initiator: ticket.initiator,
+                acceptor: ticket.acceptor,
+                binding: ticket.binding,
+                ticket: ticket.ticket,
+                kvno: ticket.kvno,
+                authenticator: ticket.authenticator,
+                session: ticket.session,
+                ends: Time(ticket.ends.saturating_mul(1000)),
+            }),
         };
         let id = hex(&hop.id);
         let (from, to) = if hop.dialled { (reporter.clone(), peer) } else { (peer, reporter.clone()) };

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::credential::credential;
 use wardline_connector::enroll::{self, Further};
+use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::sealing::Sealing;
 use wardline_connector::{certs, doctor, home, journal, listener, now_ms, signals};
 use wardline_proto::event::Event;
@@ -27,7 +28,7 @@ use wardline_server::api::{Live, Relayed, Service, Socket, router};
 use wardline_server::configuration::Configurations;
 use wardline_server::founding::{self, Following, Foundation, Renewal};
 use wardline_server::ingest::Ingest;
-use wardline_server::joining::{self, JoinDesk, WithoutToken};
+use wardline_server::joining::{self, Admission, JoinDesk, Vouching, WithoutToken};
 use wardline_server::live::Registry;
 use wardline_server::operating::accounts::Policy;
 use wardline_server::relaying::{self, Relaying};
@@ -137,6 +138,9 @@ struct Config {
     channel_lifetime: Duration,
     #[serde(default)]
     join_without_token: WithoutToken,
+    #[serde(default)]
+    join_by_kerberos: Vec<joining::Rule>,
+    kerberos: Option<kerberos::Settings>,
     #[serde(default)]
     less_secure_distribution: bool,
     group: founding::Settings,
@@ -319,7 +323,7 @@ fn member(path: &Path) -> Result<(Name, PathBuf, Vec<Membership>), Event> {
 }
 
 fn relaying(config: Config) -> Relaying {
-    let Config { name, state_dir, runtime_dir, listen, api_socket, root_servers, group, .. } = config;
+    let Config { name, state_dir, runtime_dir, listen, api_socket, root_servers, group, kerberos, .. } = config;
     let api_socket = api_socket.unwrap_or_else(|| runtime_dir.join("api.sock"));
     Relaying {
         program: PROGRAM,
@@ -331,11 +335,13 @@ fn relaying(config: Config) -> Relaying {
         listen,
         api_socket,
         root_servers,
+        kerberos,
     }
 }
 
 fn run(path: &Path) -> Result<(), Event> {
     let (config, database) = read(path)?;
+    kerberos::environment(config.kerberos.as_ref())?;
     let refuse = |reason: String| Event::ConfigurationRefused { file: path.display().to_string(), reason };
     let Some(database) = database else { return relaying::run(path, relaying(config)) };
     let state = StateFolder::open(&config.state_dir)?;
@@ -386,11 +392,15 @@ fn run(path: &Path) -> Result<(), Event> {
         policy.tell(&store.view().borrow());
         let stop = CancellationToken::new();
         let own = channel.identity.clone();
-        let (publisher, credential) = credential(Some(channel));
+        let (publisher, credential) = credential(own.clone(), Some(channel));
+        let kerberos =
+            config.kerberos.clone().and_then(|settings| Kerberos::new(settings, &config.name, &config.runtime_dir));
+        let credential = credential.with_kerberos(kerberos);
         let lifetime = config.channel_lifetime;
         let (presence, published) = (Mutex::new(presence), watch::Sender::new(authorities));
         let vault = state.vault().clone();
         let authorities = published.subscribe();
+        let vouching = Vouching::new(config.kerberos, config.join_by_kerberos, &folder);
         let renewal = Arc::new(Renewal {
             vault,
             folder,
@@ -408,7 +418,8 @@ fn run(path: &Path) -> Result<(), Event> {
         let configurations = Arc::new(Configurations::new(store.clone(), accounts.clone()));
         let (issues, known, without_token) =
             (authorities.clone(), Arc::clone(&configurations), config.join_without_token);
-        let desk = JoinDesk::new(store.clone(), issues, lifetime, without_token, known);
+        let admission = Admission { lifetime, without_token, vouching };
+        let desk = JoinDesk::new(store.clone(), issues, admission, known);
         let live = Arc::clone(&registry) as Arc<dyn Live>;
         let service = Service::new(store.clone(), live, Arc::clone(&desk), renewal, accounts, policy);
         let relayed = Relayed::new(service.clone(), config.commands_from);

@@ -6,7 +6,7 @@ pub mod profiles;
 
 use bytes::Bytes;
 use wardline_proto::trust::{self, Fact};
-use wardline_proto::{Name, Role};
+use wardline_proto::{Name, Principal, Role};
 use wardline_sdk::{Kind, Problem, RecoveryOrder, TokenOrder, hex};
 use wardline_secrets::signature::VerifyingKey;
 use wardline_secrets::view::{Member, PARENTS, Unsound, View};
@@ -59,6 +59,14 @@ pub fn create_token(order: &TokenOrder, view: &View, now: u64) -> Decision {
     if order.expires.0 <= now || order.expires.0 > now.saturating_add(LONGEST) {
         return refuse(Kind::Invalid, "a token is good for at most 365 days from now on", next);
     }
+    if let Some(principal) = &order.principal {
+        let exact: Option<Name> = order.name.parse().ok();
+        let exact = exact.filter(|_| order.uses == 1 && order.role != Role::Server).ok_or_else(|| {
+            let detail = "a Kerberos principal is that of one host: a token with one is for one exact name, once";
+            Refusal(Problem::new(Kind::Invalid, detail, next))
+        })?;
+        free(principal, &exact, view)?;
+    }
     gateways(&order.via, view)?;
     let good = view.tokens().filter(|(_, token)| !token.revoked && token.used < token.uses && token.expires >= now);
     if good.count() >= TOKENS {
@@ -73,6 +81,7 @@ pub fn create_token(order: &TokenOrder, view: &View, now: u64) -> Decision {
         uses: order.uses,
         expires: order.expires.0,
         parents: order.via.iter().map(ToString::to_string).collect(),
+        principal: order.principal.as_ref().map(ToString::to_string).unwrap_or_default(),
     })])
 }
 
@@ -140,14 +149,56 @@ pub fn assign(role: Role, name: &Name, via: &[Name], view: &View) -> Decision {
     if via.iter().any(|gateway| gateway == name || is_behind(gateway, name, view)) {
         return refuse(Kind::Conflict, format!("{name} would be behind itself"), next);
     }
-    Ok(vec![Fact::Member(trust::Member {
-        name: name.to_string(),
-        role: role.to_string(),
+    let parents = via.iter().map(ToString::to_string).collect();
+    Ok(vec![Fact::Member(trust::Member { parents, ..as_it_is(member) })])
+}
+
+/// Another Kerberos principal proves a member's hops from now on, or none does.
+///
+/// # Errors
+/// There is no such member, or the principal is another's.
+pub fn bind_principal(role: Role, name: &Name, principal: Option<&Principal>, view: &View) -> Decision {
+    let member = member(role, name, view)?;
+    if let Some(principal) = principal {
+        free(principal, name, view)?;
+    }
+    if member.principal.as_ref() == principal {
+        return Ok(Vec::new());
+    }
+    let principal = principal.map(ToString::to_string).unwrap_or_default();
+    Ok(vec![Fact::Member(trust::Member { principal, ..as_it_is(member) })])
+}
+
+/// Whether a principal can be that of a health service of this name, and is nobody else's.
+///
+/// # Errors
+/// It is not.
+pub fn free(principal: &Principal, name: &Name, view: &View) -> Result<(), Refusal> {
+    if !principal.can_be_of(name) {
+        let next =
+            "a host is host/NAME@REALM by its own name, or ACCOUNT$@REALM; see `wardline agent principal --help`";
+        return refuse(Kind::Invalid, format!("{principal} is the principal of another host than {name}"), next);
+    }
+    match view.of_principal(principal).filter(|other| other.name != *name) {
+        Some(other) => {
+            let next = format!("take it away there: `wardline {} principal {} none`", other.role, other.name);
+            refuse(Kind::Conflict, format!("{principal} is the principal of {} {}", other.role, other.name), &next)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The entry that says what is so of a member now.
+fn as_it_is(member: &Member) -> trust::Member {
+    trust::Member {
+        name: member.name.to_string(),
+        role: member.role.to_string(),
         identity: member.identity.spki().into(),
-        parents: via.iter().map(ToString::to_string).collect(),
+        parents: member.parents.iter().map(ToString::to_string).collect(),
         token: member.token.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
-        relays: false,
-    })])
+        principal: member.principal.as_ref().map(ToString::to_string).unwrap_or_default(),
+        relays: member.relays,
+    }
 }
 
 /// The group has a recovery key.
@@ -211,7 +262,7 @@ fn is_behind(gateway: &Name, other: &Name, view: &View) -> bool {
 }
 
 /// A host name, or one that begins or ends with a `*`.
-fn is_pattern(text: &str) -> bool {
+pub(crate) fn is_pattern(text: &str) -> bool {
     match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(rest), _) | (None, Some(rest)) => {
             let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');

@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, Membership, Parent, StateFolder};
+use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
+use wardline_connector::enroll::{self, Wish};
 use wardline_connector::join::{self, Knocking};
+use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::relay::Relay;
 use wardline_connector::renewal::Renewal;
 use wardline_connector::sealing::Sealing;
-use wardline_connector::{enroll, home, journal, listener, signals};
+use wardline_connector::{home, journal, listener, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, Role};
 use wardline_secrets::certificate::Identity;
@@ -44,12 +46,16 @@ pub struct Relaying {
     pub api_socket: PathBuf,
     /// The servers with the database, in order.
     pub root_servers: Vec<Parent>,
+    /// Kerberos, where it is configured.
+    pub kerberos: Option<kerberos::Settings>,
 }
 
 /// Makes this host a server without a database, once an operator has approved it, and shows each step. Whether it is one.
 pub fn join(relaying: Relaying) -> bool {
     let Relaying { program, name, pin, state_dir, root_servers, .. } = relaying;
-    enroll::main(program, Role::Server, Ok((name, state_dir)), root_servers, None, pin, None) == ExitCode::SUCCESS
+    let (parents, mechanism) = (root_servers, Mechanism::Certificate);
+    let wish = Wish { parents, token: None, pin, own_pki: None, mechanism, kerberos: None, group: None };
+    enroll::main(program, Role::Server, Ok((name, state_dir)), wish) == ExitCode::SUCCESS
 }
 
 /// Runs until the program is to stop.
@@ -57,7 +63,8 @@ pub fn join(relaying: Relaying) -> bool {
 /// # Errors
 /// One event: it has not joined, or something of it cannot be used.
 pub fn run(file: &Path, relaying: Relaying) -> Result<(), Event> {
-    let Relaying { program, name, group, pin, state_dir, runtime_dir, listen, api_socket, root_servers } = relaying;
+    let Relaying { program, name, group, pin, state_dir, runtime_dir, listen, api_socket, root_servers, kerberos } =
+        relaying;
     let refuse = |reason: String| Event::ConfigurationRefused { file: file.display().to_string(), reason };
     let state = StateFolder::open(&state_dir)?;
     let found = home::groups(Vec::new(), state.path())?.into_iter().find(|found| found.name() == group.as_str());
@@ -67,8 +74,9 @@ pub fn run(file: &Path, relaying: Relaying) -> Result<(), Event> {
         ))
     })?;
     let own = Identity { name: name.clone(), role: Role::Server };
+    let kerberos = kerberos.and_then(|settings| Kerberos::new(settings, &name, &runtime_dir));
     let home::Member { membership, folder, credential, identity, root, vault, renewal } =
-        home::load(found, &own, state.vault())?;
+        home::load(found, &own, state.vault(), kerberos)?;
     if pin.is_some_and(|pin| pin != membership.pin) {
         return Err(refuse(
             "group: the root of the group that this host has joined is not the one that `pin` names".into(),

@@ -15,7 +15,7 @@ use wardline_secrets::trust::Pin;
 use zeroize::Zeroizing;
 
 use super::{Enrolment, Failed, one_only, settle, steps, summary, tick};
-use crate::config::{IDENTITY, Parent, StateFolder};
+use crate::config::{IDENTITY, Mechanism, Parent, StateFolder};
 use crate::home;
 use crate::join::{self, Admitted, Applying, JoinError, Step, Waiting};
 use crate::own_pki::Offered;
@@ -26,8 +26,8 @@ const TRIES: u32 = 3;
 /// A host that asks, with keys that are in memory only.
 struct Host {
     applying: Applying,
-    channel: SigningKey,
-    channel_pem: Zeroizing<Vec<u8>>,
+    /// That of its channel certificate; none when it comes by Kerberos alone.
+    channel: Option<(SigningKey, Zeroizing<Vec<u8>>)>,
 }
 
 pub(super) fn run(
@@ -148,15 +148,19 @@ impl Host {
         let make = || SigningKey::generate(group).map_err(|error| error.to_string());
         let bytes = |pem: Zeroizing<String>| Zeroizing::new(pem.as_bytes().to_vec());
         let (_, identity) = make()?;
-        let (channel, channel_pem, certificate) = match enrolment.own(group)? {
-            Some(Offered { leaf, key, pem }) => (key, pem, Bytes::copy_from_slice(&leaf)),
-            None => make().map(|(key, pem)| (key, bytes(pem), Bytes::new()))?,
+        let (channel, certificate) = match (enrolment.own(group)?, enrolment.mechanism) {
+            (Some(Offered { leaf, key, pem }), _) => (Some((key, pem)), Bytes::copy_from_slice(&leaf)),
+            (None, Mechanism::Kerberos) => (None, Bytes::new()),
+            (None, Mechanism::Certificate | Mechanism::Either) => {
+                make().map(|(key, pem)| (Some((key, bytes(pem))), Bytes::new()))?
+            }
         };
         let (name, role) = (enrolment.name.clone(), enrolment.role);
-        let request = request(&channel_pem, &name, role).map_err(|error| error.to_string())?;
-        let applying =
-            Applying { name, role, identity: bytes(identity), request, certificate, pin: enrolment.pin, further: None };
-        Ok(Self { applying, channel, channel_pem })
+        let request = channel.as_ref().map(|(_, pem)| request(pem, &name, role)).transpose();
+        let request = request.map_err(|error| error.to_string())?.unwrap_or_default();
+        let (principal, pin, identity) = (enrolment.principal(), enrolment.pin, bytes(identity));
+        let applying = Applying { name, role, identity, request, certificate, principal, pin, further: None };
+        Ok(Self { applying, channel })
     }
 
     /// Writes everything, or nothing.
@@ -170,10 +174,12 @@ impl Host {
             }
             private::create_folder(&pending)?;
             vault.write(&pending.join(IDENTITY), IDENTITY, &self.applying.identity)?;
-            vault.write(&pending.join("channel.key"), "channel.key", &self.channel_pem)?;
-            let own_pki = enrolment.own_pki.as_ref();
-            home::keep(vault, &pending, admitted, pin, &enrolment.parents, own_pki, self.channel.id())?;
-            settle(state, admitted.group, &admitted.group_name)
+            if let Some((_, pem)) = &self.channel {
+                vault.write(&pending.join("channel.key"), "channel.key", pem)?;
+            }
+            let id = self.channel.as_ref().map(|(channel, _)| channel.id());
+            home::keep(vault, &pending, admitted, pin, enrolment.way(), id)?;
+            settle(state, &pending, &admitted.group_name)
         };
         write().inspect_err(|_| {
             let _ = fs::remove_dir_all(&pending);

@@ -88,6 +88,7 @@ fn run(
         identity: Zeroizing::new(identity.as_bytes().to_vec()),
         request: wish(&channel)?,
         certificate: Bytes::new(),
+        principal: None,
         pin: None,
         further: Some(Brought {
             token,

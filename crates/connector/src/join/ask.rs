@@ -8,15 +8,16 @@ use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use wardline_proto::join::{Answered, Challenge, Down, Hello, Proof, Refusal, Said, Up, Welcome, Why};
 use wardline_proto::message::{Context, Digest, Signed, decode, encode};
-use wardline_proto::{GroupId, Name, Role};
+use wardline_proto::{GroupId, Name, Principal, Role};
 use wardline_secrets::head::open_head;
 use wardline_secrets::request::Request;
 use wardline_secrets::signature::{SigningKey, VerifyingKey, random, sha256};
 use wardline_secrets::tls;
 use wardline_secrets::token::Token;
-use wardline_secrets::trust::{Root, RootError};
+use wardline_secrets::trust::{Pin, Root, RootError};
+use wardline_secrets::view::pin_of;
 
-use super::{DEADLINE, close, dial, read, refused_transcript, say, transcript};
+use super::{DEADLINE, Kerberos, close, dial, read, refused_proof, say, transcript};
 use crate::config::Parent;
 use crate::handshake::HandshakeError;
 
@@ -32,6 +33,8 @@ pub enum With {
     },
     /// It is a member that renews or comes home: by its identity key. It knows the root.
     Root(Root),
+    /// It is new, and a KDC vouches for it and for the group.
+    Kerberos(Kerberos),
 }
 
 /// Who asks.
@@ -43,10 +46,12 @@ pub struct Applicant {
     pub role: Role,
     /// Its identity key.
     pub identity: Arc<SigningKey>,
-    /// The request for its channel certificate, DER.
+    /// The request for its channel certificate, DER; empty when it wants none.
     pub request: Vec<u8>,
     /// The channel certificate that it brings, of the same key, DER; empty when the server is to issue one.
     pub certificate: Bytes,
+    /// The Kerberos principal by which its hops are to be proved.
+    pub principal: Option<Principal>,
     /// By what it hopes to be let in.
     pub with: With,
 }
@@ -64,7 +69,7 @@ pub struct Admitted {
     pub group_name: Name,
     /// Its root.
     pub root: Root,
-    /// The channel certificate and what leads to the root.
+    /// The channel certificate and what leads to the root; nothing when it wanted none.
     pub chain: Vec<CertificateDer<'static>>,
     /// The public half of the group's recovery key, SubjectPublicKeyInfo; empty while there is none.
     pub recovery: Bytes,
@@ -132,6 +137,12 @@ pub enum Cause {
     /// The group has a name that this host has another folder of.
     #[error("the group is called {0}, as another of which a folder is here already; the token was not used")]
     Taken(Name),
+    /// Another group answers than was asked for.
+    #[error("the group is called {0}, and this host wants to join another")]
+    OtherGroup(Name),
+    /// This host has no ticket for the group's service.
+    #[error("Kerberos: {0}; see that the KDC can be reached, and that it knows the group's principal")]
+    Kerberos(String),
     /// Not let in.
     #[error("it does not: {}", .0.as_str())]
     Refused(Why),
@@ -197,6 +208,8 @@ pub(super) struct Believed {
     pub(super) group_name: Name,
     pub(super) root: Root,
     pub(super) duty: VerifyingKey,
+    /// The group's Kerberos principal, if the server says that it has its key.
+    pub(super) service: String,
 }
 
 /// What is wrong with an answer that does not wait for a proof.
@@ -209,7 +222,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     let hello = encode(&Hello {
         token: match &applicant.with {
             With::Token { token, .. } => Bytes::copy_from_slice(&token.id),
-            With::Root(_) => Bytes::new(),
+            With::Root(_) | With::Kerberos(_) => Bytes::new(),
         },
         name: applicant.name.to_string(),
         role: applicant.role.to_string(),
@@ -218,6 +231,7 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
         nonce: Bytes::copy_from_slice(&random()),
         certificate: applicant.certificate.clone(),
         further: None,
+        principal: principal(applicant.principal.as_ref()),
     });
     say(&mut stream, &Up { said: Some(Said::Hello(hello.clone())) }).await?;
     let challenge = match hear_answer(&mut stream).await? {
@@ -232,23 +246,36 @@ async fn ask_one(parent: &Parent, applicant: &Applicant, step: &mut Step) -> Res
     {
         return Err(Cause::Taken(believed.group_name));
     }
+    if let With::Kerberos(kerberos) = &applicant.with {
+        expected(kerberos, &believed)?;
+    }
     *step = Step::Decision;
     let transcript = transcript(&[&hello, &challenge.payload]);
     let Digest(digest) = transcript;
+    let (begun, kerberos) = match &applicant.with {
+        With::Kerberos(kerberos) => kerberos.begin(&transcript).await.map(|(begun, token)| (Some(begun), token))?,
+        With::Token { .. } | With::Root(_) => (None, Bytes::new()),
+    };
     let proof = Proof {
         token: match &applicant.with {
             With::Token { token, .. } => Bytes::copy_from_slice(&token.sign(&digest)),
-            With::Root(_) => Bytes::new(),
+            With::Root(_) | With::Kerberos(_) => Bytes::new(),
         },
-        identity: applicant.identity.sign(Context::Join, &digest),
+        identity: applicant.identity.sign_in(believed.root.group(), Context::Join, &digest),
+        kerberos,
     };
-    let about = refused_transcript(&transcript, &proof.token, &proof.identity);
+    let about = refused_proof(&transcript, &proof);
     say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
-    let welcome = match hear_answer(&mut stream).await? {
-        Answered::Welcome(welcome) => welcome,
-        Answered::Refused(signed) => return Err(refused(&believed, &about, &signed)),
-        Answered::Refusal(refusal) => return Err(Cause::Unsigned(refusal.why())),
-        _ => return Err(Cause::Garbled("it asked twice")),
+
+    let welcome = match (hear_answer(&mut stream).await?, begun) {
+        (Answered::Welcome(welcome), None) => welcome,
+        (Answered::Vouched(vouched), Some(begun)) => {
+            begun.says(&vouched)?;
+            vouched.welcome
+        }
+        (Answered::Refused(signed), _) => return Err(refused(&believed, &about, &signed)),
+        (Answered::Refusal(refusal), _) => return Err(Cause::Unsigned(refusal.why())),
+        _ => return Err(Cause::Garbled("it gave another answer than to this question")),
     };
     let welcome = welcomed(&believed, &transcript, &welcome)?;
     *step = Step::Certificate;
@@ -274,12 +301,37 @@ pub(super) async fn hear_answer(stream: &mut super::Stream) -> Result<Answered, 
     down.and_then(|down| down.answered).ok_or(Cause::Garbled("what came cannot be decoded"))
 }
 
+/// A principal as it is sent.
+pub(super) fn principal(principal: Option<&Principal>) -> String {
+    principal.map(ToString::to_string).unwrap_or_default()
+}
+
+/// Whether a server says that it is of the group that this host wants to join, and has its key. That is not proved yet.
+fn expected(kerberos: &Kerberos, believed: &Believed) -> Result<(), Cause> {
+    if believed.group_name != kerberos.group {
+        return Err(Cause::OtherGroup(believed.group_name.clone()));
+    }
+    match believed.service.as_str() {
+        "" => Err(Cause::Refused(Why::KerberosNone)),
+        service if service == kerberos.service => Ok(()),
+        other => Err(Cause::Forged(format!("it has a key of {other}, and this host asks for {}", kerberos.service))),
+    }
+}
+
 /// The root that a host believes. What is sent may be another certificate of the same key; what is known decides.
-fn known(with: &With, root: &[u8], _: GroupId) -> Result<Root, Cause> {
+fn known(with: &With, root: &[u8], claimed: GroupId) -> Result<Root, Cause> {
     match with {
         With::Root(known) => Ok(known.clone()),
         With::Token { token, .. } => Root::from_certificate(root, token.group, token.pin).map_err(not_the_root),
+        // Without a pin it is believed for now: only what the group's service says in the end counts.
+        With::Kerberos(kerberos) => shown(root, claimed, kerberos.pin),
     }
+}
+
+/// The root that is shown, which must be the pinned one when there is a pin.
+pub(super) fn shown(root: &[u8], group: GroupId, pin: Option<Pin>) -> Result<Root, Cause> {
+    let pin = pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
+    Root::from_certificate(root, group, pin).map_err(not_the_root)
 }
 
 /// Somebody does not show the root that is pinned.
@@ -325,7 +377,7 @@ pub(super) fn believe_at(
         return Err(Cause::Forged("its challenge answers another question".into()));
     }
     let group_name = challenge.name.parse().map_err(|_| Cause::Garbled("the group's name is none"))?;
-    Ok(Believed { server, group_name, root, duty })
+    Ok(Believed { server, group_name, root, duty, service: challenge.service })
 }
 
 /// What a server that was believed says in this session to a host that it lets in.
@@ -347,13 +399,21 @@ pub(super) fn check(
     believed: Believed,
     welcome: Welcome,
 ) -> Result<Admitted, Cause> {
-    let Believed { server, group_name, root, duty } = believed;
+    let Believed { server, group_name, root, duty, .. } = believed;
     let chain: Vec<_> = welcome.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-    let key = tls::certified(&root, &chain, &applicant.name, applicant.role)
-        .map_err(|fault| Cause::Forged(format!("the certificate that it issued: {fault}")))?;
-    let asked = Request::parse(&applicant.request).map_err(|_| Cause::Garbled("this host's request is none"))?;
-    if key != asked.key.id() {
-        return Err(Cause::Forged("the certificate that it issued is for another key".into()));
+    if applicant.request.is_empty() {
+        // It wants no certificate, and takes none.
+        chain
+            .is_empty()
+            .then_some(())
+            .ok_or_else(|| Cause::Forged("it issued a certificate that nobody wanted".into()))?;
+    } else {
+        let key = tls::certified(&root, &chain, &applicant.name, applicant.role)
+            .map_err(|fault| Cause::Forged(format!("the certificate that it issued: {fault}")))?;
+        let asked = Request::parse(&applicant.request).map_err(|_| Cause::Garbled("this host's request is none"))?;
+        if key != asked.key.id() {
+            return Err(Cause::Forged("the certificate that it issued is for another key".into()));
+        }
     }
     if !applicant.certificate.is_empty() && welcome.chain.first() != Some(&applicant.certificate) {
         return Err(Cause::Forged("it answered with another certificate than this host's own".into()));

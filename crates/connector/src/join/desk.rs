@@ -9,10 +9,10 @@ use wardline_proto::join::{
     Answered, Commitment, Down, Hello, Open, POLLED, Pending, Poll, Proof, Refusal, STANDING, Said, Standing, Up, Why,
 };
 use wardline_proto::message::{Digest, Signed, decode};
-use wardline_proto::{Name, Role};
+use wardline_proto::{Name, Principal, Role};
 use wardline_secrets::signature::{VerifyingKey, random, sha256};
 
-use super::{DEADLINE, Knocking, close, hear, random_32, refused_transcript, say, session, transcript};
+use super::{DEADLINE, Knocking, close, hear, random_32, refused_proof, refused_transcript, say, session, transcript};
 
 /// Who decides who is let in.
 pub trait Desk {
@@ -20,9 +20,9 @@ pub trait Desk {
     /// [`wardline_proto::join::Challenge`], signed by the duty key.
     fn challenge(&self, begun: &[u8], nonce: &[u8]) -> Signed;
 
-    /// Decides: a [`wardline_proto::join::Welcome`], signed by the duty key, or why not. Whether the signatures of the
-    /// proof fit is for it to check.
-    fn admit(&self, knock: Knock) -> impl Future<Output = Result<Signed, Why>> + Send;
+    /// Decides: a [`wardline_proto::join::Welcome`], signed by the duty key, to who has proved itself by Kerberos in a
+    /// [`wardline_proto::join::Vouched`]; or why not. Whether the proof fits is for it to check.
+    fn admit(&self, knock: Knock) -> impl Future<Output = Result<Answered, Why>> + Send;
 
     /// A refusal of who has proved something: signed by the duty key, so that nobody on the way can say no in its place
     /// and make a host that was let in forget its keys.
@@ -123,8 +123,8 @@ async fn answer(
     let (about, decided) = match heard(stream).await? {
         Said::Hello(bytes) => {
             let knock = knock(stream, address, desk, &bytes).await?;
-            let about = refused_transcript(&knock.transcript, &knock.proof.token, &knock.proof.identity);
-            (about, desk.admit(knock).await.map(Answered::Welcome))
+            let about = refused_proof(&knock.transcript, &knock.proof);
+            (about, desk.admit(knock).await)
         }
         Said::Commitment(bytes) => {
             let request = opened(stream, address, session, desk, &bytes).await?;
@@ -179,7 +179,9 @@ async fn knock(
     let transcript = transcript(&[bytes, &payload]);
     let Said::Proof(proof) = heard(stream).await? else { return Err(Some(Why::Protocol)) };
     let signed = if hello.token.is_empty() { proof.token.is_empty() } else { proof.token.len() == 64 };
-    if !signed || proof.identity.len() != 64 {
+    // A token says itself who may come; nobody else has to vouch.
+    let vouched = proof.kerberos.is_empty() || hello.token.is_empty() && !hello.principal.is_empty();
+    if !signed || !vouched || proof.identity.len() != 64 {
         return Err(Some(Why::Protocol));
     }
     Ok(Knock { hello, transcript, proof, address })
@@ -260,8 +262,10 @@ async fn proved(
     bytes: &Bytes,
 ) -> Result<(Digest, Bytes), Option<Why>> {
     let payload = challenged(stream, desk, bytes, &random()).await?;
-    let Said::Proof(Proof { token, identity }) = heard(stream).await? else { return Err(Some(Why::Protocol)) };
-    if !token.is_empty() || identity.len() != 64 {
+    let Said::Proof(Proof { token, identity, kerberos }) = heard(stream).await? else {
+        return Err(Some(Why::Protocol));
+    };
+    if !token.is_empty() || !kerberos.is_empty() || identity.len() != 64 {
         return Err(Some(Why::Protocol));
     }
     Ok((transcript(&[kind, bytes, &payload]), identity))
@@ -271,7 +275,9 @@ async fn proved(
 fn is_shaped(hello: &Hello) -> bool {
     matches!(hello.token.len(), 0 | 16)
         && hello.nonce.len() == 16
-        && !hello.request.is_empty()
+        // Who wants no certificate comes by Kerberos.
+        && (!hello.request.is_empty() || hello.certificate.is_empty() && !hello.principal.is_empty())
+        && (hello.principal.is_empty() || hello.principal.parse::<Principal>().is_ok())
         && hello.name.parse::<Name>().is_ok()
         && VerifyingKey::from_spki(&hello.identity).is_ok()
 }

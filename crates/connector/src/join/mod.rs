@@ -10,6 +10,7 @@
 //!
 //! - `ask`: by a token, or as a member that renews or comes home
 //! - `wait`: by a code that two people compare
+//! - `vouch`: by Kerberos, with a key of the group's own principal at the other end
 //! - `standing`: a member asks how it stands
 //! - `desk`: the server's side of all
 
@@ -19,6 +20,7 @@ mod pass;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod vouch;
 mod wait;
 
 use std::io;
@@ -32,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 use wardline_proto::ALPN_JOIN;
-use wardline_proto::join::{LIMIT, SESSION};
+use wardline_proto::join::{LIMIT, Proof, SESSION};
 use wardline_proto::message::Digest;
 use wardline_secrets::signature::{random, sha256};
 use wardline_secrets::tls;
@@ -41,6 +43,7 @@ pub use self::ask::{Admitted, Applicant, Attempt, Cause, JoinError, Step, With, 
 pub use self::desk::{Asked, Desk, Knock, Question, Request, serve};
 pub use self::pass::pass;
 pub use self::standing::{Known, Proved, standing};
+pub use self::vouch::{Heard, Kerberos, Voucher};
 pub use self::wait::{Applying, Brought, Waiting, request};
 use crate::config::Parent;
 use crate::handshake::{HandshakeError, connect, tls_error};
@@ -63,7 +66,15 @@ fn transcript(said: &[&[u8]]) -> Digest {
 /// What a refusal is about: the transcript and the signatures that it did not believe, so that nobody on the way can have
 /// other signatures refused and pass that on.
 fn refused_transcript(transcript: &Digest, token: &[u8], identity: &[u8]) -> Digest {
-    sha256(&[&transcript.0, token, identity])
+    refused_proof(
+        transcript,
+        &Proof { token: token.to_vec().into(), identity: identity.to_vec().into(), ..Proof::default() },
+    )
+}
+
+/// The same for a whole proof.
+fn refused_proof(transcript: &Digest, Proof { token, identity, kerberos }: &Proof) -> Digest {
+    sha256(&[&transcript.0, token, identity, kerberos])
 }
 
 /// 32 fresh random bytes.
@@ -81,7 +92,7 @@ pub(crate) async fn dial(parent: &Parent) -> Result<Stream, HandshakeError> {
         let name = ServerName::IpAddress(address.ip().into());
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN_JOIN) {
-            return Err(HandshakeError::Mechanism("nothing".into()));
+            return Err(HandshakeError::Mechanism("nothing".into(), "wardline-join/1".into()));
         }
         Ok(TlsStream::Client(stream))
     })

@@ -83,7 +83,7 @@ async fn ask(mut stream: Stream, known: &Known<'_>) -> Result<Proved, Cause> {
     let transcript = transcript(&[STANDING, &question, &signed.payload]);
     let identity = known.identity.sign(Context::Join, &transcript.0);
     let about = refused_transcript(&transcript, &[], &identity);
-    let proof = Proof { token: Bytes::new(), identity };
+    let proof = Proof { identity, ..Proof::default() };
     let stands = async {
         say(&mut stream, &Up { said: Some(Said::Proof(proof)) }).await?;
         match hear_answer(&mut stream).await? {

@@ -10,7 +10,7 @@ use wardline_secrets::token::{code, confirmation};
 
 use super::*;
 use crate::handshake;
-use crate::testing::{Group, TestDesk, Twist, eventually, listen, name, parent, passing, server};
+use crate::testing::{Group, TestDesk, Twist, eventually, listen, name, nobody, parent, passing, server};
 
 struct Site {
     group: Arc<Group>,
@@ -38,6 +38,7 @@ impl Site {
             identity: self.group.identity(),
             request: wardline_secrets::request::request(pem.as_bytes(), &name("web1.test"), Role::Agent).unwrap(),
             certificate: Bytes::new(),
+            principal: None,
             with: With::Token { token: wardline_secrets::token::Token::parse(&self.token).unwrap(), taken: Vec::new() },
         }
     }
@@ -131,7 +132,7 @@ async fn meddler(site: &Site, change: Arc<Mutex<(usize, usize)>>, saw: Arc<Mutex
             close(&mut below).await;
         }
     };
-    listen(crate::credential::credential(None).1, &site.stop, |_| async {}, on_join).await
+    listen(nobody(), &site.stop, |_| async {}, on_join).await
 }
 
 #[tokio::test]
@@ -180,7 +181,7 @@ fn applying() -> Applying {
     let name = name("web1.test");
     let request = wardline_secrets::request::request(channel.as_bytes(), &name, Role::Agent).unwrap();
     let (identity, certificate) = (identity.as_bytes().to_vec().into(), Bytes::new());
-    Applying { name, role: Role::Agent, identity, request, certificate, pin: None, further: None }
+    Applying { name, role: Role::Agent, identity, request, certificate, principal: None, pin: None, further: None }
 }
 
 #[tokio::test]
@@ -230,7 +231,7 @@ async fn only_what_was_committed_to_can_be_opened() {
         let request = applying().request.into();
         let (token, identity) = (Bytes::new(), identity.public().unwrap().spki().into());
         let (name, role, nonce) = (host.to_owned(), "agent".to_owned(), vec![1; 16].into());
-        encode(&Hello { token, name, role, identity, request, nonce, certificate: Bytes::new(), further: None })
+        encode(&Hello { token, name, role, identity, request, nonce, ..Hello::default() })
     };
     let hash = |nonce: &[u8], hello: &[u8]| sha256(&[nonce, hello]).to_wire();
     let talk = async |digest: Bytes, nonce: &[u8], hello: Bytes| {
@@ -291,7 +292,7 @@ async fn a_host_that_waits_is_turned_away_by_nobody_but_a_server() {
             close(&mut below).await;
         }
     };
-    let gateway = listen(crate::credential::credential(None).1, &site.stop, |_| async {}, on_join).await;
+    let gateway = listen(nobody(), &site.stop, |_| async {}, on_join).await;
     let parents = [parent("gw.test", gateway)];
     let waiting = request(&parents, &applying()).await.unwrap();
     *site.desk.says.lock().unwrap() = Some(Ok(()));
@@ -396,7 +397,7 @@ async fn joins_and_sessions_do_not_keep_each_other_out() {
     let refused = site.ask_at(address).await.unwrap_err();
     assert!(refused.step <= Step::Challenge, "{refused}");
     let agent = site.group.channel("web1.test", Role::Agent);
-    let session = handshake::dial(&agent, &srv, handshake::PEER_TIMEOUT).await.unwrap();
+    let session = handshake::dial(&agent.into(), &srv, handshake::PEER_TIMEOUT).await.unwrap();
     assert_eq!(session.facts.mechanism.as_bytes(), ALPN_CERTIFICATE);
     eventually("the session is served", || *served.lock().unwrap() == 1).await;
     idle.clear();

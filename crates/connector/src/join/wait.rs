@@ -8,14 +8,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use wardline_proto::join::{Answered, Commitment, Further, Hello, Open, POLLED, Poll, Proof, Said, Up, Why};
 use wardline_proto::message::{Context, Digest, encode};
-use wardline_proto::{Name, Role};
+use wardline_proto::{Name, Principal, Role};
 use wardline_secrets::signature::{SigningKey, random, sha256};
 use wardline_secrets::token::{Code, Token, code, confirmation};
 use wardline_secrets::trust::{Pin, Root};
 use wardline_secrets::view::pin_of;
 use zeroize::Zeroizing;
 
-use super::ask::{EARLY, believe, check, hear_answer, not_the_root, refused, welcomed};
+use super::ask::{EARLY, believe, check, hear_answer, principal, refused, shown, welcomed};
 use super::{
     Admitted, Applicant, Attempt, Cause, DEADLINE, JoinError, Step, With, ask, close, dial, random_32,
     refused_transcript, say, transcript,
@@ -40,6 +40,8 @@ pub struct Applying {
     pub request: Vec<u8>,
     /// The channel certificate that it brings, of the same key, DER; empty when the server is to issue one.
     pub certificate: Bytes,
+    /// The Kerberos principal by which its hops are to be proved.
+    pub principal: Option<Principal>,
     /// The pin of the group's root, where it is known.
     pub pin: Option<Pin>,
     /// What a further server brings besides.
@@ -116,6 +118,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
             sealing: further.sealing.clone(),
             session: Bytes::copy_from_slice(&session),
         }),
+        principal: principal(applying.principal.as_ref()),
     });
     let nonce = random_32();
     let commitment = encode(&Commitment {
@@ -133,9 +136,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         if token.is_some_and(|token| token.group != group) {
             return Err(Cause::Forged("it is a server of another group than the token's".into()));
         }
-        let pin = token.map(|token| token.pin).or(applying.pin);
-        let shown = pin.or_else(|| pin_of(root)).ok_or(Cause::Garbled("the root that it shows is none"))?;
-        Root::from_certificate(root, group, shown).map_err(not_the_root)
+        shown(root, group, token.map(|token| token.pin).or(applying.pin))
     };
     let believed = believe(rooted, &commitment, 32, &challenge)?;
     let root = believed.root.clone();
@@ -159,6 +160,7 @@ async fn request_one(parent: &Parent, applying: &Applying, step: &mut Step) -> R
         identity: Arc::new(identity),
         request: applying.request.clone(),
         certificate: applying.certificate.clone(),
+        principal: applying.principal.clone(),
         with: With::Root(root.clone()),
     };
     Ok(Waiting {
@@ -238,7 +240,7 @@ impl Waiting {
         let transcript = transcript(&[POLLED, &poll, &challenge.payload]);
         let identity = self.applicant.identity.sign(Context::Join, &transcript.0);
         let about = refused_transcript(&transcript, &[], &identity);
-        say(&mut stream, &Up { said: Some(Said::Proof(Proof { token: Bytes::new(), identity })) }).await?;
+        say(&mut stream, &Up { said: Some(Said::Proof(Proof { identity, ..Proof::default() })) }).await?;
         let welcome = match hear_answer(&mut stream).await? {
             Answered::Welcome(welcome) => welcome,
             Answered::Pending(_) => return Ok(None),

@@ -26,7 +26,7 @@ use wardline_proto::frame::{Frame, Message};
 use wardline_proto::message::{Reason, Refusal, SealingConfirmed, Signed, Way, decode};
 use wardline_proto::{Kind, Role};
 use wardline_secrets::certificate::Identity;
-use wardline_secrets::signature::SigningKey;
+use wardline_secrets::signature::{KeyId, SigningKey};
 
 use self::requests::Requests;
 pub use self::requests::Unanswered;
@@ -36,7 +36,7 @@ use crate::credential::Credential;
 use crate::handshake::Session;
 use crate::journal;
 use crate::link::{self, AbortOnDrop, Outgoing};
-use crate::parents::{connect, first};
+use crate::parents::{better, connect};
 use crate::sealing::Sealing;
 use crate::uplink::hop;
 
@@ -83,10 +83,11 @@ impl Relay {
             }) else {
                 break;
             };
+            let until = session.until;
             let reason = tokio::select! {
                 () = stop.cancelled() => break,
                 reason = self.above(session) => reason,
-                better = first(&self.credential, &self.membership, &parent, 0) => {
+                better = better(&self.credential, &self.membership, &parent, until, 0) => {
                     // The old session has ended here; routes are opened anew on the new one.
                     moved = Some(better);
                     self.lose_way();
@@ -142,7 +143,7 @@ impl Relay {
             }
             if frame.route != 0 {
                 if self.is_meant(&frame) {
-                    self.credential.refused(own);
+                    self.refused(own);
                     return Reason::Certificate.as_str().into();
                 }
                 self.table().down(frame);
@@ -181,13 +182,18 @@ impl Relay {
                     let refusal: Option<Refusal> = decode(&frame.body);
                     let reason = refusal.map_or(Reason::Unspecified, |refusal| refusal.reason());
                     if reason == Reason::Certificate {
-                        self.credential.refused(own);
+                        self.refused(own);
                     }
                     return reason.as_str().into();
                 }
                 kind => return format!("an unexpected {kind:?} message"),
             }
         }
+    }
+
+    /// This gateway's certificate was refused, if it has proved itself with one.
+    fn refused(&self, own: Option<KeyId>) {
+        own.into_iter().for_each(|own| self.credential.refused(own));
     }
 
     /// Whether a route is refused because of this gateway's own certificate, which who is above cannot tell it directly.

@@ -24,8 +24,9 @@ pub(super) struct Table {
     /// The session above, while its way is open.
     up: Option<Outgoing>,
     sessions: HashMap<u64, Below>,
-    /// The one session of each health service below.
-    names: HashMap<(Role, Name), u64>,
+    /// The one session of each health service below, and, where one says that it is another's, by its principal: who it is
+    /// the server decides, and until then nobody takes anybody's place.
+    names: HashMap<(Role, Name, String), u64>,
     /// By route above: the session below and its route there.
     routes: HashMap<u32, (u64, u32)>,
     last_session: u64,
@@ -36,6 +37,8 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct Below {
     pub(super) peer: Identity,
+    /// By which it has proved itself; empty: by a certificate.
+    pub(super) principal: String,
     pub(super) down: Outgoing,
     /// What this end measured of it.
     pub(super) facts: Signed,
@@ -57,10 +60,16 @@ pub(super) struct Route {
 }
 
 impl Below {
-    pub(super) fn new(peer: Identity, down: Outgoing, facts: Signed, ended: Option<Signed>) -> Self {
-        let own = Route { open: RouteOpen { agent: peer.name.to_string(), via: Vec::new() }, up: None };
+    pub(super) fn new(peer: Identity, principal: String, down: Outgoing, facts: Signed, ended: Option<Signed>) -> Self {
+        let open = RouteOpen { agent: peer.name.to_string(), via: Vec::new(), principal: principal.clone() };
+        let own = Route { open, up: None };
         let routes = if peer.role == Role::Agent { HashMap::from([(0, own)]) } else { HashMap::new() };
-        Self { peer, down, facts, ended, gone: Arc::default(), routes }
+        Self { peer, principal, down, facts, ended, gone: Arc::default(), routes }
+    }
+
+    /// What there is one session of.
+    fn name(&self) -> (Role, Name, String) {
+        (self.peer.role, self.peer.name.clone(), self.principal.clone())
     }
 
     /// Says something for which there must be room.
@@ -95,7 +104,7 @@ impl Table {
     /// A session below begins; an older one of the same health service ends. Its number, and what must be said above.
     pub(super) fn enter(&mut self, below: Below) -> (u64, Vec<Message>) {
         self.last_session += 1;
-        let (id, name) = (self.last_session, (below.peer.role, below.peer.name.clone()));
+        let (id, name) = (self.last_session, below.name());
         let mut messages = Vec::new();
         if let Some(older) = self.names.insert(name, id) {
             if let Some(older) = self.sessions.get(&older) {
@@ -120,7 +129,7 @@ impl Table {
     /// A session below has ended: what must be said above.
     pub(super) fn leave(&mut self, id: u64) -> Vec<Message> {
         let Some(below) = self.sessions.remove(&id) else { return Vec::new() };
-        let name = (below.peer.role, below.peer.name);
+        let name = below.name();
         if self.names.get(&name) == Some(&id) {
             self.names.remove(&name);
         }
@@ -255,7 +264,8 @@ mod tests {
     fn below(role: Role, name: &str, room: usize) -> (Below, Lanes) {
         let (down, lanes) = Lanes::new(room);
         let ended = (role == Role::Gateway).then(Signed::default);
-        (Below::new(Identity { name: name.parse().unwrap(), role }, down, Signed::default(), ended), lanes)
+        let peer = Identity { name: name.parse().unwrap(), role };
+        (Below::new(peer, String::new(), down, Signed::default(), ended), lanes)
     }
 
     fn heard(lanes: &mut Lanes) -> Vec<(Kind, u32)> {
@@ -268,7 +278,8 @@ mod tests {
     }
 
     fn open(agent: &str, via: &[&str]) -> RouteOpen {
-        RouteOpen { agent: agent.into(), via: via.iter().map(ToString::to_string).collect() }
+        let via = via.iter().map(ToString::to_string).collect();
+        RouteOpen { agent: agent.into(), via, principal: String::new() }
     }
 
     fn frame(kind: Kind, route: u32) -> Frame {

@@ -53,8 +53,8 @@ impl Peer {
     }
 
     async fn agent(group: &Group, host: &str, gateway: (&str, SocketAddr)) -> Self {
-        let channel = group.channel(host, Role::Agent);
-        Self::new(handshake::dial(&channel, &parent(gateway.0, gateway.1), handshake::PEER_TIMEOUT).await.unwrap())
+        let own = group.channel(host, Role::Agent).into();
+        Self::new(handshake::dial(&own, &parent(gateway.0, gateway.1), handshake::PEER_TIMEOUT).await.unwrap())
     }
 
     async fn say(&self, message: Message) {
@@ -105,10 +105,10 @@ async fn what_an_agent_and_a_server_say_goes_through_two_gateways() {
     let mut server = Peer::accepted(&mut arrived).await;
     let mut web1 = Peer::agent(&group, "web1.test", ("gw1.test", lower)).await;
     let (route, open, mut hops) = server.opened().await;
-    assert_eq!(open, RouteOpen { agent: "web1.test".into(), via: vec!["gw1.test".into()] });
+    assert_eq!(open, RouteOpen { agent: "web1.test".into(), via: vec!["gw1.test".into()], ..Default::default() });
     let mut web2 = Peer::agent(&group, "web2.test", ("gw2.test", upper)).await;
     let (direct, open, more) = server.opened().await;
-    assert_eq!(open, RouteOpen { agent: "web2.test".into(), via: vec![] });
+    assert_eq!(open, RouteOpen { agent: "web2.test".into(), ..Default::default() });
     hops.extend(more);
     // Both ends of every hop but the agents' own are told.
     server.say(way(route)).await;
@@ -259,7 +259,7 @@ async fn a_server_reports_to_no_gateway_and_to_no_server_without_a_database() {
     for (host, role) in [("gw1.test", Role::Gateway), ("ms1.test", Role::Server)] {
         let (_, address, _stop) = relay(&group, host, role, vec![parent("srv.test", server)]).await;
         let _above = Peer::accepted(&mut arrived).await;
-        let channel = group.channel("ms2.test", Role::Server);
+        let channel = group.channel("ms2.test", Role::Server).into();
         match handshake::dial(&channel, &parent(host, address), handshake::PEER_TIMEOUT).await {
             // Neither end goes on.
             Err(error) => assert!(role == Role::Gateway && error.to_string().contains("to servers only"), "{error}"),
@@ -269,7 +269,7 @@ async fn a_server_reports_to_no_gateway_and_to_no_server_without_a_database() {
             }
         }
         // The control: it takes whoever may come.
-        let channel = group.channel("gw2.test", Role::Gateway);
+        let channel = group.channel("gw2.test", Role::Gateway).into();
         let dialled = handshake::dial(&channel, &parent(host, address), handshake::PEER_TIMEOUT).await.unwrap();
         Peer::new(dialled).hear(Kind::Way).await;
     }

@@ -20,6 +20,7 @@ use wardline_proto::join::{Answered, Challenge, Commitment, Down, Hello, Open, R
 use wardline_proto::message::{Context, Signed, decode, encode};
 use wardline_proto::{ALPN_JOIN, GroupId, Role};
 use wardline_secrets::authority::{IssuingAuthority, RootAuthority, Validity};
+use wardline_secrets::certificate::Identity;
 use wardline_secrets::head::{Reach, signed_head};
 use wardline_secrets::merkle::Tree;
 use wardline_secrets::request as signing;
@@ -203,7 +204,8 @@ impl Between {
             let between = Arc::clone(&between);
             async move { serve(knocking, between.as_ref()).await }
         };
-        let (_, nobody) = credential(None);
+        let own = Identity { name: "nobody.test".parse().unwrap(), role: Role::Gateway };
+        let (_, nobody) = credential(own, None);
         runtime.spawn(listener::listen(listener, nobody, Default::default(), |_| std::future::ready(()), knocks));
         format!("{name}={address}")
     }
@@ -227,6 +229,7 @@ impl Between {
             identity,
             request: request_der,
             certificate: Bytes::new(),
+            principal: None,
             pin: None,
             further: None,
         };
@@ -278,6 +281,7 @@ impl Desk for Between {
             name: "test".into(),
             chain: [&self.certificate, self.root.certificate()].map(|der| Bytes::copy_from_slice(der)).to_vec(),
             at: now_ms(),
+            service: String::new(),
         };
         self.duty.signed(Context::Join, encode(&challenge))
     }
@@ -286,7 +290,7 @@ impl Desk for Between {
         self.duty.signed(Context::Join, encode(refusal))
     }
 
-    async fn admit(&self, _: Knock) -> Result<Signed, Why> {
+    async fn admit(&self, _: Knock) -> Result<Answered, Why> {
         Err(Why::NotMember)
     }
 
@@ -329,7 +333,7 @@ fn a_man_in_the_middle_of_an_approval_shows_another_code() {
     group.gateway(0).wait_event(40004);
     let host = group.newcomer(NAME);
     let by = group.gateway(0).parent();
-    let gateway = Parent { name: "gw1.test".parse().unwrap(), address: hostile::listen(group.gateway(0)).to_string() };
+    let gateway = Parent::new("gw1.test".parse().unwrap(), hostile::listen(group.gateway(0)).to_string());
     let (runtime, between) = (Runtime::new().unwrap(), Between::new(&group));
     let way = between.listen(&runtime, "gw1.test");
 

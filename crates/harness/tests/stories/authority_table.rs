@@ -143,8 +143,9 @@ fn carrier<'a>(
     name: &'a str,
     [own, behind]: [&'a SigningKey; 2],
 ) -> Session<'a> {
-    let open =
-        |route| Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), via: Vec::new() }).on(route);
+    let open = |route| {
+        Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), ..Default::default() }).on(route)
+    };
     Session {
         column,
         daemon: server,
@@ -171,7 +172,7 @@ fn carrier<'a>(
 fn anything(kind: Kind) -> Bytes {
     match kind {
         Kind::Refusal => encode(&Refusal::of(Reason::Stopping)),
-        Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), via: Vec::new() }),
+        Kind::RouteOpen => encode(&RouteOpen { agent: "agent2.test".into(), ..Default::default() }),
         Kind::Way => encode(&Way { open: true }),
         Kind::Bound | Kind::RouteClose | Kind::Alive => Bytes::new(),
         Kind::Request => {

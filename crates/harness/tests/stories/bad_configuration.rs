@@ -37,8 +37,8 @@ const MEMBER: &[Mistake] = &[
     mistake("id = ", "id = \"12\"", "\"12\"", "an id is a UUID"),
     mistake("pin = ", "pin = \"sha256:+1\"", "\"sha256:+1\"", "`sha256:` and 64 hex digits"),
     mistake("pin = ", "pin = \"md5:00\"", "\"md5:00\"", "`sha256:` and 64 hex digits"),
-    mistake("mechanism = ", "mechanism = \"none\"", "\"none\"", "expected `certificate`"),
-    mistake("address = ", "adress = \"x:1\"", "adress", "expected `name` or `address`"),
+    mistake("mechanism = ", "mechanism = \"none\"", "\"none\"", "expected one of `certificate`"),
+    mistake("address = ", "adress = \"x:1\"", "adress", "expected one of `name`, `address`"),
     mistake("address = ", "address = \"localhost\"", "[[group.parents]]", "an address is HOST:PORT"),
 ];
 

@@ -177,7 +177,7 @@ impl Between {
 
     pub(crate) fn route(&mut self, agent: &str) {
         self.route += 1;
-        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
+        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), ..Default::default() });
         self.above.say(open.on(self.route));
         self.above.wait_for(Kind::Way, self.route);
     }

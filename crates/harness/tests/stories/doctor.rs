@@ -199,7 +199,7 @@ fn standing(server: SocketAddr, named: &SigningKey, signs: &SigningKey, name: &s
     let answered = |bytes: Option<Bytes>| decode::<Down>(&bytes.unwrap()).unwrap().answered.unwrap();
     let Answered::Challenge(challenge) = answered(peer.told()) else { panic!("there is no challenge") };
     let transcript = sha256(&[STANDING, &question, &challenge.payload]);
-    let proof = Proof { token: Bytes::new(), identity: signs.sign(Context::Join, &transcript.0) };
+    let proof = Proof { identity: signs.sign(Context::Join, &transcript.0), ..Proof::default() };
     let about = sha256(&[&transcript.0, &proof.identity]);
     peer.tell(&encode(&Up { said: Some(Said::Proof(proof)) }));
     match answered(peer.told()) {

@@ -304,7 +304,7 @@ impl Thief {
     fn token() -> Fact {
         let (id, key) = (Uuid::now_v7().into_bytes().to_vec().into(), vec![1; 32].into());
         let (role, name, expires) = ("agent".into(), "*".into(), now_ms() + 60_000);
-        Fact::Token(trust::Token { id, key, role, name, uses: 1, expires, parents: vec![] })
+        Fact::Token(trust::Token { id, key, role, name, uses: 1, expires, ..trust::Token::default() })
     }
 
     /// Writes the next entry into the log.

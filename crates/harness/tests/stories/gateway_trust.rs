@@ -45,7 +45,9 @@ impl<'a> Hostile<'a> {
     fn ask(&mut self, agent: &str, via: &[&str]) -> u32 {
         self.route += 1;
         let via = via.iter().map(ToString::to_string).collect();
-        self.above.say(Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via }).on(self.route));
+        self.above.say(
+            Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via, ..Default::default() }).on(self.route),
+        );
         self.route
     }
 
@@ -215,7 +217,7 @@ fn a_gateway_behind_another_comes_by_it_and_is_not_left_out() {
 }
 
 /// Somebody between a host that joins and the real gateway.
-struct Between {
+pub(crate) struct Between {
     listener: Listener,
     /// As good as any: nobody knows who answers.
     credential: Credential,
@@ -223,7 +225,7 @@ struct Between {
 }
 
 impl Between {
-    fn new(group: &mut Group) -> Self {
+    pub(crate) fn new(group: &mut Group) -> Self {
         Self {
             listener: Listener::new(),
             credential: Authority::new("other").channel("gw1.test", Role::Gateway),
@@ -245,11 +247,20 @@ impl Between {
         &self,
         host: &Daemon,
         token: &Path,
+        change: impl FnMut(usize, &Bytes) -> Option<Bytes>,
+    ) -> (Output, Vec<Bytes>) {
+        self.pass_by(|parent| host.join(parent, token), change)
+    }
+
+    /// The same for a host that joins by something else.
+    pub(crate) fn pass_by(
+        &self,
+        join: impl FnOnce(&str) -> Output + Send,
         mut change: impl FnMut(usize, &Bytes) -> Option<Bytes>,
     ) -> (Output, Vec<Bytes>) {
         let parent = format!("gw1.test={}", self.listener.address());
         thread::scope(|scope| {
-            let joining = scope.spawn(|| host.join(&parent, token));
+            let joining = scope.spawn(|| join(&parent));
             let mut below = self.listener.accept(&self.credential, &Self::speech()).expect("a host that joins");
             let mut above = self.above();
             let mut came = Vec::new();
@@ -272,7 +283,7 @@ impl Between {
 
     /// Says this in a session of its own; why it is refused.
     #[track_caller]
-    fn refused(&self, hello: &Bytes, proof: impl FnOnce(&[u8; 32]) -> Bytes) -> Why {
+    pub(crate) fn refused(&self, hello: &Bytes, proof: impl FnOnce(&[u8; 32]) -> Bytes) -> Why {
         let mut above = self.above();
         above.tell(hello);
         let Some(Answered::Challenge(challenge)) = answered(above.told()) else { panic!("there is no challenge") };
@@ -290,16 +301,16 @@ fn answered(message: Option<Bytes>) -> Option<Answered> {
     decode::<Down>(&message?)?.answered
 }
 
-fn said(said: Said) -> Bytes {
+pub(crate) fn said(said: Said) -> Bytes {
     encode(&Up { said: Some(said) })
 }
 
-fn hello(message: &Bytes) -> Hello {
+pub(crate) fn hello(message: &Bytes) -> Hello {
     let Some(Up { said: Some(Said::Hello(bytes)) }) = decode(message) else { panic!("it is no hello") };
     decode(&bytes).expect("it is a hello")
 }
 
-fn proof(message: &Bytes) -> Proof {
+pub(crate) fn proof(message: &Bytes) -> Proof {
     let Some(Up { said: Some(Said::Proof(proof)) }) = decode(message) else { panic!("it is no proof") };
     proof
 }
@@ -381,7 +392,9 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
     let as_is = |proof: &Proof| said(Said::Proof(proof.clone()));
     let mine = |token: Bytes| {
         let own = &own;
-        move |transcript: &[u8; 32]| said(Said::Proof(Proof { token, identity: own.sign(Context::Join, transcript) }))
+        move |transcript: &[u8; 32]| {
+            said(Said::Proof(Proof { token, identity: own.sign(Context::Join, transcript), ..Proof::default() }))
+        }
     };
     let old = proof(&seen[2]);
     let mark = group.server().mark();
@@ -416,7 +429,7 @@ fn a_gateway_that_saw_a_join_can_neither_use_nor_change_it() {
     }
     // As the member that it saw join.
     let member = Hello { token: Bytes::new(), nonce: fresh(), request: wish("late.test"), ..hello(&joined[0]) };
-    let old = Proof { token: Bytes::new(), identity: proof(&joined[2]).identity };
+    let old = Proof { identity: proof(&joined[2]).identity, ..Proof::default() };
     let why = between.refused(&with(member.clone()), |_| as_is(&old));
     refused("a renewal with the old proof", why, Why::Signature);
     let why = between.refused(&with(member.clone()), mine(Bytes::new()));

@@ -79,7 +79,7 @@ impl Between {
     /// Opens a route for an agent.
     pub fn route(&mut self, agent: &str) -> u32 {
         self.route += 1;
-        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), via: Vec::new() });
+        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), ..Default::default() });
         self.above.say(open.on(self.route));
         self.route
     }

@@ -306,7 +306,7 @@ fn a_hostile_server_without_a_database_cannot_acknowledge_configure_or_speak_for
     group.server().wait_event_since(mark, 40011);
     for agent in ["agent2.test", FIRST, OWN] {
         let mark = group.server().mark();
-        let open = RouteOpen { agent: agent.into(), via: Vec::new() };
+        let open = RouteOpen { agent: agent.into(), ..Default::default() };
         hostile.above.say(Message::own(Kind::RouteOpen, open).on(900));
         hostile.above.wait_for(Kind::Refusal, 900);
         assert!(group.server().wait_event_since(mark, 20000).text.contains(agent));

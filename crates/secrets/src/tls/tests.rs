@@ -58,8 +58,38 @@ fn a_client_of_one_protocol_never_ends_up_in_the_other() {
     assert_eq!(exchange, rustls::NamedGroup::X25519MLKEM768);
     assert_eq!(child.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     assert!(parent.peer_certificates().is_none() && parent.server_name().is_none());
-    let (child, _) = shake(channel.dial(&name("srv.test")).unwrap(), channel.listen().unwrap()).unwrap();
-    assert_eq!(child.alpn_protocol(), Some(ALPN_CERTIFICATE));
+    let dial = |own, kerberos| Dial::new(&name("srv.test"), own, kerberos).unwrap();
+    let proved = |dial: &Dial, listen| {
+        let (child, _) = shake(dial.config.as_ref().clone(), listen).ok()?;
+        dial.proved(child.alpn_protocol())
+    };
+    let certificate = dial(Some(&channel), false);
+    assert_eq!(proved(&certificate, channel.listen().unwrap()), Some(Proved::Certificate));
     assert!(shake(join_dial().unwrap(), channel.listen().unwrap()).is_err());
-    assert!(shake(channel.dial(&name("srv.test")).unwrap(), join_listen().unwrap()).is_err());
+    assert!(proved(&certificate, join_listen().unwrap()).is_none());
+    assert!(proved(&certificate, kerberos_listen().unwrap()).is_none());
+
+    let kerberos = dial(None, true);
+    assert_eq!(proved(&kerberos, kerberos_listen().unwrap()), Some(Proved::Nothing));
+    assert!(
+        proved(&kerberos, channel.listen().unwrap()).is_none() && proved(&kerberos, join_listen().unwrap()).is_none()
+    );
+    let (by_certificate, by_kerberos) = (dial(Some(&channel), true), dial(Some(&channel), true));
+    assert_eq!(proved(&by_certificate, channel.listen().unwrap()), Some(Proved::Certificate));
+    assert_eq!(proved(&by_kerberos, kerberos_listen().unwrap()), Some(Proved::Nothing));
+}
+
+#[test]
+fn a_listener_whose_certificate_and_protocol_do_not_belong_together_has_proved_nothing() {
+    let (_scratch, channel) = server();
+    let shaken = |mut listen: ServerConfig, alpn: &[u8]| {
+        let dial = Dial::new(&name("srv.test"), Some(&channel), true).unwrap();
+        listen.alpn_protocols = vec![alpn.to_vec()];
+        let (child, _) = shake(dial.config.as_ref().clone(), listen).unwrap();
+        dial.proved(child.alpn_protocol())
+    };
+    // The control: as they belong.
+    assert_eq!(shaken(kerberos_listen().unwrap(), ALPN_KERBEROS), Some(Proved::Nothing));
+    assert_eq!(shaken(kerberos_listen().unwrap(), ALPN_CERTIFICATE), None);
+    assert_eq!(shaken(channel.listen().unwrap(), ALPN_KERBEROS), None);
 }

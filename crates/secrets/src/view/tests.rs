@@ -68,7 +68,7 @@ impl Log {
     fn token(&self, role: Role, name: &str, uses: u32) -> trust::Token {
         let (role, name) = (role.to_string(), name.to_owned());
         let (id, key) = (TOKEN.to_vec().into(), vec![1; 32].into());
-        trust::Token { id, key, role, name, uses, expires: self.now + 1000, parents: vec![] }
+        trust::Token { id, key, role, name, uses, expires: self.now + 1000, ..trust::Token::default() }
     }
 }
 
@@ -79,7 +79,7 @@ fn member(called: &str, role: Role, key: &VerifyingKey, parents: &[&str], token:
         identity: key.spki().into(),
         parents: parents.iter().map(ToString::to_string).collect(),
         token: token.to_vec().into(),
-        relays: false,
+        ..trust::Member::default()
     })
 }
 
@@ -545,6 +545,48 @@ fn a_server_that_has_removed_itself_loses_every_key_that_it_was_certified_for() 
         let refused = |log: &Log, key| log.view.clone().apply(&by(log, key, certified(log, key, days))).is_err();
         assert!(refused(&log, &older) && refused(&log, &newest) && !refused(&log, &next));
     }
+}
+
+#[test]
+fn no_two_members_have_one_principal_and_who_is_removed_gives_it_back() {
+    let mut log = Log::new();
+    let keys = [public(), public()];
+    let as_principal = |called: &str, key: &VerifyingKey, principal: &str| {
+        let Fact::Member(member) = member(called, Role::Agent, key, &[], &[]) else { unreachable!() };
+        Fact::Member(trust::Member { principal: principal.into(), ..member })
+    };
+    let (rule, account) = ("host/web1.test@CORP.TEST", "WEB1$@CORP.TEST");
+    let whose = |log: &Log, principal: &str| {
+        let principal: Principal = principal.parse().unwrap();
+        let member = log.view.of_principal(&principal)?;
+        assert_eq!(member.principal, Some(principal));
+        Some(member.name.to_string())
+    };
+    for wrong in ["host/web2.test@CORP.TEST", "web1@CORP.TEST", "host\\/web1.test@CORP.TEST", "WEB1$"] {
+        assert!(unsound(log.add(as_principal("web1.test", &keys[0], wrong))), "{wrong}");
+    }
+    log.add(as_principal("web1.test", &keys[0], rule)).unwrap();
+    assert_eq!(whose(&log, rule).as_deref(), Some("web1.test"));
+    // The same key may change it, and has the old one no more.
+    log.add(as_principal("web1.test", &keys[0], account)).unwrap();
+    assert_eq!((whose(&log, rule), whose(&log, account).as_deref()), (None, Some("web1.test")));
+    log.add(as_principal("web1.test", &keys[0], account)).unwrap();
+    assert!(unsound(log.add(as_principal("web2.test", &keys[1], account))));
+    assert!(unsound(log.add(as_principal("web1.test", &keys[1], rule))));
+    log.add(as_principal("web2.test", &keys[1], "")).unwrap();
+    assert!(unsound(log.add(as_principal("web2.test", &keys[1], account))));
+    assert_eq!(whose(&log, account).as_deref(), Some("web1.test"));
+    let identity = keys[0].id().0.to_vec().into();
+    log.add(Fact::Removed(Removed { name: "web1.test".into(), identity })).unwrap();
+    assert_eq!(whose(&log, account), None);
+    log.add(as_principal("web2.test", &keys[1], account)).unwrap();
+    assert_eq!(whose(&log, account).as_deref(), Some("web2.test"));
+    log.add(as_principal("web2.test", &keys[1], "")).unwrap();
+    assert_eq!(whose(&log, account), None);
+    // A log that is replayed says the same.
+    let mut again = View::new(log.group.trusted());
+    log.entries.iter().for_each(|entry| again.apply(entry).unwrap());
+    assert_eq!(again.of_principal(&account.parse().unwrap()), None);
 }
 
 #[test]

@@ -15,8 +15,8 @@ use wardline_sdk::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
     AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, Database,
     ExplainFilter, Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack,
-    PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder,
-    RotationOrder, SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
+    PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter, PrincipalOrder, Problem, Profile, ProfileOrder,
+    RecoveryOrder, RotationOrder, SealingTarget, Status, Token, TokenFilter, TokenOrder, Topology, Use,
 };
 
 use super::service::OnBehalf;
@@ -91,6 +91,7 @@ fn commands<D: OnBehalf + 'static>() -> Router<Arc<D>> {
         .route(path::REVOKE, post(revoke_token::<D>))
         .route(path::REMOVE, post(remove::<D>))
         .route(path::ASSIGN, post(assign::<D>))
+        .route(path::PRINCIPAL, post(bind_principal::<D>))
         .route(path::REVOKE_CERTIFICATES, post(revoke::<D>))
         .route(path::APPROVE, post(approve::<D>))
         .route(path::REJECT, post(reject::<D>))
@@ -261,6 +262,16 @@ async fn assign<D: OnBehalf>(
 ) -> Answer<Member> {
     let Path((role, name)) = member?;
     Ok(Json(data.on_behalf_of(&operator).assign(role, &name, assignment?.0).await?))
+}
+
+async fn bind_principal<D: OnBehalf>(
+    State(data): State<Arc<D>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    member: Result<Path<(Role, Name)>, PathRejection>,
+    order: Body<PrincipalOrder>,
+) -> Answer<Member> {
+    let Path((role, name)) = member?;
+    Ok(Json(data.on_behalf_of(&operator).bind_principal(role, &name, order?.0).await?))
 }
 
 async fn revoke<D: OnBehalf>(

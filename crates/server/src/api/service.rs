@@ -9,9 +9,10 @@ use wardline_sdk::{
     Account, AccountChange, AccountDetail, AccountFilter, AccountOrder, Agent, AgentFilter, Alert, AlertDetail,
     AlertFilter, Approval, Approved, Assignment, Backup, BackupOrder, BindingOrder, Damage, DataAccess, Database,
     ExplainFilter, Explained, Gap, GapFilter, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Pack,
-    PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter, Problem, Profile, ProfileOrder, RecoveryOrder,
-    RotationOrder, SealingTarget, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
+    PackDetail, PackFilter, PackOrder, Page, Pending, PendingFilter, PrincipalOrder, Problem, Profile, ProfileOrder,
+    RecoveryOrder, RotationOrder, SealingTarget, Session, Status, Time, Token, TokenFilter, TokenOrder, Topology, Use,
 };
+use wardline_secrets::view::View;
 
 use super::routes::at_home_only;
 use super::{accounts, database, packs, trust};
@@ -129,8 +130,14 @@ impl Service {
 
 /// Adds what only the running server knows: sessions, and who is grey. A heartbeat that the store has not heard of yet is
 /// the newer news.
-fn with_live(mut agent: Agent, sessions: &mut HashMap<Name, Session>, grey: &mut HashMap<Name, String>) -> Agent {
+fn with_live(
+    mut agent: Agent,
+    view: &View,
+    sessions: &mut HashMap<Name, Session>,
+    grey: &mut HashMap<Name, String>,
+) -> Agent {
     (agent.session, agent.grey) = (sessions.remove(&agent.name), grey.remove(&agent.name));
+    agent.principal = view.find(&agent.name, Role::Agent).and_then(|member| member.principal.clone());
     if let Some(session) = &agent.session {
         agent.last_seen = agent.last_seen.max(session.last_heartbeat);
     }
@@ -163,13 +170,15 @@ impl DataAccess for Service {
     async fn agents(&self, filter: AgentFilter) -> Result<Page<Agent>, Problem> {
         let page = self.store.agents(filter).await.map_err(problem)?;
         let (mut sessions, mut grey) = (self.sessions(), self.live.grey());
-        let items = page.items.into_iter().map(|agent| with_live(agent, &mut sessions, &mut grey)).collect();
+        let view = Arc::clone(&self.store.view().borrow());
+        let items = page.items.into_iter().map(|agent| with_live(agent, &view, &mut sessions, &mut grey)).collect();
         Ok(Page { items, next: page.next })
     }
 
     async fn agent(&self, name: &Name) -> Result<Agent, Problem> {
         let agent = self.store.agent(name.clone()).await.map_err(problem)?.ok_or_else(|| unknown(name))?;
-        Ok(with_live(agent, &mut self.sessions(), &mut self.live.grey()))
+        let view = Arc::clone(&self.store.view().borrow());
+        Ok(with_live(agent, &view, &mut self.sessions(), &mut self.live.grey()))
     }
 
     async fn release(&self, agent: &Name) -> Result<Agent, Problem> {
@@ -254,6 +263,10 @@ impl DataAccess for Service {
 
     async fn assign(&self, role: Role, name: &Name, assignment: Assignment) -> Result<Member, Problem> {
         trust::assign(self, role, name, assignment).await
+    }
+
+    async fn bind_principal(&self, role: Role, name: &Name, order: PrincipalOrder) -> Result<Member, Problem> {
+        trust::bind_principal(self, role, name, order).await
     }
 
     async fn revoke(&self, member: &Name) -> Result<Member, Problem> {

@@ -17,12 +17,14 @@ use wardline_proto::trust::{Record, Recorded};
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
     AgentFilter, AlertFilter, Assignment, Client, DataAccess as _, GapFilter, Hop, Kind, LogEntry, LogFilter,
-    MemberFilter, PackOrder, Problem, RecoveryOrder, Time, TokenFilter, TokenOrder, TokenState, Topology, hex,
+    MemberFilter, PackOrder, PrincipalOrder, Problem, RecoveryOrder, Time, TokenFilter, TokenOrder, TokenState,
+    Topology, hex,
 };
 
 use super::{Connected, Live, Service, Socket, router};
 use crate::founding::tests::renewal;
 use crate::founding::{Foundation, default_lifetime};
+use crate::joining::tests::admission;
 use crate::joining::{JoinDesk, WithoutToken};
 use crate::operating::accounts::Policy;
 use crate::store::{Commit, Location, Open, Opened, Store};
@@ -92,7 +94,7 @@ impl Served {
         let configurations = crate::configuration::Configurations::new(store.clone(), accounts.clone());
         let configurations = Arc::new(configurations);
         let (authorities, review) = (renewal.authorities.subscribe(), WithoutToken::Review);
-        let desk = JoinDesk::new(store.clone(), authorities, lifetime, review, configurations);
+        let desk = JoinDesk::new(store.clone(), authorities, admission(review), configurations);
         let service =
             Service::new(store.clone(), Arc::clone(&live) as Arc<dyn Live>, desk, renewal, accounts, Policy::default());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -238,6 +240,7 @@ async fn tokens_and_members_are_changed_in_the_operators_name_and_the_log_says_s
         uses: 2,
         expires: Time(wardline_connector::now_ms() + 60_000),
         via: vec![],
+        principal: None,
     };
     let token = client.create_token(order.clone()).await.unwrap();
     assert_eq!((token.state, token.uses, token.used), (TokenState::Good, 2, 0));
@@ -253,6 +256,8 @@ async fn tokens_and_members_are_changed_in_the_operators_name_and_the_log_says_s
         assert_eq!(client.remove(role, &name("web1")).await.unwrap_err().kind(), Kind::NotFound);
         let assignment = Assignment::default();
         assert_eq!(client.assign(role, &name("web1"), assignment).await.unwrap_err().kind(), Kind::NotFound);
+        let order = PrincipalOrder { principal: Some("WEB1$@CORP".parse().unwrap()) };
+        assert_eq!(client.bind_principal(role, &name("web1"), order).await.unwrap_err().kind(), Kind::NotFound);
     }
 
     assert!(!client.status().await.unwrap().recovery);

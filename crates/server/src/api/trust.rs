@@ -9,8 +9,8 @@ use wardline_proto::message::encode;
 use wardline_proto::trust::Fact;
 use wardline_proto::{Name, Role};
 use wardline_sdk::{
-    Assignment, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter, Problem,
-    RecoveryOrder, RotationOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
+    Assignment, Group, Issuer, Kind, LogEntry, LogFilter, Member, MemberFilter, Page, Pending, PendingFilter,
+    PrincipalOrder, Problem, RecoveryOrder, RotationOrder, Time, Token, TokenFilter, TokenOrder, TokenState, hex, page,
 };
 use wardline_secrets::head::signed_head;
 use wardline_secrets::signature::KeyId;
@@ -80,6 +80,7 @@ fn token(id: &[u8; 16], token: &view::Token, now: u64) -> Token {
         used: token.used,
         expires: Time(token.expires),
         via: token.parents.clone(),
+        principal: token.principal.clone(),
         state,
     }
 }
@@ -128,6 +129,7 @@ fn member(member: &view::Member, connected: &HashSet<Name>) -> Member {
         via: member.parents.clone(),
         joined_at: Time(member.joined_at),
         token: member.token.map(|id| hex::encode(&id)),
+        principal: member.principal.clone(),
         certificate_ends: member.certificates.last().map(|newest| Time(newest.not_after.saturating_mul(1000))),
         connected: connected.contains(&member.name),
         relays: member.relays,
@@ -143,6 +145,7 @@ fn lingers(name: &Name, at: u64) -> Member {
         via: Vec::new(),
         joined_at: Time(at),
         token: None,
+        principal: None,
         certificate_ends: None,
         connected: false,
         relays: false,
@@ -182,6 +185,20 @@ pub(super) async fn assign(
     let assigned = name.clone();
     decide(service, move |view, _| operating::assign(role, &assigned, &assignment.via, view)).await?;
     one_member(service, role, name).ok_or_else(|| gone("the member"))
+}
+
+pub(super) async fn bind_principal(
+    service: &Service,
+    role: Role,
+    name: &Name,
+    order: PrincipalOrder,
+) -> Result<Member, Problem> {
+    let bound = name.clone();
+    decide(service, move |view, _| operating::bind_principal(role, &bound, order.principal.as_ref(), view)).await?;
+    let member = one_member(service, role, name).ok_or_else(|| gone("the member"))?;
+    let principal = member.principal.as_ref().map_or_else(|| "none".into(), ToString::to_string);
+    journal::emit(Event::PrincipalBound { service: format!("{role} {name}"), principal, act: service.act() });
+    Ok(member)
 }
 
 pub(super) async fn revoke(service: &Service, name: &Name) -> Result<Member, Problem> {

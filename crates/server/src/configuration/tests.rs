@@ -26,8 +26,7 @@ async fn member(running: &Running, called: &str, parents: &[&str]) -> SigningKey
         role: "agent".into(),
         identity: key.public().unwrap().spki().into(),
         parents: parents.iter().map(ToString::to_string).collect(),
-        token: Bytes::new(),
-        relays: false,
+        ..trust::Member::default()
     };
     running.act(vec![Fact::Member(member)]).await;
     key

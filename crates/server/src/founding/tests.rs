@@ -254,7 +254,7 @@ pub(crate) fn renewal(
     channel: Channel,
     lifetime: Duration,
 ) -> (Arc<Renewal>, Credential) {
-    let (publisher, credential) = credential(Some(channel));
+    let (publisher, credential) = credential(channel.identity.clone(), Some(channel));
     let (presence, authorities) = (Mutex::new(presence), watch::Sender::new(authorities));
     let (vault, folder, store) = (store.keeper().vault.clone(), folder.to_owned(), store.clone());
     let renewal = Renewal { vault, folder, presence, authorities, lifetime, publisher, store };

@@ -29,8 +29,8 @@ async fn group(scratch: &Scratch) -> Running {
             role: role.into(),
             identity: key.spki().into(),
             parents: parents.iter().map(ToString::to_string).collect(),
-            token: Bytes::new(),
             relays: role == "server",
+            ..trust::Member::default()
         };
         let certificate = sha256(&[called.as_bytes()]).to_wire();
         let issued =
@@ -45,7 +45,7 @@ async fn only_a_member_that_may_come_directly_with_its_own_certificate_is_served
     let scratch = Scratch::new();
     let view = group(&scratch).await.view();
     let come = |called: &str, role, certificate: &str| {
-        let come = direct(&view, &Identity { name: name(called), role }, &sha256(&[certificate.as_bytes()]));
+        let come = direct(&view, &Identity { name: name(called), role }, &shown(certificate));
         come.map(|_| ()).map_err(|(_, reason)| reason)
     };
     assert_eq!(come("web2.test", Role::Agent, "web2.test"), Ok(()));
@@ -90,8 +90,7 @@ async fn who_is_removed_replaced_or_assigned_elsewhere_does_not_stand_any_more()
         role: "agent".into(),
         identity: key.spki().into(),
         parents: vec![],
-        token: Bytes::new(),
-        relays: false,
+        ..trust::Member::default()
     };
     running.act(vec![Fact::Member(again)]).await;
     assert!(!stands(&running.view(), web2, &[]), "another host of this name");
@@ -103,7 +102,11 @@ async fn a_way_ends_with_the_gateway_that_speaks_and_has_a_limit() {
     let view = group(&scratch).await.view();
     let open = |via: &[&str]| {
         way(
-            &RouteOpen { agent: "web1.test".into(), via: via.iter().map(ToString::to_string).collect() },
+            &RouteOpen {
+                agent: "web1.test".into(),
+                via: via.iter().map(ToString::to_string).collect(),
+                ..Default::default()
+            },
             &name("gw1.test"),
         )
     };
@@ -134,7 +137,7 @@ async fn who_was_revoked_or_comes_by_a_gateway_that_was_does_not_stand_any_more_
     // Who began after it has another certificate.
     assert_eq!(told(&after, web2, &[], after.tree().size()), Ok(()));
     let known = Identity { name: web2.name.clone(), role: Role::Agent };
-    let come = direct(&after, &known, &sha256(&[b"web2.test"]));
+    let come = direct(&after, &known, &shown("web2.test"));
     assert_eq!(come.map(|_| ()).map_err(|(reason, _)| reason), Err(Reason::Certificate));
     for (called, kind) in [("srv1.test", wardline_sdk::Kind::Invalid), ("web9.test", wardline_sdk::Kind::NotFound)] {
         let refused = crate::operating::revoke(&name(called), &after).unwrap_err();
@@ -201,4 +204,9 @@ async fn only_a_hop_between_a_member_and_one_of_its_parents_can_be() {
     ] {
         assert!(!can(reporter, via, &hop(peer, true)), "{reporter} {peer}");
     }
+}
+
+/// A channel certificate of these bytes.
+fn shown(certificate: &str) -> Proof {
+    Proof::Certificate { hash: sha256(&[certificate.as_bytes()]), not_after: 0 }
 }

@@ -15,10 +15,11 @@ use wardline_proto::event::Event;
 use wardline_proto::join::Why;
 use wardline_proto::message::{Context, Digest, Signed};
 use wardline_proto::trust::{self, Fact};
-use wardline_proto::{Name, Role};
+use wardline_proto::{Name, Principal, Role};
 use wardline_sdk::{Approval, Approved, Kind, Pending, Problem, Time};
 use wardline_secrets::signature::VerifyingKey;
 use wardline_secrets::token::{Code, code, confirmation};
+use wardline_secrets::view::View;
 
 use super::{Ask, Chain, DECISIONS, Further, JoinDesk, Refused};
 use crate::founding::give;
@@ -58,10 +59,12 @@ struct Kept {
     name: Name,
     role: Role,
     identity: VerifyingKey,
-    /// The key that it wants a certificate for.
-    key: VerifyingKey,
+    /// The key that it wants a certificate for; none when it comes by Kerberos alone.
+    key: Option<VerifyingKey>,
     /// The one that it brings, DER.
     certificate: Bytes,
+    /// The Kerberos principal that it says is its own.
+    principal: Option<Principal>,
     /// What it brings besides, when it is a further server.
     further: Option<Further>,
     address: SocketAddr,
@@ -250,8 +253,10 @@ impl JoinDesk {
         }
         let key = ask.key()?;
         ask.unknown(&view)?;
+        // An operator may name any principal but that of another.
+        super::settled(&ask.name, ask.principal.as_ref(), ask.principal.as_ref(), &[], &view)?;
         // What comes of it is thrown away: nobody is to be refused once an operator has approved.
-        self.issue(&ask.name, ask.role, &key, &ask.certificate)?;
+        self.issue(&ask.name, ask.role, key.as_ref(), &ask.certificate)?;
         let now = Instant::now();
         let kept = Kept {
             id: request.transcript,
@@ -260,6 +265,7 @@ impl JoinDesk {
             identity: ask.identity,
             key,
             certificate: ask.certificate,
+            principal: ask.principal,
             further: ask.further,
             address: request.address,
             since_ms: now_ms(),
@@ -354,8 +360,8 @@ impl JoinDesk {
         let (key, confirmation) = (kept.identity.id(), confirmation(&kept.id).to_string());
         if kept.waits() {
             // Whoever asked may go away; what was begun is finished.
-            let (desk, via) = (Arc::clone(self), approval.via);
-            let entering = tokio::spawn(async move { desk.enter(&kept, &via, act).await });
+            let desk = Arc::clone(self);
+            let entering = tokio::spawn(async move { desk.enter(&kept, &approval, act).await });
             let stopped = |_| Problem::new(Kind::Failed, "the server is stopping", "try again once it runs");
             entering.await.map_err(stopped)??;
         }
@@ -364,13 +370,20 @@ impl JoinDesk {
         let member = member.ok_or_else(|| {
             Problem::new(Kind::Conflict, format!("{role} {name} was approved, and has been removed again"), shows)
         })?;
-        let (name, key, via) = (name.clone(), key.to_string(), member.parents.clone());
-        Ok(Approved { name, role, key, via, confirmation, relays: member.relays })
+        Ok(Approved {
+            name: name.clone(),
+            role,
+            key: key.to_string(),
+            via: member.parents.clone(),
+            principal: member.principal.clone(),
+            confirmation,
+            relays: member.relays,
+        })
     }
 
     /// Enters the one who was approved into the trust log.
-    async fn enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<(), Problem> {
-        let entered = self.try_enter(kept, via, act.clone()).await;
+    async fn enter(&self, kept: &Kept, approval: &Approval, act: String) -> Result<(), Problem> {
+        let entered = self.try_enter(kept, approval, act.clone()).await;
         let mut requests = self.requests();
         let state = entered.as_ref().map_or(State::Waits, |given| State::Approved {
             given: given.clone(),
@@ -391,10 +404,21 @@ impl JoinDesk {
         Ok(())
     }
 
-    async fn try_enter(&self, kept: &Kept, via: &[Name], act: String) -> Result<Given, Problem> {
+    async fn try_enter(&self, kept: &Kept, approval: &Approval, act: String) -> Result<Given, Problem> {
         let log = "look at the server's log: `journalctl -u wardline-server`";
         let failed = |reason: String| Problem::new(Kind::Failed, reason, log);
-        let issued = self.issue(&kept.name, kept.role, &kept.key, &kept.certificate);
+        // Said before anything is made, and the code stays good.
+        let said = (kept.principal.clone(), approval.principal.clone(), self.vouching.realms().to_vec());
+        let settled = move |name: &Name, view: &View| {
+            let (asked, said, realms) = &said;
+            super::settled(name, asked.as_ref(), said.as_ref(), realms, view).map_err(|refused| {
+                let next =
+                    "name it: `--principal` with the one that the host says is its own, once you know that it is";
+                Refusal(Problem::new(Kind::Conflict, refused.reason, next))
+            })
+        };
+        settled(&kept.name, &self.store.view().borrow()).map_err(|Refusal(problem)| problem)?;
+        let issued = self.issue(&kept.name, kept.role, kept.key.as_ref(), &kept.certificate);
         let (chain, issued) = issued.map_err(|refused| failed(refused.reason))?;
         let further = kept.further.as_ref();
         let given = further.map(|further| {
@@ -410,19 +434,21 @@ impl JoinDesk {
             name: kept.name.to_string(),
             role: kept.role.to_string(),
             identity: kept.identity.spki().into(),
-            parents: via.iter().map(ToString::to_string).collect(),
+            parents: approval.via.iter().map(ToString::to_string).collect(),
             token: further.map(|further| Bytes::copy_from_slice(&further.token)).unwrap_or_default(),
             relays: kept.relays(),
+            ..trust::Member::default()
         };
-        let (via, name, identity) = (via.to_vec(), kept.name.clone(), kept.identity.clone());
+        let (via, name, identity) = (approval.via.clone(), kept.name.clone(), kept.identity.clone());
         let decided = self.store.act(act, move |view, _| {
             operating::gateways(&via, view)?;
             if let Err(refused) = super::unknown(&name, &identity, view) {
                 let next = "`wardline topology` shows who is in the group";
                 return Err(Refusal(Problem::new(Kind::Conflict, refused.reason, next)));
             }
-            let member = [Fact::Member(member.clone()), Fact::Issued(issued.clone())];
-            Ok(member.into_iter().chain(duty.clone()).collect())
+            let principal = settled(&name, view)?.map(|principal| principal.to_string()).unwrap_or_default();
+            let member = Fact::Member(trust::Member { principal, ..member.clone() });
+            Ok([member].into_iter().chain(issued.clone().map(Fact::Issued)).chain(duty.clone()).collect())
         });
         let decided = decided.await.map_err(|error| failed(error.to_string()))?;
         decided.map_err(|Refusal(problem)| problem)?;
@@ -455,6 +481,7 @@ fn pending(kept: &Kept) -> Pending {
         key: kept.identity.id().to_string(),
         since: Time(kept.since_ms),
         from: kept.address.to_string(),
+        principal: kept.principal.clone(),
         relays: kept.relays(),
     }
 }

@@ -1,5 +1,7 @@
 //! Who is let in, who is not, and that nobody is let in twice for once.
 
+use wardline_connector::kerberos::Settings;
+use wardline_proto::join::Proof;
 use wardline_proto::message::decode;
 use wardline_secrets::head::open_head;
 use wardline_secrets::request::request;
@@ -9,6 +11,10 @@ use wardline_secrets::token::Token as Bearer;
 use super::*;
 use crate::founding::tests::{Running, Scratch, issuing};
 use crate::founding::{OwnPki, default_lifetime};
+
+pub(crate) fn admission(without_token: WithoutToken) -> Admission {
+    Admission { lifetime: default_lifetime(), without_token, vouching: Vouching::default() }
+}
 
 /// A server with a desk.
 struct Served {
@@ -29,14 +35,15 @@ struct Host {
 
 impl Served {
     async fn new() -> Self {
+        Self::with(admission(WithoutToken::Review)).await
+    }
+
+    async fn with(admission: Admission) -> Self {
         let scratch = Scratch::new();
         let running = Running::new(&scratch.0).await;
         let (store, authorities) = (running.store.clone(), running.authorities());
-        let (review, known) = (
-            WithoutToken::Review,
-            Arc::new(Configurations::new(store.clone(), crate::accounts::tests::accounts(&store))),
-        );
-        let desk = JoinDesk::new(store, authorities, default_lifetime(), review, known);
+        let known = Arc::new(Configurations::new(store.clone(), crate::accounts::tests::accounts(&store)));
+        let desk = JoinDesk::new(store, authorities, admission, known);
         Self { running, desk, _scratch: scratch }
     }
 
@@ -62,6 +69,25 @@ impl Served {
                 uses,
                 expires: now_ms().saturating_add_signed(lasts),
                 parents: vec!["gw1.test".into()],
+                ..trust::Token::default()
+            })])
+            .await;
+        bearer
+    }
+
+    /// A token for one agent of this name and principal.
+    async fn naming(&self, name: &str, principal: &str) -> Bearer {
+        let (bearer, key) = Bearer::create(self.group(), self.running.presence.pin).unwrap();
+        self.running
+            .act(vec![Fact::Token(trust::Token {
+                id: bearer.id.to_vec().into(),
+                key: key.to_vec().into(),
+                role: "agent".into(),
+                name: name.into(),
+                uses: 1,
+                expires: now_ms() + 60_000,
+                principal: principal.into(),
+                ..trust::Token::default()
             })])
             .await;
         bearer
@@ -80,8 +106,7 @@ impl Served {
             identity: host.identity.public().unwrap().spki().into(),
             request: host.request.clone().into(),
             nonce: vec![1; 16].into(),
-            certificate: Bytes::new(),
-            further: None,
+            ..Hello::default()
         };
         let bytes = encode(&hello);
         let challenge = self.desk.challenge(&bytes, &[2; 16]);
@@ -89,11 +114,12 @@ impl Served {
         let proof = Proof {
             token: token.map(|token| token.sign(&transcript.0).to_vec().into()).unwrap_or_default(),
             identity: host.identity.sign(Context::Join, &transcript.0),
+            kerberos: Bytes::new(),
         };
         hello.nonce = Bytes::new();
         let mut knock = Knock { hello, transcript, proof, address: "192.0.2.1:5723".parse().unwrap() };
         change(&mut knock);
-        let signed = self.desk.admit(knock).await?;
+        let Answered::Welcome(signed) = self.desk.admit(knock).await? else { panic!("it is no welcome") };
         let duty = self.running.store.keeper().duty.public().unwrap();
         let welcome: Welcome = decode(duty.open(Context::Join, self.group(), &signed).unwrap()).unwrap();
         assert_eq!(welcome.transcript, transcript.to_wire());
@@ -232,7 +258,7 @@ async fn with_a_pki_of_its_own_the_company_issues_and_the_built_in_ca_does_not()
     let (_publish, authorities) = watch::channel(authorities.into());
     let (review, known) =
         (WithoutToken::Review, Arc::new(Configurations::new(store.clone(), crate::accounts::tests::accounts(&store))));
-    served.desk = JoinDesk::new(store, authorities, default_lifetime(), review, known);
+    served.desk = JoinDesk::new(store, authorities, admission(review), known);
     let other = served.host("web1.test", Role::Agent);
     let mut changed = own.to_vec();
     *changed.last_mut().unwrap() ^= 1;
@@ -320,7 +346,7 @@ async fn a_member_renews_by_its_identity_key_until_it_is_removed() {
     assert_eq!(served.ask(&web1, Some(&token), nothing).await.err(), Some(Why::Busy));
     assert_eq!(served.running.view().tree().size(), size + RENEWALS as u64 - 1);
     let name = "web1.test".parse().unwrap();
-    let removed = crate::operating::remove(Role::Agent, &name, &served.running.view()).unwrap();
+    let removed = operating::remove(Role::Agent, &name, &served.running.view()).unwrap();
     served.running.act(removed).await;
     assert_eq!(served.ask(&web1, None, nothing).await.err(), Some(Why::NotMember));
     assert_eq!(served.ask(&web1, Some(&token), nothing).await.err(), Some(Why::TokenUsed));
@@ -332,6 +358,68 @@ fn decisions_have_a_limit_in_a_second() {
     assert_eq!((0..1000).filter(|_| gate.passes()).count(), DECISIONS as usize);
     gate.began = gate.began.map(|began| began - Duration::from_secs(1));
     assert!(gate.passes());
+}
+
+#[tokio::test]
+async fn a_principal_is_by_the_rule_in_a_listed_realm_or_named_by_the_token_and_nobody_elses() {
+    let settings: Settings = toml::from_str("realms = [\"CORP.TEST\"]\nkeytab = \"/nowhere\"").unwrap();
+    let vouching = Vouching::new(Some(settings), Vec::new(), std::path::Path::new("/nowhere"));
+    let served = Served::with(Admission { vouching, ..admission(WithoutToken::Review) }).await;
+    let says = |principal: &str| {
+        let principal = principal.to_owned();
+        move |knock: &mut Knock| knock.hello.principal = principal.clone()
+    };
+    let bare = |principal: &str| {
+        let principal = principal.to_owned();
+        move |knock: &mut Knock| (knock.hello.principal, knock.hello.request) = (principal.clone(), Bytes::new())
+    };
+    let has = |name: &str| {
+        let view = served.running.view();
+        let member = view.member_named(&name.parse().unwrap()).cloned();
+        member
+            .map(|member| (member.principal.clone().map(|principal| principal.to_string()), member.certificates.len()))
+    };
+    let (web1, token) = (served.host("web1.test", Role::Agent), served.token(Role::Agent, "web*", 2, 60_000).await);
+    for wrong in ["host/web2.test@CORP.TEST", "host/web1.test@WEST.TEST", "host/web1.test@corp.test", "WEB1$@CORP.TEST"]
+    {
+        let refused = served.ask(&web1, Some(&token), says(wrong)).await;
+        assert_eq!(refused.err(), Some(Why::PrincipalUnfit), "{wrong}");
+    }
+    assert_eq!(served.ask(&web1, Some(&token), says("WEB1$")).await.err(), Some(Why::Protocol));
+    assert_eq!((served.used(&token), has("web1.test")), (0, None));
+    // By Kerberos alone: no certificate is asked for, and none is given.
+    let rule = "host/web1.test@CORP.TEST";
+    let welcome = served.ask(&web1, Some(&token), bare(rule)).await.unwrap();
+    assert!(welcome.chain.is_empty());
+    assert_eq!((served.used(&token), has("web1.test")), (1, Some((Some(rule.to_owned()), 0))));
+    // Once more it is the same, and not another.
+    served.ask(&web1, Some(&token), bare(rule)).await.unwrap();
+    let other = served.ask(&web1, Some(&token), bare("WEB1$@CORP.TEST")).await;
+    assert_eq!(other.err(), Some(Why::PrincipalUnfit));
+    assert_eq!(served.ask(&web1, None, bare(rule)).await.map(|welcome| welcome.chain.len()), Ok(0));
+    assert_eq!((served.used(&token), has("web1.test")), (1, Some((Some(rule.to_owned()), 0))));
+    // Who says none changes none, and gets a certificate as every member does.
+    served.ask(&web1, Some(&token), nothing).await.unwrap();
+    assert_eq!((served.used(&token), has("web1.test")), (1, Some((Some(rule.to_owned()), 1))));
+    // Who names no principal asks for a certificate.
+    let web2 = served.host("web2.test", Role::Agent);
+    assert_eq!(served.ask(&web2, Some(&token), bare("")).await.err(), Some(Why::Request));
+    // What the token names is what it is, and nobody has it twice.
+    let account = "WEB2$@WEST.TEST";
+    let named = served.naming("web2.test", account).await;
+    let other = served.ask(&web2, Some(&named), says("host/web2.test@CORP.TEST")).await;
+    assert_eq!(other.err(), Some(Why::PrincipalUnfit));
+    served.ask(&web2, Some(&named), says(account)).await.unwrap();
+    assert_eq!(has("web2.test"), Some((Some(account.to_owned()), 1)));
+    let (web3, twice) = (served.host("web3.test", Role::Agent), served.naming("web3.test", account).await);
+    assert_eq!(served.ask(&web3, Some(&twice), says(account)).await.err(), Some(Why::PrincipalTaken));
+    assert_eq!((served.used(&twice), has("web3.test")), (0, None));
+    // Without a token, and with nobody who vouches, a principal opens nothing.
+    assert_eq!(served.ask(&web3, None, bare("host/web3.test@CORP.TEST")).await.err(), Some(Why::NotMember));
+    let proves = |knock: &mut Knock| {
+        (knock.hello.principal, knock.proof.kerberos) = ("host/web3.test@CORP.TEST".into(), vec![1; 64].into());
+    };
+    assert_eq!(served.ask(&web3, None, proves).await.err(), Some(Why::KerberosNone));
 }
 
 #[tokio::test]

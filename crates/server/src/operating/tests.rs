@@ -23,6 +23,7 @@ fn order() -> TokenOrder {
         uses: 1,
         expires: Time(NOW + 1000),
         via: vec![],
+        principal: None,
     }
 }
 
@@ -41,8 +42,7 @@ async fn group(scratch: &Scratch) -> Running {
                 role: role.into(),
                 identity: key.spki().into(),
                 parents: parents.iter().map(ToString::to_string).collect(),
-                token: Bytes::new(),
-                relays: false,
+                ..trust::Member::default()
             })])
             .await;
     }
@@ -140,4 +140,45 @@ async fn a_recovery_key_is_replaced_only_when_that_is_wanted() {
     assert_eq!(running.view().recovery(), Some(&key));
     assert_eq!(kind(escrow(&order, &running.view())), Some(Kind::Conflict));
     assert_eq!(kind(escrow(&RecoveryOrder { replace: true, ..order }, &running.view())), None);
+}
+
+#[tokio::test]
+async fn a_principal_is_one_members_and_an_operator_gives_it_and_takes_it() {
+    let scratch = Scratch::new();
+    let running = group(&scratch).await;
+    let principal = |text: &str| text.parse::<Principal>().unwrap();
+    let bind = async |role, who: &str, text: Option<&str>| {
+        let decided = bind_principal(role, &name(who), text.map(principal).as_ref(), &running.view());
+        if let Ok(facts) = &decided {
+            running.act(facts.clone()).await;
+        }
+        kind(decided)
+    };
+    let has = |who: &str| running.view().member_named(&name(who)).unwrap().principal.clone();
+    let (rule, account) = ("host/web1.test@CORP.TEST", "WEB1$@CORP.TEST");
+    assert_eq!(bind(Role::Agent, "web2.test", Some(account)).await, Some(Kind::NotFound));
+    assert_eq!(bind(Role::Agent, "web1.test", Some("host/gw1.test@CORP.TEST")).await, Some(Kind::Invalid));
+    assert_eq!(bind(Role::Agent, "web1.test", Some(account)).await, None);
+    assert_eq!(bind(Role::Gateway, "gw1.test", Some(account)).await, Some(Kind::Conflict));
+    assert_eq!((has("web1.test"), has("gw1.test")), (Some(principal(account)), None));
+    // It stays when its gateways change, and is not written again.
+    running.act(assign(Role::Agent, &name("web1.test"), &[name("gw1.test")], &running.view()).unwrap()).await;
+    assert_eq!(has("web1.test"), Some(principal(account)));
+    let again = bind_principal(Role::Agent, &name("web1.test"), Some(&principal(account)), &running.view());
+    assert_eq!(again, Ok(Vec::new()));
+    assert_eq!(bind(Role::Agent, "web1.test", Some(rule)).await, None);
+    assert_eq!(running.view().member_named(&name("web1.test")).unwrap().parents, [name("gw1.test")]);
+    assert_eq!(bind(Role::Gateway, "gw1.test", Some(account)).await, None);
+    assert_eq!((has("web1.test"), has("gw1.test")), (Some(principal(rule)), Some(principal(account))));
+    assert_eq!(bind(Role::Agent, "web1.test", None).await, None);
+    assert_eq!(has("web1.test"), None);
+
+    // A token with one is for one exact name, once, and not for what is somebody's.
+    let order = |text: &str| TokenOrder { name: "web2.test".into(), principal: Some(principal(text)), ..order() };
+    let made = |order: TokenOrder| kind(create_token(&order, &running.view(), NOW));
+    assert_eq!(made(order("WEB2$@CORP.TEST")), None);
+    assert_eq!(made(order(account)), Some(Kind::Conflict));
+    assert_eq!(made(order("host/web3.test@CORP.TEST")), Some(Kind::Invalid));
+    assert_eq!(made(TokenOrder { name: "web*".into(), ..order("WEB2$@CORP.TEST") }), Some(Kind::Invalid));
+    assert_eq!(made(TokenOrder { uses: 2, ..order("WEB2$@CORP.TEST") }), Some(Kind::Invalid));
 }

@@ -119,5 +119,6 @@ fn agent(row: &Row) -> Result<Agent, sql::Error> {
         epoch: row.get::<Option<[u8; 16]>>(5)?.map(|epoch| Epoch(epoch).to_string()),
         number: from_sql(row.get::<Option<i64>>(6)?.unwrap_or(0)),
         gaps: from_sql(row.get(7)?),
+        principal: None,
     })
 }

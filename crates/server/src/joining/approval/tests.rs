@@ -6,8 +6,8 @@ use wardline_secrets::request::request;
 use wardline_secrets::signature::{SigningKey, random, sha256};
 
 use super::*;
-use crate::founding::default_lifetime;
 use crate::founding::tests::{Running, Scratch};
+use crate::joining::tests::admission;
 
 fn kept(name: &str, address: &str, now: Instant) -> Kept {
     let public = SigningKey::generate(wardline_proto::GroupId([1; 16])).unwrap().0.public().unwrap();
@@ -16,8 +16,9 @@ fn kept(name: &str, address: &str, now: Instant) -> Kept {
         name: name.parse().unwrap(),
         role: Role::Agent,
         identity: public.clone(),
-        key: public,
+        key: Some(public),
         certificate: Bytes::new(),
+        principal: None,
         further: None,
         address: format!("{address}:5723").parse().unwrap(),
         since_ms: 0,
@@ -164,7 +165,7 @@ async fn served(without_token: WithoutToken) -> Served {
         crate::accounts::tests::accounts(&running.store),
     ));
     let (store, authorities) = (running.store.clone(), running.authorities());
-    let desk = JoinDesk::new(store, authorities, default_lifetime(), without_token, configurations);
+    let desk = JoinDesk::new(store, authorities, admission(without_token), configurations);
     Served { running, desk, _scratch: scratch }
 }
 
@@ -186,8 +187,7 @@ impl Served {
             identity: identity.public().unwrap().spki().into(),
             request: request(channel.as_bytes(), &name.parse().unwrap(), Role::Agent).unwrap().into(),
             nonce: vec![1; 16].into(),
-            certificate: Bytes::new(),
-            further: None,
+            ..wardline_proto::join::Hello::default()
         };
         let transcript = sha256(&[&random()]);
         let signature = identity.sign(Context::Join, &transcript.0);
@@ -228,7 +228,7 @@ impl Served {
 
     async fn approve(&self, name: &str, code: &str, via: &[&str]) -> Result<Approved, Kind> {
         let via = via.iter().map(|name| name.parse().unwrap()).collect();
-        let approval = Approval { code: code.into(), via };
+        let approval = Approval { code: code.into(), via, principal: None };
         let name = name.parse().unwrap();
         let approved = self.desk.approve(Role::Agent, &name, approval, "operator ada".into()).await;
         approved.map_err(|problem| problem.kind())

@@ -57,8 +57,7 @@ async fn group_with_key(scratch: &Scratch) -> (Running, SigningKey) {
             role: "agent".into(),
             identity: key.spki().into(),
             parents: Vec::new(),
-            token: Bytes::new(),
-            relays: false,
+            ..trust::Member::default()
         })])
         .await;
     let made = accounts::create(&order("web", &["web1.test"]), &taken(A, 0), STRICT, &running.view());

@@ -27,7 +27,7 @@ impl Served {
             name: "*".into(),
             uses: 3,
             expires: u64::MAX,
-            parents: vec![],
+            ..trust::Token::default()
         };
         served.running.act(vec![Fact::Token(token), served.agent("web1.test"), served.agent("web2.test")]).await;
         served.running.act(vec![Fact::TokenRevoked(trust::TokenRevoked { id: vec![7; 16].into() })]).await;
@@ -42,7 +42,7 @@ impl Served {
             identity: key.public().unwrap().spki().into(),
             parents: vec![],
             token: vec![7; 16].into(),
-            relays: false,
+            ..trust::Member::default()
         })
     }
 

@@ -3,7 +3,9 @@
 //! fast one core seals secrets, and how soon a changed one is where it is used.
 //!
 //! `EVENTS` (2000000), `REPEATS` (3), `AGENTS` (2000) and `CROWD` (10000) say how much. `ONLY=seal`, `path`, `fleet`,
-//! `fanout` or `latency` measures nothing but that; `ONLY=crowd` what is not measured otherwise.
+//! `fanout`, `kerberos` or `latency` measures nothing but that; `ONLY=crowd` what is not measured otherwise.
+
+mod kerberos;
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -14,10 +16,11 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::agreement::{ECDH_P256, ParsedPublicKey, PrivateKey, UnparsedPublicKey, agree};
 use serde_json::Value;
 use wardline_harness::daemon::cpu;
-use wardline_harness::group::{Group, sql};
+use wardline_harness::group::{Builder, Group, sql};
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::ids::{Log, Tally};
-use wardline_harness::{Daemon, Scratch, program, scratch, wait};
+use wardline_harness::realm::Realm;
+use wardline_harness::{Daemon, Scratch, keyed, program, scratch, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Configuration, ConfigurationAsk, Issue, RouteOpen, decode};
 use wardline_proto::{GroupId, Kind, Name, Role};
@@ -45,6 +48,10 @@ const LOADS: u64 = 4;
 const SYNCS: &str = "trace=fsync,fdatasync";
 
 fn main() {
+    // What the Kerberos library of this process reads, wherever a realm is made later.
+    let scratch = Scratch::new();
+    let config = scratch.path().join("krb5.conf");
+    wardline_gss::environment::replace(&config).expect("there is no other thread yet");
     let events = number("EVENTS", 2_000_000);
     let repeats = number("REPEATS", 3);
     let only = std::env::var("ONLY").ok();
@@ -55,8 +62,8 @@ fn main() {
         eprintln!("# the two key operations of a seal alone: {:.0}/s", key_operations());
     }
     if wanted("path") {
-        for (name, postgres) in [("cert.sqlite", false), ("postgres", true)] {
-            let (rates, costs): (Vec<_>, Vec<_>) = (0..repeats).map(|_| path(events, postgres)).unzip();
+        for (name, way) in [("cert.sqlite", Way::Sqlite), ("kerberos", Way::Kerberos), ("postgres", Way::Postgres)] {
+            let (rates, costs): (Vec<_>, Vec<_>) = (0..repeats).map(|_| path(events, way)).unzip();
             figure(&format!("path.{name}.rate"), "events/s", &mut { rates });
             figure(&format!("path.{name}.cpu"), "us/event", &mut { costs });
         }
@@ -72,20 +79,61 @@ fn main() {
     if wanted("fanout") {
         figure("credential.fanout.100", "s", &mut fanout());
     }
+    if wanted("kerberos") {
+        channel(repeats, &config);
+    }
     if wanted("latency") {
-        alerts();
+        alerts("alert.latency", Way::Sqlite);
+        alerts("alert.latency.kerberos", Way::Kerberos);
     }
 }
 
+/// By what events go, and into what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Certificates; SQLite.
+    Sqlite,
+    /// Certificates; PostgreSQL.
+    Postgres,
+    /// Kerberos on both hops; SQLite.
+    Kerberos,
+}
+
+impl Way {
+    /// A group of this kind, laid down; and its realm.
+    fn lay(self, builder: Builder) -> (Group, Option<Realm>) {
+        let mut group = builder.postgres(self == Self::Postgres).lay();
+        let realm = (self == Self::Kerberos).then(|| Realm::start("BENCH.TEST"));
+        if let Some(realm) = &realm {
+            keyed::lay(&mut group, realm, "kerberos", "kerberos", (1, 1));
+        }
+        (group, realm)
+    }
+}
+
+/// What the channel by Kerberos carries, and what it holds.
+fn channel(repeats: u64, config: &Path) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let mut shares: Vec<_> = (0..repeats.max(3))
+        .map(|_| {
+            let (bare, carried) = kerberos::efficiency(config, &runtime);
+            eprintln!("# bare wrapping and unwrapping {bare:.0} MiB/s, the channel {carried:.0} MiB/s");
+            carried / bare
+        })
+        .collect();
+    figure("wrap.efficiency", "of bare wrapping", &mut shares);
+    figure("gateway.idle.kerberos.kib", "KiB/session", &mut [kerberos::idle(config, &runtime, memory)]);
+}
+
 /// How long alerts take.
-fn alerts() {
-    let mut latencies = latency();
+fn alerts(named: &str, way: Way) {
+    let mut latencies = latency(way);
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share).round() as usize];
     for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
         let (min, max) = (at(0.0), at(1.0));
         println!(
-            "figure: alert.latency.{name} {:.3} ms (min {min:.3}, max {max:.3}, n={}, load {:.2})",
+            "figure: {named}.{name} {:.3} ms (min {min:.3}, max {max:.3}, n={}, load {:.2})",
             at(share),
             latencies.len(),
             load()
@@ -227,7 +275,7 @@ fn unchanged(group: &mut Group, agents: u64) -> f64 {
     let ask = |route: &u32, ask: &ConfigurationAsk| Message::own(Kind::ConfigurationAsk, ask.clone()).on(*route);
     let mut asks = Vec::new();
     for route in routes {
-        let open = RouteOpen { agent: format!("load-{route:05}"), via: Vec::new() };
+        let open = RouteOpen { agent: format!("load-{route:05}"), ..Default::default() };
         peer.say(Message::own(Kind::RouteOpen, open).on(route));
         peer.wait_for(Kind::Way, route);
         peer.say(ask(&route, &ConfigurationAsk::default()));
@@ -403,8 +451,8 @@ fn figure(name: &str, unit: &str, values: &mut [f64]) {
 }
 
 /// Events per second from the log file into the database, and processor time of the three daemons per event.
-fn path(events: u64, postgres: bool) -> (f64, f64) {
-    let mut group = Group::builder().postgres(postgres).pack("bench", "").lay();
+fn path(events: u64, way: Way) -> (f64, f64) {
+    let (mut group, _realm) = way.lay(Group::builder().pack("bench", ""));
     let (log_path, hidden) = (group.folder().join("app.log"), group.folder().join("app.log.new"));
     let pack = format!("[pack]\nname = \"bench\"\n[[log]]\nname = \"app\"\npath = {log_path:?}\n");
     group.write_pack("bench", &pack);
@@ -414,7 +462,7 @@ fn path(events: u64, postgres: bool) -> (f64, f64) {
     group.agent(0).wait_event(40005);
 
     let daemons = |group: &mut Group| {
-        let database = if postgres { group.postgres().cpu() } else { Duration::ZERO };
+        let database = if way == Way::Postgres { group.postgres().cpu() } else { Duration::ZERO };
         [group.agent(0).cpu(), group.gateway(0).cpu(), group.server().cpu(), database]
     };
     let before = daemons(&mut group);
@@ -449,9 +497,9 @@ fn path(events: u64, postgres: bool) -> (f64, f64) {
 }
 
 /// Milliseconds from an agent's decision to the commit, alert by alert, on a quiet group.
-fn latency() -> Vec<f64> {
+fn latency(way: Way) -> Vec<f64> {
     use std::os::unix::fs::PermissionsExt as _;
-    let mut group = Group::builder().pack("bench", "").measured().lay();
+    let (mut group, _realm) = way.lay(Group::builder().pack("bench", "").measured());
     let (switch, plugin) = (group.folder().join("switch"), group.folder().join("check_switch"));
     std::fs::write(&switch, "0\n").expect("a file");
     let script = format!("#!/bin/sh\nread -r code < {}\necho \"code $code\"\nexit \"$code\"\n", switch.display());

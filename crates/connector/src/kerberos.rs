@@ -1,0 +1,343 @@
+//! The second way to prove who one is: by the keys that a Kerberos realm gives to its hosts. What blocks runs on threads of
+//! its own, a bounded number of them: a KDC that hangs holds up nobody else.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use wardline_gss::{Acceptor, Context, Facts, Initiator, Library, Pending, Refused, Status, Unusable, keytab};
+use wardline_proto::event::Event;
+use wardline_proto::principal::{Principal, Realm};
+use wardline_proto::{Name, message};
+
+use crate::config;
+
+/// Tokens that are looked at at once: that takes a processor, and reads the keytab.
+const ACCEPTING: usize = 4;
+/// What the application data of channel bindings begins with (RFC 9266, section 2).
+const EXPORTER: &[u8] = b"tls-exporter:";
+/// The label and length of what is exported from a TLS session for them (RFC 9266, section 2).
+pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
+/// `[kerberos]` of a configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The keys of this host.
+    #[serde(default = "default_keytab")]
+    pub keytab: PathBuf,
+    /// The realms whose principals are taken, this host's own first. At least one.
+    #[serde(deserialize_with = "realms")]
+    pub realms: Vec<Realm>,
+    /// As whom this end dials, when that is not `host/NAME@REALM`: a machine account, say.
+    pub principal: Option<Principal>,
+    /// The configuration of the Kerberos library.
+    #[serde(default = "default_krb5_conf")]
+    pub krb5_conf: PathBuf,
+    /// The Kerberos library, when it is not where distributions lay it down.
+    pub library: Option<PathBuf>,
+}
+
+fn default_keytab() -> PathBuf {
+    "/etc/krb5.keytab".into()
+}
+
+fn default_krb5_conf() -> PathBuf {
+    "/etc/krb5.conf".into()
+}
+
+fn realms<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Realm>, D::Error> {
+    use serde::de::Error as _;
+    let realms = Vec::deserialize(from)?;
+    match realms.is_empty() {
+        true => Err(D::Error::custom("at least one realm is needed, this host's own first")),
+        false => Ok(realms),
+    }
+}
+
+/// Replaces what Kerberos and TLS libraries would read from the environment by what the configuration says. For the top of
+/// a program, before any thread.
+///
+/// # Errors
+/// Event 40210: there are threads already.
+pub fn environment(settings: Option<&Settings>) -> Result<(), Event> {
+    let default = default_krb5_conf();
+    let path = settings.map_or(&default, |settings| &settings.krb5_conf);
+    let failed = |error: std::io::Error| Event::KerberosUnusable { reason: error.to_string() };
+    wardline_gss::environment::replace(path).map(|_| ()).map_err(failed)
+}
+
+/// Why Kerberos does not prove anything.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The library.
+    #[error("the Kerberos library: {0}")]
+    Library(#[from] Unusable),
+    /// The keytab does not fit.
+    #[error("{}: {reason}", keytab.display())]
+    Keytab {
+        /// Which.
+        keytab: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The library, or the other end, says no.
+    #[error("{principal}: {refused}{}", hint(.refused))]
+    Refused {
+        /// The other end's principal, or this end's when it accepts.
+        principal: String,
+        /// What was said.
+        refused: Refused,
+    },
+    /// A principal that is nobody here.
+    #[error("{0}")]
+    Principal(String),
+    /// All threads are busy, most likely because a KDC does not answer.
+    #[error("an earlier question to the KDC is not answered yet")]
+    Busy,
+    /// There is no thread for it, or it has ended badly.
+    #[error("there is no thread for the Kerberos library")]
+    Thread,
+}
+
+/// What to do about it, where that is known.
+const fn hint(refused: &Refused) -> &'static str {
+    match refused.status() {
+        Status::Skew => ": set the clocks of this host, the other and the KDC",
+        Status::KdcUnreachable => ": the KDC is away; sessions that stand go on",
+        Status::UnknownClient => ": the KDC does not know this host's principal",
+        Status::UnknownService => ": the KDC does not know that principal",
+        Status::Disabled => ": the KDC gives this principal no tickets (disabled, locked or expired)",
+        Status::WrongKey => ": the keytab's key is not the KDC's; write the keytab anew",
+        Status::NoKey => ": the keytab lacks the key that is needed; compare its versions with the KDC's",
+        Status::Expired => ": the ticket has ended",
+        Status::Replay => ": it was there before",
+        Status::Enctype => ": give both ends AES keys",
+        Status::Bindings => ": somebody may be between the two ends",
+        Status::Token | Status::Other => "",
+    }
+}
+
+/// What this host can prove by Kerberos. Made at the start; what it needs is looked at when it is used.
+#[derive(Debug)]
+pub struct Kerberos {
+    settings: Settings,
+    realm: Realm,
+    initiator: String,
+    acceptor: String,
+    replays: PathBuf,
+    library: Mutex<Option<Library>>,
+    accepting: Arc<Semaphore>,
+    /// Read from the keytab when the first token comes.
+    accepts: Mutex<Option<Arc<Acceptor>>>,
+    parents: Mutex<HashMap<String, Arc<Parent>>>,
+}
+
+/// What is kept for one parent: tickets, and that one question at a time is asked.
+#[derive(Debug)]
+struct Parent {
+    one: Arc<Semaphore>,
+    initiator: Mutex<Option<Arc<Initiator>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kerberos {
+    /// For the health service of this name; what was seen is kept in `runtime`. Nothing where no realm is listed.
+    pub fn new(settings: Settings, own: &Name, runtime: &Path) -> Option<Arc<Self>> {
+        let realm = settings.realms.first()?.clone();
+        let acceptor = Principal::of_host(own.clone(), realm.clone()).to_string();
+        let initiator = settings.principal.as_ref().map_or_else(|| acceptor.clone(), ToString::to_string);
+        let replays = runtime.join("replays");
+        let accepting = Arc::new(Semaphore::new(ACCEPTING));
+        let (library, accepts, parents) = Default::default();
+        Some(Arc::new(Self { settings, realm, initiator, acceptor, replays, library, accepting, accepts, parents }))
+    }
+
+    /// As whom this end accepts.
+    pub fn acceptor(&self) -> &str {
+        &self.acceptor
+    }
+
+    /// The library, loaded when it is asked for first.
+    fn library(&self) -> Result<Library, Failure> {
+        let mut library = locked(&self.library);
+        if let Some(library) = &*library {
+            return Ok(library.clone());
+        }
+        let loaded = Library::load(self.settings.library.as_deref())?;
+        Ok(library.insert(loaded).clone())
+    }
+
+    /// The principal of a parent: of its own realm when it has one, otherwise of this host's.
+    pub(crate) fn of_parent(&self, parent: &config::Parent) -> String {
+        let realm = parent.realm.as_ref().unwrap_or(&self.realm);
+        Principal::of_host(parent.name.clone(), realm.clone()).to_string()
+    }
+
+    /// Tickets for a parent are got anew from now on.
+    pub(crate) fn forget(&self, parent: &str) {
+        if let Some(parent) = locked(&self.parents).get(parent) {
+            locked(&parent.initiator).take();
+        }
+    }
+
+    /// The keytab has a key of this principal, or why that cannot be.
+    fn has_key(&self, principal: &str) -> Result<(), Failure> {
+        let keytab = &self.settings.keytab;
+        let wrong = |reason: String| Failure::Keytab { keytab: keytab.clone(), reason };
+        let entries = keytab::read(keytab).map_err(|error| wrong(error.to_string()))?;
+        let of_it: Vec<_> = entries.iter().filter(|entry| entry.principal == principal).collect();
+        if of_it.is_empty() {
+            let mut others: Vec<_> = entries.iter().map(|entry| entry.principal.as_str()).collect();
+            others.dedup();
+            let others = if others.is_empty() { "no key at all".into() } else { others.join(", ") };
+            return Err(wrong(format!("it has no key of {principal}; it has {others}")));
+        }
+        if !of_it.iter().any(|entry| entry.enctype.is_aes()) {
+            let found: Vec<_> = of_it.iter().map(|entry| entry.enctype.to_string()).collect();
+            return Err(wrong(format!("its keys of {principal} are of {}; only AES is taken", found.join(", "))));
+        }
+        Ok(())
+    }
+
+    /// The first token for a parent, bound to a TLS session by what was exported from it. Asks the KDC.
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        target: String,
+        exporter: &[u8],
+    ) -> Result<(Pending, Vec<u8>), Failure> {
+        let parent = Arc::clone(
+            locked(&self.parents)
+                .entry(target.clone())
+                .or_insert_with(|| Arc::new(Parent { one: Arc::new(Semaphore::new(1)), initiator: Mutex::default() })),
+        );
+        let permit = Arc::clone(&parent.one).try_acquire_owned().map_err(|_| Failure::Busy)?;
+        let (own, binding) = (Arc::clone(self), binding(exporter));
+        on_a_thread(permit, move || {
+            let begun = own.ask(&parent, &target, &binding);
+            if begun.is_err() {
+                // What was got so far may be why.
+                locked(&parent.initiator).take();
+            }
+            begun
+        })
+        .await
+    }
+
+    fn ask(&self, parent: &Parent, target: &str, binding: &[u8]) -> Result<(Pending, Vec<u8>), Failure> {
+        let library = self.library()?;
+        let refused = |principal: &str| {
+            let principal = principal.to_owned();
+            move |refused: Refused| Failure::Refused { principal, refused }
+        };
+        let kept = locked(&parent.initiator).clone();
+        let initiator = match kept {
+            Some(initiator) => initiator,
+            None => {
+                self.has_key(&self.initiator)?;
+                let made = Initiator::new(&library, &self.settings.keytab, &self.initiator)
+                    .map_err(|failed| refused(&self.initiator)(failed.into()))?;
+                Arc::clone(locked(&parent.initiator).insert(Arc::new(made)))
+            }
+        };
+        initiator.begin(target, binding).map_err(refused(target))
+    }
+
+    /// The context of a parent's answer.
+    pub(crate) async fn finish(
+        self: &Arc<Self>,
+        target: String,
+        pending: Pending,
+        token: Vec<u8>,
+    ) -> Result<Context, Failure> {
+        let permit = Arc::clone(&self.accepting).acquire_owned().await.map_err(|_| Failure::Thread)?;
+        let own = Arc::clone(self);
+        on_a_thread(permit, move || {
+            pending.finish(&token).map_err(|refused| {
+                own.forget(&target);
+                Failure::Refused { principal: target, refused }
+            })
+        })
+        .await
+    }
+
+    /// The context of a token that came on a TLS session, and what to answer.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        token: Vec<u8>,
+        exporter: &[u8],
+    ) -> Result<(Context, Vec<u8>), Failure> {
+        let permit = Arc::clone(&self.accepting).acquire_owned().await.map_err(|_| Failure::Thread)?;
+        let (own, binding) = (Arc::clone(self), binding(exporter));
+        on_a_thread(permit, move || {
+            let refused = |refused: Refused| Failure::Refused { principal: own.acceptor.clone(), refused };
+            let kept = locked(&own.accepts).clone();
+            let acceptor = match kept {
+                Some(acceptor) => acceptor,
+                None => {
+                    own.has_key(&own.acceptor)?;
+                    let made = Acceptor::new(&own.library()?, &own.settings.keytab, &own.acceptor, &own.replays);
+                    Arc::clone(locked(&own.accepts).insert(Arc::new(made.map_err(|failed| refused(failed.into()))?)))
+                }
+            };
+            acceptor.accept(&token, &binding).map_err(refused)
+        })
+        .await
+    }
+
+    /// Whether a principal may be who says it has this name: `host/NAME@REALM` exactly, or an account, which is whoever the
+    /// trust log says. Only of the realms that are listed.
+    pub(crate) fn may_be(&self, initiator: &str, claimed: &Name) -> Result<(), Failure> {
+        let principal: Principal = initiator.parse().map_err(|error| Failure::Principal(format!("{error}")))?;
+        if !self.settings.realms.contains(principal.realm()) {
+            return Err(Failure::Principal(format!("{principal}: its realm is not listed in `realms`")));
+        }
+        if !principal.can_be_of(claimed) {
+            return Err(Failure::Principal(format!("{principal} calls itself {claimed}")));
+        }
+        Ok(())
+    }
+}
+
+fn binding(exporter: &[u8]) -> Vec<u8> {
+    [EXPORTER, exporter].concat()
+}
+
+/// What blocks, on a thread of its own, which gives the permit back when it has ended and not when nobody waits any more. A
+/// program that stops does not wait for it.
+async fn on_a_thread<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    what: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let (tell, done) = oneshot::channel();
+    let running = thread::Builder::new().name("kerberos".into()).spawn(move || {
+        let _ = tell.send(what());
+        drop(permit);
+    });
+    running.map_err(|_| Failure::Thread)?;
+    done.await.map_err(|_| Failure::Thread)?
+}
+
+/// What is told of a context.
+pub(crate) fn told(facts: &Facts) -> message::Kerberos {
+    let left = facts.ends.saturating_duration_since(Instant::now());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    message::Kerberos {
+        initiator: facts.initiator.clone(),
+        acceptor: facts.acceptor.clone(),
+        ticket: facts.ticket.to_string(),
+        authenticator: facts.authenticator.to_string(),
+        session: facts.session.to_string(),
+        kvno: facts.kvno.unwrap_or(0),
+        ends: (now + left).as_secs(),
+        binding: "tls-exporter".into(),
+    }
+}
