@@ -43,8 +43,10 @@ pub const PEER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Dur
 /// Exporter labels (RFC 8446, section 7.5): what ties the first message to the session, and the hop's id.
 const BOUND_LABEL: &[u8] = b"EXPORTER-wardline-bound";
 const HOP_LABEL: &[u8] = b"EXPORTER-wardline-hop";
-/// The most bytes of a GSSAPI token of the handshake: that of an account in many groups has 48,000.
-const TOKEN: usize = 64 * 1024;
+/// The most bytes of a GSSAPI token of the handshake: that of an account in many groups of a directory has 48,000.
+const TOKEN: usize = 48 * 1024;
+/// So many of them are read at once.
+const STEP: usize = 8 * 1024;
 
 /// What a session is made with.
 const MECHANISMS: [&[u8]; 2] = [ALPN_CERTIFICATE, ALPN_KERBEROS];
@@ -122,6 +124,16 @@ pub enum Proof {
     },
     /// By Kerberos.
     Kerberos(Ticket),
+}
+
+impl std::fmt::Display for Proof {
+    /// The principal of who dialled, or the hash in hexadecimal.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Certificate { hash, .. } => hash.fmt(f),
+            Self::Kerberos(ticket) => f.write_str(&ticket.initiator),
+        }
+    }
 }
 
 /// Why there is no session.
@@ -240,11 +252,13 @@ async fn hear(stream: &mut TlsStream<TcpStream>) -> Result<Vec<u8>, HandshakeErr
     if length > TOKEN {
         return Err(HandshakeError::Bound("a token that is too long"));
     }
-    // What is there is taken, and no more held for what is only announced.
-    let (mut token, mut part) = (Vec::new(), stream.take(length as u64));
-    part.read_to_end(&mut token).await.map_err(closed)?;
-    if token.len() < length {
-        return Err(HandshakeError::Closed("the other end closed the connection".into()));
+    // No more is held for what is only announced.
+    let mut token = Vec::new();
+    while token.len() < length {
+        let (from, step) = (token.len(), STEP.min(length - token.len()));
+        token.reserve_exact(step);
+        token.resize(from + step, 0);
+        stream.read_exact(token.get_mut(from..).unwrap_or_default()).await.map_err(closed)?;
     }
     Ok(token)
 }
@@ -514,6 +528,10 @@ fn agree(ours: &Bound, theirs: &Bound, direction: Direction) -> Result<(), Hands
     if best != Some(&ours.chosen) || dials.offered != dials.enabled {
         return Err(HandshakeError::Rule { chosen: ours.chosen.clone() });
     }
+    let once = |name: &String| ours.offered.iter().filter(|other| *other == name).count() == 1;
+    if !ours.offered.iter().all(once) {
+        return Err(HandshakeError::Bound("a mechanism that is offered twice"));
+    }
     Ok(())
 }
 
@@ -524,7 +542,7 @@ fn facts(stream: &TlsStream<TcpStream>, proof: Proof, offered: &[String]) -> Res
         hop: sha256(&[&export(stream, HOP_LABEL)?]),
         mechanism: tls.alpn_protocol().map_or_else(unknown, name_of),
         // Of others nobody has heard here.
-        offered: offered.iter().filter(|name| MECHANISMS.contains(&name.as_bytes())).cloned().collect(),
+        offered: MECHANISMS.iter().map(name_of).filter(|name| offered.contains(name)).collect(),
         version: tls.protocol_version().and_then(|v| v.as_str()).map_or_else(unknown, str::to_owned),
         cipher: tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).map_or_else(unknown, str::to_owned),
         exchange: tls

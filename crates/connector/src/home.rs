@@ -244,7 +244,12 @@ pub fn load(
     }
     let held = Held::open(&folder)
         .map_err(|error| Event::StateFolderInUse { path: folder.display().to_string(), reason: error.to_string() })?;
-    let has_none = membership.own_pki.is_none() && !folder.join("channel.pem").exists();
+    let certificate = folder.join("channel.pem").try_exists().map_err(|error| Event::CertificateMissing {
+        path: folder.join("channel.pem").display().to_string(),
+        reason: error.to_string(),
+    })?;
+    let allowed = !membership.parents.iter().all(|it| membership.mechanism_to(it) == Mechanism::Certificate);
+    let has_none = membership.own_pki.is_none() && !certificate && allowed;
     if let Some(kerberos) = kerberos.clone().filter(|_| has_none) {
         let Keys { identity, root, .. } = Keys::load_bare(&vault, &folder, &group)?;
         let (credential, identity) = (Credential::by_kerberos(own.clone(), kerberos).holding(held), Arc::new(identity));

@@ -67,6 +67,10 @@ fn realms<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Realm>, D::Er
 pub fn environment(settings: Option<&Settings>) -> Result<(), Event> {
     let default = default_krb5_conf();
     let path = settings.map_or(&default, |settings| &settings.krb5_conf);
+    if settings.is_some() {
+        let wrong = |error: std::io::Error| Event::KerberosUnusable { reason: format!("{}: {error}", path.display()) };
+        wardline_gss::environment::trusted(path).map_err(wrong)?;
+    }
     let failed = |error: std::io::Error| Event::KerberosUnusable { reason: error.to_string() };
     wardline_gss::environment::replace(path).map(|_| ()).map_err(failed)
 }
@@ -132,6 +136,7 @@ pub struct Kerberos {
     replays: PathBuf,
     library: Mutex<Option<Library>>,
     accepting: Arc<Semaphore>,
+    finishing: Arc<Semaphore>,
     /// Read from the keytab when the first token comes.
     accepts: Mutex<Option<Arc<Acceptor>>>,
     parents: Mutex<HashMap<String, Arc<Parent>>>,
@@ -156,9 +161,20 @@ impl Kerberos {
         let acceptor = Principal::of_host(own.clone(), realm.clone()).to_string();
         let initiator = settings.principal.as_ref().map_or_else(|| acceptor.clone(), ToString::to_string);
         let replays = runtime.join("replays");
-        let accepting = Arc::new(Semaphore::new(ACCEPTING));
+        let [accepting, finishing] = [(); 2].map(|()| Arc::new(Semaphore::new(ACCEPTING)));
         let (library, accepts, parents) = Default::default();
-        Some(Arc::new(Self { settings, realm, initiator, acceptor, replays, library, accepting, accepts, parents }))
+        Some(Arc::new(Self {
+            settings,
+            realm,
+            initiator,
+            acceptor,
+            replays,
+            library,
+            accepting,
+            finishing,
+            accepts,
+            parents,
+        }))
     }
 
     /// As whom this end accepts.
@@ -258,7 +274,7 @@ impl Kerberos {
         pending: Pending,
         token: Vec<u8>,
     ) -> Result<Context, Failure> {
-        let permit = Arc::clone(&self.accepting).acquire_owned().await.map_err(|_| Failure::Thread)?;
+        let permit = Arc::clone(&self.finishing).acquire_owned().await.map_err(|_| Failure::Thread)?;
         let own = Arc::clone(self);
         on_a_thread(permit, move || {
             pending.finish(&token).map_err(|refused| {

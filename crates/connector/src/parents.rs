@@ -80,8 +80,9 @@ async fn anew(
     until: Option<Instant>,
 ) -> (Session, Parent) {
     let Some(until) = until else { return std::future::pending().await };
-    // A fifth is left for a KDC that is away.
-    tokio::time::sleep((until - Instant::now()).mul_f64(0.8)).await;
+    // A fifth is left for a KDC that is away, and those who came together do not come together again.
+    let life = (until - Instant::now()).max(Duration::from_secs(1));
+    tokio::time::sleep(life.mul_f64(0.7) + jitter(life.mul_f64(0.2))).await;
     let mut pause = PAUSE.0;
     loop {
         if let Some(kerberos) = credential.kerberos() {

@@ -115,14 +115,16 @@ impl Uplink {
             };
             let until = session.until;
             let end = tokio::select! {
-                () = stop.cancelled() => break,
-                end = self.session(session, &parent) => end,
+                // In this order: that the old session was replaced is no news beside the new one.
+                biased;
                 better = better(&credential, &membership, &parent, until, refusals) => {
                     // The old session has ended here; positions are compared anew on the new one.
                     moved = Some(better);
                     self.queue.parted().await;
                     continue;
                 }
+                () = stop.cancelled() => break,
+                end = self.session(session, &parent) => end,
             };
             self.queue.parted().await;
             // Who went away is dialled again soon; who refused, or forged, later and later.

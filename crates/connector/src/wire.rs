@@ -63,13 +63,17 @@ impl Sealer {
         };
         let wrapped = &mut self.wrapped;
         for clear in frames.chunks(WRAP) {
-            wrapper.with(|context| {
-                context.wrap(clear, |token| {
-                    // By the lengths above it has always room.
-                    wrapped.put_u16(u16::try_from(token.len()).unwrap_or(u16::MAX));
-                    wrapped.put_slice(token);
-                })
-            })?;
+            wrapper
+                .with(|context| {
+                    let mut length = Ok(0);
+                    context.wrap(clear, |token| {
+                        length = u16::try_from(token.len());
+                        wrapped.put_u16(length.unwrap_or(0));
+                        wrapped.put_slice(token);
+                    })?;
+                    Ok(length)
+                })?
+                .map_err(io::Error::other)?;
         }
         frames.clear();
         to.write_all(wrapped).await?;
@@ -103,6 +107,10 @@ impl Opener {
             self.flows = read >= room;
             return Ok(read);
         };
+        // What one burst needed is not kept for an idle session.
+        if clear.is_empty() && !self.flows && clear.capacity() > IDLE {
+            *clear = BytesMut::new();
+        }
         let room = make_room(&mut self.wrapped, self.flows);
         let read = from.read_buf(&mut self.wrapped).await?;
         self.flows = read >= room;

@@ -89,13 +89,13 @@ fn status(major: Major, minor: u32) -> Status {
         1 | 2 | 18 | 23 => Status::Disabled,
         6 => Status::UnknownClient,
         7 => Status::UnknownService,
-        14 | 51 | 110 => Status::Enctype,
+        14 | 150 | 152 | 236 | 237 => Status::Enctype,
         24 | 31 => Status::WrongKey,
         32 => Status::Expired,
         34 => Status::Replay,
         37 | 148 => Status::Skew,
         44 | 45 | 181 | 230 => Status::NoKey,
-        156 => Status::KdcUnreachable,
+        154 | 156 | 220 => Status::KdcUnreachable,
         _ => match major & CALLING_OR_ROUTINE {
             BAD_BINDINGS => Status::Bindings,
             DEFECTIVE_TOKEN | BAD_SIG => Status::Token,
@@ -157,6 +157,9 @@ impl Drop for Output {
     }
 }
 
+/// The most characters of what the library says.
+const TEXT: usize = 300;
+
 /// A call's result, in words when it failed.
 fn done(table: &Arc<Table>, major: Major, minor: u32) -> Result<Major, Failed> {
     if major & CALLING_OR_ROUTINE == 0 {
@@ -192,7 +195,8 @@ fn said(table: &Arc<Table>, code: u32, kind: c_int) -> String {
             break;
         }
     }
-    texts.join("; ")
+    // Names that a stranger has written may be in them.
+    texts.join("; ").chars().take(TEXT).collect()
 }
 
 /// A principal's name, as the library holds it.

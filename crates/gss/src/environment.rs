@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// What begins like this is taken out.
@@ -32,6 +33,31 @@ pub fn replace(krb5_conf: &Path) -> io::Result<Vec<String>> {
     Ok(names.iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
+/// Whether nobody but root and this process's user can change the Kerberos configuration, which can name code to be loaded.
+/// One that is not there is no danger.
+///
+/// # Errors
+/// Somebody else can change it, or it cannot be looked at.
+pub fn trusted(krb5_conf: &Path) -> io::Result<()> {
+    let path = match krb5_conf.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        path => path?,
+    };
+    let own = std::fs::metadata("/proc/self")?.uid();
+    for at in path.ancestors() {
+        let meta = at.symlink_metadata()?;
+        // In a folder with the sticky bit nobody takes away what is another's.
+        let kept = meta.is_dir() && meta.mode() & 0o1000 != 0;
+        if ![0, own].contains(&meta.uid()) || (meta.mode() & 0o022 != 0 && !kept) {
+            return Err(io::Error::other(format!(
+                "others than root and this program's user can change {}, and with it what code is loaded",
+                at.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn is_read(name: &OsString) -> bool {
     let name = name.to_string_lossy();
     PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -40,6 +66,22 @@ fn is_read(name: &OsString) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_others_can_change_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = std::env::temp_dir().join(format!("wardline-krb5-{}", std::process::id()));
+        assert!(trusted(&path).is_ok(), "there is none");
+        std::fs::write(&path, "").unwrap();
+        let said = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            trusted(&path)
+        };
+        assert!(said(0o644).is_ok());
+        let refused = [0o666, 0o664].map(said);
+        std::fs::remove_file(&path).unwrap();
+        assert!(refused.iter().all(Result::is_err), "{refused:?}");
+    }
 
     #[test]
     fn the_environment_is_left_alone_beside_other_threads() {

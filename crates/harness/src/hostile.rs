@@ -1,7 +1,9 @@
 //! Peers that do what they like: real TLS with whatever certificate they are given, and behind it any bytes at all.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use rustls::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use wardline_proto::frame::{Frame, Message};
-use wardline_proto::message::Bound;
+use wardline_proto::message::{Bound, RouteOpen};
 use wardline_proto::{ALPN_CERTIFICATE, Kind};
 
 use crate::pki::Credential;
@@ -355,6 +357,41 @@ impl Peer {
     #[track_caller]
     pub fn wait_closed(&mut self) {
         while self.receive().is_some() {}
+    }
+}
+
+/// By what the members of a group have proved themselves to their gateways, for who opens routes for them.
+#[derive(Clone, Debug)]
+pub struct Proofs {
+    folder: PathBuf,
+    group: OsString,
+}
+
+impl Proofs {
+    /// Of the group of which this program is one.
+    ///
+    /// # Panics
+    /// It is none of a group that was laid down.
+    pub fn beside(daemon: &Daemon) -> Self {
+        let folder = daemon.config().parent().and_then(Path::parent).expect("a folder for each program").to_owned();
+        Self { folder, group: daemon.state().file_name().expect("a folder for each group").to_owned() }
+    }
+
+    /// Of its channel certificate; nothing of who has none.
+    pub fn of(&self, member: &str) -> String {
+        let folder = self.folder.join(member).join("state").join(&self.group);
+        if folder.join("channel.pem").exists() { Credential::read(&folder, "channel").proof() } else { String::new() }
+    }
+
+    /// A route for an agent by these gateways, as an honest one opens it.
+    pub fn route(&self, agent: &str, via: &[&str]) -> Message {
+        let open = RouteOpen {
+            agent: agent.into(),
+            via: via.iter().map(ToString::to_string).collect(),
+            proof: self.of(agent),
+            proofs: via.iter().map(|gateway| self.of(gateway)).collect(),
+        };
+        Message::own(Kind::RouteOpen, open)
     }
 }
 

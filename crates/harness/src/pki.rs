@@ -349,6 +349,15 @@ impl Credential {
         Self { chain, key: String::from_utf8(private::read(&key)).expect("a key in PEM") }
     }
 
+    /// How a gateway says above that it was let in by this: the SHA-256 of the certificate, in hexadecimal.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn proof(&self) -> String {
+        let leaf = CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("a certificate in PEM");
+        wardline_secrets::signature::sha256(&[&leaf]).to_string()
+    }
+
     /// Writes `NAME.pem` and `NAME.key` (0600) into a folder, over what is there.
     pub fn write(&self, folder: &Path, name: &str) {
         write(&folder.join(name).with_extension("pem"), &self.chain, 0o644);

@@ -99,8 +99,8 @@ impl Kind {
         match self {
             Self::Bound | Self::Hop | Self::SealingKey | Self::SealingConfirmed => 4 * 1024,
             Self::Refusal | Self::Way => 512,
-            // Five names and a principal.
-            Self::RouteOpen => 2048,
+            // Five names, each with what proves it.
+            Self::RouteOpen => 4096,
             Self::RouteClose | Self::Alive => 0,
             Self::Challenge => 64,
             Self::Position | Self::Heartbeat => 16 * 1024,

@@ -221,10 +221,13 @@ pub struct RouteOpen {
     /// its session proved it.
     #[prost(string, repeated, tag = "2")]
     pub via: Vec<String>,
-    /// The Kerberos principal, with its realm, by which the agent proved itself to the gateway nearest to it; empty: by a
-    /// certificate.
+    /// By what the agent proved itself to the gateway nearest to it: its Kerberos principal, with its realm, or the SHA-256 of
+    /// its channel certificate in hexadecimal.
     #[prost(string, tag = "3")]
-    pub principal: String,
+    pub proof: String,
+    /// The same of each gateway in `via`, to the one that passed this on for it.
+    #[prost(string, repeated, tag = "4")]
+    pub proofs: Vec<String>,
 }
 
 /// The most requests of one session that are under way.

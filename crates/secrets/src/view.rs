@@ -59,7 +59,8 @@ pub struct Member {
     /// The channel certificates that were issued to it and not revoked; newest last. The oldest are forgotten once they
     /// have ended.
     pub certificates: Vec<Certificate>,
-    /// How many entries the log had with the newest that revoked its channel certificates; 0: none did.
+    /// How many entries the log had with the newest that revoked its channel certificates, or took its Kerberos principal
+    /// away; 0: none did.
     pub revoked: u64,
     /// The number of the entry that says all this.
     pub entry: u64,
@@ -444,7 +445,13 @@ impl View {
             let known = Arc::make_mut(known);
             (known.parents, known.entry) = (parents, entry);
             let before = std::mem::replace(&mut known.principal, principal.clone());
-            before.map(|before| self.principals.remove_mut(&before));
+            if known.principal != before
+                && let Some(before) = before
+            {
+                // What stands by the one of before ends.
+                known.revoked = entry + 1;
+                self.principals.remove_mut(&before);
+            }
             if let Some(principal) = principal {
                 self.principals.insert_mut(principal, name.clone());
             }

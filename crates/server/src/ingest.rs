@@ -119,7 +119,6 @@ impl Ingest {
             address: address.clone(),
             outgoing,
             routes: HashMap::new(),
-            seen: HashMap::new(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             changes,
         };
@@ -173,6 +172,11 @@ fn is_of(member: &Member, principal: &str) -> bool {
     member.principal.as_ref().is_some_and(|own| own.to_string() == principal)
 }
 
+/// Whether it is a member that has proved itself by this, a principal or the hash of a channel certificate.
+fn proves(member: &Member, proof: &str) -> bool {
+    is_of(member, proof) || member.certificates.iter().any(|known| known.hash.to_string() == proof)
+}
+
 fn not_its_own(principal: &str) -> String {
     format!("it comes as {principal}, which is not the Kerberos principal that the trust log has of it")
 }
@@ -180,8 +184,7 @@ fn not_its_own(principal: &str) -> String {
 /// Whether a member may still come this way, is still the same, and no certificate on the way was revoked since the log
 /// had so many entries.
 fn stands(view: &View, member: &Member, via: &[Name], since: u64) -> Result<(), Told> {
-    let same = |now: &&Arc<Member>| now.identity == member.identity && now.principal == member.principal;
-    let now = view.by_way(&member.name, member.role, via).filter(same);
+    let now = view.by_way(&member.name, member.role, via).filter(|now| now.identity == member.identity);
     let Some(now) = now else { return Err((Refusal::of(Reason::NotKnown), NO_LONGER.into())) };
     if now.revoked > since {
         return Err((Refusal::of(Reason::Certificate), REVOKED.into()));
@@ -206,15 +209,13 @@ fn way(open: &RouteOpen, gateway: &Name) -> Result<Vec<Name>, String> {
     if open.via.len() >= WAY {
         return Err(format!("a route by more than {WAY} gateways"));
     }
+    if open.proofs.len() != open.via.len() {
+        return Err("a route with gateways of which nothing is proved".into());
+    }
     let mut via =
         open.via.iter().map(|name| name.parse()).collect::<Result<Vec<Name>, _>>().map_err(|e| e.to_string())?;
     via.push(gateway.clone());
     Ok(via)
-}
-
-/// Each gateway of a way but the last, with the next one.
-fn hops(via: &[Name]) -> impl Iterator<Item = (&Name, &Name)> {
-    via.iter().zip(via.iter().skip(1))
 }
 
 /// Whether there can be a hop of this member as it says: in the role that it has, to one of its own parents, or from one
@@ -285,9 +286,6 @@ struct Routes<'a> {
     address: String,
     outgoing: Outgoing,
     routes: HashMap<u32, Route>,
-    /// By a gateway behind this one and the gateway that let it in: how many entries the log had when it last came with a
-    /// channel certificate of its own; nothing when it was not its own.
-    seen: HashMap<(Name, Name), Option<u64>>,
     /// Places for requests of operators.
     requests: Arc<Semaphore>,
     changes: watch::Receiver<Arc<View>>,
@@ -295,17 +293,13 @@ struct Routes<'a> {
 
 /// One agent's way on a session.
 struct Route {
-    agent: Name,
-    /// By which it has proved itself to its gateway; empty: by a certificate, or it is here itself.
-    principal: String,
-    via: Vec<Name>,
     inbox: mpsc::Sender<Message>,
 }
 
 impl Routes<'_> {
     async fn run(mut self, mut incoming: Incoming, stop: CancellationToken) -> End {
         if self.member.role == Role::Agent {
-            self.open(0, Arc::clone(&self.member), String::new(), Vec::new(), self.since);
+            self.open(0, Arc::clone(&self.member), Vec::new(), self.since);
         }
         if self.outgoing.send(Message::own(Kind::Way, Way { open: true })).await.is_err() {
             return End::Gone("the connection ended".into());
@@ -379,7 +373,10 @@ impl Routes<'_> {
             }
             // A gateway's own facts; an agent's go to its conversation.
             Kind::Hop if message.route == 0 && self.member.is_relay() => {
-                self.measured(&message).await;
+                // It passes on unread what those behind it have measured. What is wrong about it proves nothing, and must not
+                // cost the session of who passed it on.
+                let signed = decode::<Signed>(&message.body);
+                let _ = signed.map(|signed| self.ingest.measured(&self.member, None, &signed));
                 Ok(())
             }
             Kind::Request => self.request(&message),
@@ -441,20 +438,25 @@ impl Routes<'_> {
             }
         };
         let view = Arc::clone(&self.ingest.store.view().borrow());
-        if let Some(foreign) = hops(&via).find(|(gateway, by)| self.is_foreign(&view, gateway, by)).map(|hop| hop.0) {
-            let reason = format!("{foreign} is on its way: {FOREIGN}");
-            self.refused(message.route, agent, (Refusal::by_gateway(foreign), reason)).await;
+        // Who is let in by another is believed no more than its proof, before it takes anybody's place.
+        let mut hops = via.iter().zip(&open.proofs);
+        let foreign = hops.find(|(name, proof)| view.member_named(name).is_some_and(|member| !proves(member, proof)));
+        if let Some((gateway, _)) = foreign {
+            let reason = format!("{gateway} is on its way: {FOREIGN}");
+            self.refused(message.route, agent, (Refusal::by_gateway(gateway), reason)).await;
             return Ok(());
         }
         match view.by_way(&agent, Role::Agent, &via) {
-            // Before it takes the place of another.
-            Some(member) if !open.principal.is_empty() && !is_of(member, &open.principal) => {
-                let reason = not_its_own(&open.principal);
-                self.refused(message.route, agent, (Refusal::of(Reason::NotKnown), reason)).await;
+            Some(member) if !proves(member, &open.proof) => {
+                let (told, reason) = match open.proof.contains('@') {
+                    true => (Reason::NotKnown, not_its_own(&open.proof)),
+                    false => (Reason::Certificate, FOREIGN.to_owned()),
+                };
+                self.refused(message.route, agent, (Refusal::of(told), reason)).await;
                 Ok(())
             }
             Some(member) => {
-                self.open(message.route, Arc::clone(member), open.principal, via, view.tree().size());
+                self.open(message.route, Arc::clone(member), via, view.tree().size());
                 let way = Message::own(Kind::Way, Way { open: true }).on(message.route);
                 // A session that has ended is noticed where it is read.
                 let _ = self.outgoing.send(way).await;
@@ -472,13 +474,6 @@ impl Routes<'_> {
         }
     }
 
-    /// Whether a gateway behind this one was let in by that one with a channel certificate that is not, or not any more,
-    /// its own.
-    fn is_foreign(&self, view: &View, gateway: &Name, by: &Name) -> bool {
-        let revoked = || view.member_named(gateway).map_or(0, |member| member.revoked);
-        self.seen.get(&(gateway.clone(), by.clone())).is_some_and(|seen| seen.is_none_or(|at| revoked() > at))
-    }
-
     /// A route that is none.
     async fn refused(&self, route: u32, agent: Name, (told, reason): Told) {
         let peer = Identity { name: agent, role: Role::Agent }.to_string();
@@ -490,9 +485,9 @@ impl Routes<'_> {
         }
     }
 
-    fn open(&mut self, route: u32, member: Arc<Member>, principal: String, via: Vec<Name>, since: u64) {
+    fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>, since: u64) {
         let (inbox, messages) = mpsc::channel(WAITING);
-        let opened = Route { agent: member.name.clone(), principal, via: via.clone(), inbox };
+        let opened = Route { inbox };
         let talk =
             Talk::new(Arc::clone(self.ingest), member, via, since, route, self.outgoing.clone(), self.address.clone());
         tokio::spawn(talk.run(messages));
@@ -513,37 +508,6 @@ impl Routes<'_> {
         let role = view.member_named(&name).map_or(Role::Gateway, |member| member.role);
         if let Err(refused) = self.ingest.published((role, &name), said, to, &self.address) {
             self.ingest.publications.refused(&name, &self.address, &refused);
-        }
-    }
-
-    /// What a gateway of this session has measured. Whoever it let in with a channel certificate that was not issued to
-    /// them is cut off, with everybody behind them.
-    async fn measured(&mut self, message: &Message) {
-        // A gateway passes on unread what those behind it have measured. What is wrong about it proves nothing, and must
-        // not cost the session of who passed it on.
-        let Some(signed) = decode::<Signed>(&message.body) else { return };
-        let Ok(Some(hop)) = self.ingest.measured(&self.member, None, &signed) else { return };
-        let Some((peer, role, seen)) = self.ingest.seen(&hop) else { return };
-        let Ok(by) = hop.reporter.parse::<Name>() else { return };
-        // An agent's session with its gateway ends with its route: when it comes again, it is looked at again.
-        if role != Role::Agent {
-            self.seen.insert((peer.clone(), by.clone()), seen);
-        }
-        if seen.is_some() {
-            return;
-        }
-        // What a gateway says counts for those that came by it, and for nobody else.
-        let principal = hop.kerberos.map(|ticket| ticket.initiator).unwrap_or_default();
-        let came = |route: &Route| route.agent == peer && route.principal == principal;
-        let first = |route: &Route| came(route) && route.via.first() == Some(&by);
-        let behind = |route: &Route| first(route) || hops(&route.via).any(|hop| hop == (&peer, &by));
-        let cut: Vec<_> = self.routes.iter().filter(|(_, route)| behind(route)).map(|(route, _)| *route).collect();
-        for route in cut {
-            let Some(Route { agent, .. }) = self.routes.remove(&route) else { continue };
-            let own = role == Role::Agent;
-            let told = if own { Refusal::of(Reason::Certificate) } else { Refusal::by_gateway(&peer) };
-            let reason = format!("{} was let in by {}: {FOREIGN}", hop.peer, hop.reporter);
-            self.refused(route, agent, (told, reason)).await;
         }
     }
 }
@@ -623,28 +587,13 @@ impl Ingest {
             return Ok(None);
         }
         // Of somebody who only says that he is this one nothing is shown.
-        let is_another = |ticket: &Kerberos| {
-            let peer = said.peer.parse::<Name>().ok().and_then(|peer| view.member_named(&peer).cloned());
-            !said.dialled && peer.is_none_or(|peer| !is_of(&peer, &ticket.initiator))
-        };
-        if !said.kerberos.as_ref().is_some_and(is_another) {
+        let certificate = || Digest::from_wire(&said.peer_certificate).unwrap_or_default().to_string();
+        let proof = said.kerberos.as_ref().map_or_else(certificate, |ticket| ticket.initiator.clone());
+        let peer = said.peer.parse::<Name>().ok().and_then(|peer| view.member_named(&peer).cloned());
+        if said.dialled || peer.is_some_and(|peer| proves(&peer, &proof)) {
             self.registry.measured(&said);
         }
         Ok(Some(said))
-    }
-
-    /// The member at the dialling end of a hop, when the listening end reports, and, when the channel certificate or the
-    /// principal that it came with is its own, how many entries the log has now.
-    fn seen(&self, hop: &Hop) -> Option<(Name, Role, Option<u64>)> {
-        let peer: Name = hop.peer.parse().ok().filter(|_| !hop.dialled && !hop.ended)?;
-        let view = self.store.view();
-        let view = view.borrow();
-        let member = view.member_named(&peer)?;
-        let own = match &hop.kerberos {
-            Some(ticket) => is_of(member, &ticket.initiator),
-            None => member.holds(&Digest::from_wire(&hop.peer_certificate).unwrap_or_default()),
-        };
-        Some((peer, member.role, own.then(|| view.tree().size())))
     }
 }
 

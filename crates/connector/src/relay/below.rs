@@ -12,7 +12,7 @@ use wardline_proto::{Kind, Role};
 
 use super::table::Below;
 use super::{Relay, say};
-use crate::handshake::{Proof, Session};
+use crate::handshake::Session;
 use crate::journal;
 use crate::link;
 use crate::uplink::hop_ended;
@@ -45,14 +45,11 @@ impl Relay {
         let (peer, address) = (session.peer.clone(), session.address);
         journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.to_string() });
         let facts = self.measured(&session, false);
-        let principal = match &session.facts.proof {
-            Proof::Certificate { .. } => String::new(),
-            Proof::Kerberos(ticket) => ticket.initiator.clone(),
-        };
+        let proof = session.facts.proof.clone();
         let ended =
             (peer.role == Role::Gateway).then(|| hop_ended(&self.own, &self.identity, &session.peer, &session.facts));
         let (mut incoming, down, mut writer) = link::open(session);
-        let below = Below::new(peer.clone(), principal, down, facts, ended);
+        let below = Below::new(peer.clone(), &proof, down, facts, ended);
         let gone = Arc::clone(&below.gone);
         let (id, messages, up) = {
             let mut table = self.table();

@@ -85,14 +85,16 @@ impl Relay {
             };
             let until = session.until;
             let reason = tokio::select! {
-                () = stop.cancelled() => break,
-                reason = self.above(session) => reason,
+                // In this order: that the old session was replaced is no news beside the new one.
+                biased;
                 better = better(&self.credential, &self.membership, &parent, until, 0) => {
                     // The old session has ended here; routes are opened anew on the new one.
                     moved = Some(better);
                     self.lose_way();
                     continue;
                 }
+                () = stop.cancelled() => break,
+                reason = self.above(session) => reason,
             };
             self.lose_way();
             journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });

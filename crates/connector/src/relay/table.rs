@@ -11,6 +11,7 @@ use wardline_proto::message::{Reason, Refusal, RouteOpen, Signed, Way};
 use wardline_proto::{Kind, Name, Role};
 use wardline_secrets::certificate::Identity;
 
+use crate::handshake::Proof;
 use crate::link::Outgoing;
 
 /// The most gateways between an agent and a server's session.
@@ -24,9 +25,9 @@ pub(super) struct Table {
     /// The session above, while its way is open.
     up: Option<Outgoing>,
     sessions: HashMap<u64, Below>,
-    /// The one session of each health service below, and, where one says that it is another's, by its principal: who it is
-    /// the server decides, and until then nobody takes anybody's place.
-    names: HashMap<(Role, Name, String), u64>,
+    /// The one session of each health service below, by its name or, by Kerberos, its principal: an account may call itself
+    /// anything, and until the server has said who it is it takes nobody's place, and has no second one.
+    names: HashMap<(Role, String), u64>,
     /// By route above: the session below and its route there.
     routes: HashMap<u32, (u64, u32)>,
     last_session: u64,
@@ -37,8 +38,10 @@ pub(super) struct Table {
 #[derive(Debug)]
 pub(super) struct Below {
     pub(super) peer: Identity,
-    /// By which it has proved itself; empty: by a certificate.
-    pub(super) principal: String,
+    /// By what it has proved itself, as it is said above.
+    proof: String,
+    /// What there is one session of.
+    name: (Role, String),
     pub(super) down: Outgoing,
     /// What this end measured of it.
     pub(super) facts: Signed,
@@ -60,16 +63,16 @@ pub(super) struct Route {
 }
 
 impl Below {
-    pub(super) fn new(peer: Identity, principal: String, down: Outgoing, facts: Signed, ended: Option<Signed>) -> Self {
-        let open = RouteOpen { agent: peer.name.to_string(), via: Vec::new(), principal: principal.clone() };
+    pub(super) fn new(peer: Identity, proof: &Proof, down: Outgoing, facts: Signed, ended: Option<Signed>) -> Self {
+        let name = match proof {
+            Proof::Certificate { .. } => peer.name.to_string(),
+            Proof::Kerberos(ticket) => ticket.initiator.clone(),
+        };
+        let (name, proof) = ((peer.role, name), proof.to_string());
+        let open = RouteOpen { agent: peer.name.to_string(), proof: proof.clone(), ..RouteOpen::default() };
         let own = Route { open, up: None };
         let routes = if peer.role == Role::Agent { HashMap::from([(0, own)]) } else { HashMap::new() };
-        Self { peer, principal, down, facts, ended, gone: Arc::default(), routes }
-    }
-
-    /// What there is one session of.
-    fn name(&self) -> (Role, Name, String) {
-        (self.peer.role, self.peer.name.clone(), self.principal.clone())
+        Self { peer, proof, name, down, facts, ended, gone: Arc::default(), routes }
     }
 
     /// Says something for which there must be room.
@@ -104,7 +107,7 @@ impl Table {
     /// A session below begins; an older one of the same health service ends. Its number, and what must be said above.
     pub(super) fn enter(&mut self, below: Below) -> (u64, Vec<Message>) {
         self.last_session += 1;
-        let (id, name) = (self.last_session, below.name());
+        let (id, name) = (self.last_session, below.name.clone());
         let mut messages = Vec::new();
         if let Some(older) = self.names.insert(name, id) {
             if let Some(older) = self.sessions.get(&older) {
@@ -129,9 +132,8 @@ impl Table {
     /// A session below has ended: what must be said above.
     pub(super) fn leave(&mut self, id: u64) -> Vec<Message> {
         let Some(below) = self.sessions.remove(&id) else { return Vec::new() };
-        let name = below.name();
-        if self.names.get(&name) == Some(&id) {
-            self.names.remove(&name);
+        if self.names.get(&below.name) == Some(&id) {
+            self.names.remove(&below.name);
         }
         let routes: Vec<_> = below.routes.into_values().filter_map(|route| route.up).collect();
         routes.iter().for_each(|route| _ = self.routes.remove(route));
@@ -193,6 +195,9 @@ impl Table {
         if !is_name(&open.agent) || !open.via.iter().all(is_name) {
             return Err("a route of a name that is none".into());
         }
+        if open.proofs.len() != open.via.len() {
+            return Err("a route with gateways of which nothing is proved".into());
+        }
         let Some(below) = self.sessions.get_mut(&id) else { return Ok(None) };
         if below.routes.contains_key(&route) {
             return Err(format!("route {route} is open already"));
@@ -210,6 +215,7 @@ impl Table {
             return Ok(None);
         }
         open.via.push(below.peer.name.to_string());
+        open.proofs.push(below.proof.clone());
         let up = next_route(&mut self.last_route);
         self.routes.insert(up, (id, route));
         below.routes.insert(route, Route { open: open.clone(), up: Some(up) });
@@ -244,10 +250,12 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use wardline_proto::frame::Part;
-    use wardline_proto::message::decode;
+    use wardline_proto::message::{Digest, decode};
 
     use super::*;
     use crate::link::Lanes;
+
+    const CERTIFICATE: Proof = Proof::Certificate { hash: Digest([7; 32]), not_after: 0 };
 
     struct Gateway {
         table: Table,
@@ -265,7 +273,7 @@ mod tests {
         let (down, lanes) = Lanes::new(room);
         let ended = (role == Role::Gateway).then(Signed::default);
         let peer = Identity { name: name.parse().unwrap(), role };
-        (Below::new(peer, String::new(), down, Signed::default(), ended), lanes)
+        (Below::new(peer, &CERTIFICATE, down, Signed::default(), ended), lanes)
     }
 
     fn heard(lanes: &mut Lanes) -> Vec<(Kind, u32)> {
@@ -278,8 +286,9 @@ mod tests {
     }
 
     fn open(agent: &str, via: &[&str]) -> RouteOpen {
-        let via = via.iter().map(ToString::to_string).collect();
-        RouteOpen { agent: agent.into(), via, principal: String::new() }
+        let (agent, via) = (agent.into(), via.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let proofs = via.iter().map(|_| CERTIFICATE.to_string()).collect();
+        RouteOpen { agent, via, proof: CERTIFICATE.to_string(), proofs }
     }
 
     fn frame(kind: Kind, route: u32) -> Frame {

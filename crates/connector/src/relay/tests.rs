@@ -105,10 +105,12 @@ async fn what_an_agent_and_a_server_say_goes_through_two_gateways() {
     let mut server = Peer::accepted(&mut arrived).await;
     let mut web1 = Peer::agent(&group, "web1.test", ("gw1.test", lower)).await;
     let (route, open, mut hops) = server.opened().await;
-    assert_eq!(open, RouteOpen { agent: "web1.test".into(), via: vec!["gw1.test".into()], ..Default::default() });
+    assert_eq!((open.agent.as_str(), open.via.as_slice()), ("web1.test", &["gw1.test".to_owned()][..]));
+    let hashes = open.proofs.iter().chain([&open.proof]).filter(|proof| proof.len() == 64);
+    assert_eq!(hashes.count(), 2, "each has shown a certificate to the next one");
     let mut web2 = Peer::agent(&group, "web2.test", ("gw2.test", upper)).await;
     let (direct, open, more) = server.opened().await;
-    assert_eq!(open, RouteOpen { agent: "web2.test".into(), ..Default::default() });
+    assert_eq!((open.agent.as_str(), open.via.len(), open.proof.len()), ("web2.test", 0, 64));
     hops.extend(more);
     // Both ends of every hop but the agents' own are told.
     server.say(way(route)).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use wardline_harness::group::Group;
-use wardline_harness::hostile::{self, Listener, Peer};
+use wardline_harness::hostile::{self, Listener, Peer, Proofs};
 use wardline_harness::pki::Credential;
 use wardline_harness::{Daemon, wait};
 use wardline_proto::Kind;
@@ -143,9 +143,7 @@ fn carrier<'a>(
     name: &'a str,
     [own, behind]: [&'a SigningKey; 2],
 ) -> Session<'a> {
-    let open = |route| {
-        Message::own(Kind::RouteOpen, RouteOpen { agent: "agent2.test".into(), ..Default::default() }).on(route)
-    };
+    let open = |route| Proofs::beside(server).route("agent2.test", &[]).on(route);
     Session {
         column,
         daemon: server,

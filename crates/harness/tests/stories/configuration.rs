@@ -6,14 +6,12 @@ use std::os::unix::fs::MetadataExt as _;
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use wardline_harness::group::Group;
-use wardline_harness::hostile::{self, Listener, Peer};
+use wardline_harness::hostile::{self, Listener, Peer, Proofs};
 use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::program::said;
 use wardline_harness::{Daemon, Log, private, scratch};
 use wardline_proto::frame::Message;
-use wardline_proto::message::{
-    Configuration, ConfigurationAsk, Context, Issue, RouteOpen, Signed, Way, decode, encode,
-};
+use wardline_proto::message::{Configuration, ConfigurationAsk, Context, Issue, Signed, Way, decode, encode};
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{SigningKey, sha256};
 
@@ -150,6 +148,7 @@ pub(crate) struct Between {
     pub(crate) above: Peer,
     /// The agent's, as it was opened last.
     pub(crate) route: u32,
+    proofs: Proofs,
 }
 
 impl Between {
@@ -163,7 +162,8 @@ impl Between {
         let (own, listener) = (own.to_owned(), Listener::at(place));
         let mut above = Peer::join(hostile::listen(group.server()), &credential, &own, "server srv1.test");
         above.wait_for(Kind::Way, 0);
-        Self { credential, own, listener, below: None, above, route: 0 }
+        let proofs = Proofs::beside(group.server());
+        Self { credential, own, listener, below: None, above, route: 0, proofs }
     }
 
     pub(crate) fn meet(&mut self) {
@@ -177,7 +177,7 @@ impl Between {
 
     pub(crate) fn route(&mut self, agent: &str) {
         self.route += 1;
-        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), ..Default::default() });
+        let open = self.proofs.route(agent, &[]);
         self.above.say(open.on(self.route));
         self.above.wait_for(Kind::Way, self.route);
     }

@@ -7,13 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags};
 use wardline_harness::group::Group;
-use wardline_harness::hostile::{self, Listener, Peer};
+use wardline_harness::hostile::{self, Listener, Peer, Proofs};
 use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::{private, wait};
 use wardline_proto::frame::Message;
-use wardline_proto::message::{
-    Ack, Answer, Batch, BatchHeader, Context, Point, Position, RouteOpen, Signed, Way, decode, encode,
-};
+use wardline_proto::message::{Ack, Answer, Batch, BatchHeader, Context, Point, Position, Signed, Way, decode, encode};
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{KeyId, SigningKey, sha256};
 
@@ -31,6 +29,7 @@ pub struct Between {
     /// The session with the server.
     pub above: Peer,
     route: u32,
+    proofs: Proofs,
 }
 
 impl Between {
@@ -48,7 +47,8 @@ impl Between {
         let own = format!("gateway {gateway}");
         let mut above = Peer::join(server, &credential, &own, &format!("server {name}"));
         above.wait_for(Kind::Way, 0);
-        Self { credential, own, listener, below: None, above, route: 0 }
+        let proofs = Proofs::beside(group.server());
+        Self { credential, own, listener, below: None, above, route: 0, proofs }
     }
 
     /// Waits for the agent.
@@ -79,7 +79,7 @@ impl Between {
     /// Opens a route for an agent.
     pub fn route(&mut self, agent: &str) -> u32 {
         self.route += 1;
-        let open = Message::own(Kind::RouteOpen, RouteOpen { agent: agent.into(), ..Default::default() });
+        let open = self.proofs.route(agent, &[]);
         self.above.say(open.on(self.route));
         self.route
     }

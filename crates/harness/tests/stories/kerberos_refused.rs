@@ -14,6 +14,7 @@ use wardline_harness::keyed::{self, principal};
 use wardline_harness::realm::{AES, Old, RC4, Realm};
 use wardline_harness::{Daemon, Log, Scratch, program, wait};
 use wardline_proto::frame::Message;
+use wardline_proto::message::RouteOpen;
 use wardline_proto::{ALPN_CERTIFICATE, ALPN_KERBEROS, Kind};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -402,4 +403,58 @@ fn the_face_on_the_kerberos_library_makes_no_mistake_with_memory() {
     run(false);
     run(true);
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "", "nothing was found");
+}
+
+#[test]
+fn an_account_that_calls_itself_a_gateway_carries_nobody() {
+    let realm = Realm::start("NORTH.TEST");
+    let (mut group, log) = Group::builder().gateways(2).chained().lay_with_log();
+    keyed::lay(&mut group, &realm, "kerberos", "kerberos", (1, 2));
+    group.start();
+    log.say("before");
+    group.wait_texts(&["before"]);
+    let (evil, keytab) = (format!("EVIL$@{}", realm.name()), group.folder().join("evil.keytab"));
+    realm.principal(&evil);
+    realm.keytab(&keytab, &[&evil]);
+    let (address, gateway) = (hostile::listen(group.gateway(0)), principal("gw1.test", &realm));
+    let come = |twice: bool| {
+        let mut wrapped = Wrapped::dial(address, Initiator::new(&realm.config(), &keytab, &gateway)).expect("a ticket");
+        let mut bound = wrapped.bound("gateway gw2.test", &evil, &gateway);
+        if twice {
+            bound.offered = [bound.offered.clone(), bound.offered].concat();
+            bound.enabled.clone_from(&bound.offered);
+        }
+        wrapped.say(Message::own(Kind::Bound, bound));
+        wrapped
+    };
+    // What is offered twice is no negotiation.
+    let mark = group.gateway(0).mark();
+    come(true).peer.wait_gone();
+    said(group.gateway(0), mark, 20002, "");
+    // As the gateway behind this one: it is let in, and speaks for nobody.
+    let (agent, server) = (group.agent(0).mark(), group.server().mark());
+    let mut wrapped = come(false);
+    wrapped.hear_bound().expect("the gateway's first message");
+    let open = RouteOpen { agent: "agent1.test".into(), proof: principal("agent1.test", &realm), ..Default::default() };
+    wrapped.say(Message::own(Kind::RouteOpen, open).on(1));
+    said(group.server(), server, 20000, "gw2.test is on its way");
+    // The real one goes on, and is shown as it is.
+    log.say("meanwhile");
+    group.wait_texts(&["before", "meanwhile"]);
+    let events = group.agent(0).events_since(agent);
+    assert!(events.is_empty(), "the agent notices nothing: {events:?}");
+    let hops = group.hops(3);
+    let hop = hops.iter().find(|hop| hop["from"] == "gw2.test").unwrap();
+    assert_eq!(hop["ends"][0]["kerberos"]["initiator"], principal("gw2.test", &realm));
+
+    // When its own principal is taken away, it carries nobody either, until it has one again.
+    let server = group.server().mark();
+    group.done(&["gateway", "principal", "gw2.test", "none"]);
+    said(group.server(), server, 20000, "gw2.test");
+    log.say("after");
+    let mark = group.server().mark();
+    said(group.server(), mark, 20000, "gw2.test is on its way");
+    assert_eq!(group.all_texts(), ["before", "meanwhile"]);
+    group.done(&["gateway", "principal", "gw2.test", &principal("gw2.test", &realm)]);
+    group.wait_texts(&["before", "meanwhile", "after"]);
 }

@@ -10,15 +10,13 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use wardline_harness::estate::{Estate, hash};
 use wardline_harness::group::Group;
-use wardline_harness::hostile::{self, Peer};
+use wardline_harness::hostile::{self, Peer, Proofs};
 use wardline_harness::program::{self, said};
 use wardline_harness::search::Search;
 use wardline_harness::{Daemon, Log, private, scratch, wait};
 use wardline_proto::Kind;
 use wardline_proto::frame::Message;
-use wardline_proto::message::{
-    Ack, Batch, BatchHeader, Configuration, Context, Point, Reply, Request, RouteOpen, decode, encode,
-};
+use wardline_proto::message::{Ack, Batch, BatchHeader, Configuration, Context, Point, Reply, Request, decode, encode};
 use wardline_secrets::signature::{random, sha256};
 
 use crate::configuration::{Between, issue, with};
@@ -306,8 +304,7 @@ fn a_hostile_server_without_a_database_cannot_acknowledge_configure_or_speak_for
     group.server().wait_event_since(mark, 40011);
     for agent in ["agent2.test", FIRST, OWN] {
         let mark = group.server().mark();
-        let open = RouteOpen { agent: agent.into(), ..Default::default() };
-        hostile.above.say(Message::own(Kind::RouteOpen, open).on(900));
+        hostile.above.say(Proofs::beside(group.server()).route(agent, &[]).on(900));
         hostile.above.wait_for(Kind::Refusal, 900);
         assert!(group.server().wait_event_since(mark, 20000).text.contains(agent));
     }

@@ -105,6 +105,7 @@ async fn a_way_ends_with_the_gateway_that_speaks_and_has_a_limit() {
             &RouteOpen {
                 agent: "web1.test".into(),
                 via: via.iter().map(ToString::to_string).collect(),
+                proofs: vec![String::new(); via.len()],
                 ..Default::default()
             },
             &name("gw1.test"),
@@ -112,6 +113,8 @@ async fn a_way_ends_with_the_gateway_that_speaks_and_has_a_limit() {
     };
     assert_eq!(open(&[]).unwrap(), [name("gw1.test")]);
     assert_eq!(open(&["gw2.test"]).unwrap(), [name("gw2.test"), name("gw1.test")]);
+    let unproved = RouteOpen { via: vec!["gw2.test".into()], ..RouteOpen::default() };
+    assert!(way(&unproved, &name("gw1.test")).is_err());
     assert!(open(&["../gw"]).is_err() && open(&["a"; WAY]).is_err() && open(&["a"; WAY - 1]).is_ok());
     assert!(is_behind(&view, &name("gw2.test"), &name("gw1.test"), WAY));
     assert!(!is_behind(&view, &name("gw1.test"), &name("gw2.test"), WAY));

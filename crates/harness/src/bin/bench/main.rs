@@ -19,6 +19,7 @@ use wardline_harness::daemon::cpu;
 use wardline_harness::group::{Builder, Group, sql};
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::ids::{Log, Tally};
+use wardline_harness::pki::Credential;
 use wardline_harness::realm::Realm;
 use wardline_harness::{Daemon, Scratch, keyed, program, scratch, wait};
 use wardline_proto::frame::Message;
@@ -209,7 +210,7 @@ fn fleet(agents: u64) {
 
     drop(load);
     group.gateway(0).stop();
-    let mut costs: Vec<_> = (0..3).map(|_| unchanged(&mut group, agents)).collect();
+    let mut costs: Vec<_> = (0..3).map(|_| unchanged(&mut group, &folder, agents)).collect();
     figure("config.unchanged", "s", &mut costs);
 }
 
@@ -265,9 +266,18 @@ fn crowd(agents: u64) -> f64 {
     late
 }
 
+/// Where one of many agents in one process keeps its group.
+fn kept(folder: &Scratch, agent: &str) -> std::path::PathBuf {
+    let files = scratch::files(folder.path());
+    let own = |file: &&std::path::PathBuf| {
+        file.ends_with("channel.pem") && file.iter().any(|part| part == std::ffi::OsStr::new(agent))
+    };
+    files.iter().find(own).and_then(|file| file.parent()).expect("it has joined").to_owned()
+}
+
 /// Processor seconds of the server while the agents of a gateway ask 10,000 times for a configuration that they have. The
 /// gateway is this program.
-fn unchanged(group: &mut Group, agents: u64) -> f64 {
+fn unchanged(group: &mut Group, folder: &Scratch, agents: u64) -> f64 {
     let (credential, server) = (group.credential("gw1.test"), hostile::listen(group.server()));
     let mut peer = Peer::join(server, &credential, "gateway gw1.test", "server srv1.test");
     peer.wait_for(Kind::Way, 0);
@@ -275,7 +285,9 @@ fn unchanged(group: &mut Group, agents: u64) -> f64 {
     let ask = |route: &u32, ask: &ConfigurationAsk| Message::own(Kind::ConfigurationAsk, ask.clone()).on(*route);
     let mut asks = Vec::new();
     for route in routes {
-        let open = RouteOpen { agent: format!("load-{route:05}"), ..Default::default() };
+        let agent = format!("load-{route:05}");
+        let proof = Credential::read(&kept(folder, &agent), "channel").proof();
+        let open = RouteOpen { agent, proof, ..RouteOpen::default() };
         peer.say(Message::own(Kind::RouteOpen, open).on(route));
         peer.wait_for(Kind::Way, route);
         peer.say(ask(&route, &ConfigurationAsk::default()));
