@@ -14,7 +14,7 @@ use wardline_agent::clock::Measure;
 use wardline_agent::groups::{self, Host};
 use wardline_agent::plugin::Runner;
 use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
-use wardline_connector::doctor::Found;
+use wardline_connector::doctor::{Configured, Found};
 use wardline_connector::enroll::{self, Target, Wish};
 use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::{certs, doctor, home, journal};
@@ -175,13 +175,9 @@ fn main() -> ExitCode {
         Command::Doctor { config } => {
             let read = read(&config).map(|(config, _)| config);
             let own = read.as_ref().ok().map(|config| plugins(config.runas.as_deref()));
-            let read = read.map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
-            return doctor::main(PROGRAM, Role::Agent, read, own);
+            return doctor::main(PROGRAM, Role::Agent, read.map(configured), own);
         }
-        Command::Certs { config } => {
-            let read = config::read(&config).map(|Config { name, state_dir, group, .. }| (name, state_dir, group));
-            return certs::main(Role::Agent, read);
-        }
+        Command::Certs { config } => return certs::main(Role::Agent, config::read(&config).map(configured)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -190,6 +186,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is looked at without running.
+fn configured(config: Config) -> Configured {
+    let Config { name, state_dir: state, runtime_dir: runtime, kerberos, group: groups, .. } = config;
+    Configured { name, state, runtime, groups, kerberos }
 }
 
 /// How plugins are run here, and whether they can be.

@@ -38,10 +38,10 @@ pub fn main(role: Role, read: Result<Configured, Event>) -> ExitCode {
     }
 }
 
-fn rows(role: Role, (name, state, configured): Configured) -> Result<Vec<Row>, Event> {
+fn rows(role: Role, Configured { name, state, groups, .. }: Configured) -> Result<Vec<Row>, Event> {
     let own = Identity { name, role };
     let mut rows = Vec::new();
-    for found in home::groups(configured, &state)? {
+    for found in home::groups(groups, &state)? {
         let (group, folder) = (found.name(), &found.folder);
         rows.extend(channel(&group, folder));
         let unusable = |error: io::Error| {

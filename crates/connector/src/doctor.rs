@@ -4,6 +4,8 @@
 //!
 //! ```text
 //!   files -> keys -> for each parent: name, TCP, TLS, certificate, server, clock, validity, approval, configuration
+//!              |                           or: ticket, name, TCP, TLS, its answer, server, clock, approval, configuration
+//!              +-- Kerberos: keytab, library
 //! ```
 
 use std::fs;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use wardline_proto::configuration::{Configuration, LIMIT};
 use wardline_proto::event::Event;
@@ -31,12 +34,16 @@ use wardline_secrets::signature::{SigningKey, sha256};
 use wardline_secrets::tls;
 use wardline_secrets::trust::Root;
 
-use crate::config::{IDENTITY, Membership, Parent, date, signing_key};
+use crate::config::{IDENTITY, Mechanism, Membership, Parent, date, signing_key};
 use crate::configuration::DOCUMENT;
 use crate::handshake::{HandshakeError, connect, tls_error};
+use crate::held::Held;
 use crate::join::{self, Cause, Known, Proved, standing};
+use crate::kerberos::{Kerberos, Settings, environment};
 use crate::own_pki::OwnPair;
 use crate::{home, now_ms};
+
+mod kerberos;
 
 /// How far the clocks of a host and its server may be apart, seconds.
 const CLOCKS: u64 = 60;
@@ -76,6 +83,14 @@ impl Walk {
         self.0.push(Found::Wrong { step: step.into(), cause: cause.into(), next: next.into() });
     }
 
+    /// Something is wrong, perhaps with what is not needed now.
+    fn off(&mut self, needed: bool, step: impl Into<String>, cause: impl Into<String>, next: impl Into<String>) {
+        match needed {
+            true => self.wrong(step, cause, next),
+            false => self.0.push(Found::Note(format!("{}: {}", step.into(), cause.into()))),
+        }
+    }
+
     /// Shows everything. Whether all is well.
     fn show(&self) -> bool {
         let mut out = std::io::stdout().lock();
@@ -91,18 +106,34 @@ impl Walk {
     }
 }
 
-/// What a configuration file says that matters here: the name, the state folder and the groups.
-pub type Configured = (Name, PathBuf, Vec<Membership>);
+/// What a configuration file says that matters here.
+#[derive(Debug)]
+pub struct Configured {
+    /// The host's name.
+    pub name: Name,
+    /// The state folder.
+    pub state: PathBuf,
+    /// The folder in memory.
+    pub runtime: PathBuf,
+    /// The groups.
+    pub groups: Vec<Membership>,
+    /// What is said of Kerberos.
+    pub kerberos: Option<Settings>,
+}
 
 /// The command as a program runs it; `own` is what it has found out by itself, if its configuration can be read.
 pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>, own: Option<Found>) -> ExitCode {
     let mut walk = Walk::default();
     match read {
-        Ok((name, state, configured)) => {
+        Ok(Configured { name, state, runtime, groups, kerberos }) => {
             walk.well("the configuration file can be read");
             walk.0.extend(own);
-            let doctor = Doctor { program, own: Identity { name, role } };
-            doctor.groups(&state, configured, &mut walk);
+            if let Err(event) = environment(kerberos.as_ref()) {
+                walk.wrong("Kerberos", event.text(), "try again");
+            }
+            let kerberos = kerberos.and_then(|settings| Kerberos::new(settings, &name, &runtime));
+            let doctor = Doctor { program, own: Identity { name, role }, kerberos };
+            doctor.groups(&state, groups, &mut walk);
         }
         Err(event) => walk.wrong("the configuration", event.text(), format!("correct it, then {program} doctor")),
     }
@@ -113,13 +144,28 @@ pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>, 
 struct Doctor {
     program: &'static str,
     own: Identity,
+    kerberos: Option<Arc<Kerberos>>,
 }
 
 /// What was found on disk, and is needed to ask.
 struct Kept {
     root: Root,
     identity: SigningKey,
-    certificate: Certificate,
+    /// None of who comes by Kerberos alone.
+    certificate: Option<Certificate>,
+}
+
+/// One parent, and by what it may be reached.
+struct Hop<'a> {
+    /// As it is shown.
+    at: String,
+    folder: &'a Path,
+    parent: &'a Parent,
+    kept: &'a Kept,
+    /// By certificate, where it has one too.
+    certificate: bool,
+    /// Otherwise.
+    kerberos: Option<&'a Arc<Kerberos>>,
 }
 
 /// The channel certificate on disk.
@@ -140,6 +186,8 @@ impl Doctor {
             Ok(groups) => {
                 folder(state, "the state folder", walk);
                 let Some(vault) = self.protection(state, walk) else { return };
+                let known = groups.iter().filter_map(|found| Some((&*found.folder, found.membership.as_ref().ok()?)));
+                self.by_kerberos(known, walk);
                 for found in groups {
                     match &found.membership {
                         Ok(membership) => self.group(&vault, &found.folder, membership, walk),
@@ -149,6 +197,31 @@ impl Doctor {
             }
             Err(event) => walk.wrong("the groups", event.text(), "run it as the program's user; or join"),
         }
+    }
+
+    /// What Kerberos needs on this host, whatever the group.
+    fn by_kerberos<'a>(&self, groups: impl Iterator<Item = (&'a Path, &'a Membership)>, walk: &mut Walk) {
+        let (mut dials, mut needed) = (false, false);
+        for (folder, membership) in groups {
+            for parent in &membership.parents {
+                let wanted = membership.mechanism_to(parent);
+                dials |= wanted != Mechanism::Certificate;
+                let may_be = wanted == Mechanism::Either && home::is_bare(folder, membership);
+                needed |= wanted == Mechanism::Kerberos || may_be;
+                if wanted == Mechanism::Kerberos && self.kerberos.is_none() {
+                    let step = format!("{}: {parent}: Kerberos", membership.name);
+                    walk.wrong(step, "[kerberos] is not in the configuration", "say there `realms`, and `keytab`");
+                }
+            }
+        }
+        if let Some(kerberos) = &self.kerberos {
+            kerberos::here(kerberos, dials, needed, self.listens(), walk);
+        }
+    }
+
+    /// Whether others report to this host.
+    fn listens(&self) -> bool {
+        self.own.role != Role::Agent
     }
 
     /// What protects the private files: named, and opened as the running program has it.
@@ -176,16 +249,55 @@ impl Doctor {
             Ok(runtime) => runtime,
             Err(error) => return walk.wrong(format!("{group}: asking"), error.to_string(), "try again"),
         };
-        let mut server_ms = None;
-        for parent in &membership.parents {
-            server_ms = runtime.block_on(self.parent(path, membership, parent, &kept, walk)).or(server_ms);
-        }
-        // A resolver that hangs must not hang the command.
+        let server_ms = self.ways(&runtime, path, membership, &kept, walk);
+        // A resolver or a KDC that hangs must not hang the command.
         runtime.shutdown_background();
+        let Some(certificate) = &kept.certificate else { return };
         let clock =
             if server_ms.is_some() { "the server's clock" } else { "this host's clock; no server could be asked" };
         let now = server_ms.unwrap_or_else(now_ms) / 1000;
-        self.validity(membership, &kept.certificate, now, clock, walk);
+        self.validity(membership, certificate, now, clock, walk);
+    }
+
+    /// Every parent; the clock of the server behind the last that can be asked.
+    fn ways(
+        &self,
+        runtime: &Runtime,
+        folder: &Path,
+        membership: &Membership,
+        kept: &Kept,
+        walk: &mut Walk,
+    ) -> Option<u64> {
+        if let Some(kerberos) = self.kerberos.as_ref().filter(|_| self.listens()) {
+            runtime.block_on(kerberos::newest(kerberos, walk));
+        }
+        let mut server_ms = None;
+        for parent in &membership.parents {
+            let hop = self.hop(folder, membership, parent, kept, walk);
+            server_ms = runtime.block_on(self.parent(&hop, walk)).or(server_ms);
+        }
+        server_ms
+    }
+
+    /// By what a parent may be reached: see `Credential::ready`.
+    fn hop<'a>(
+        &'a self,
+        folder: &'a Path,
+        membership: &Membership,
+        parent: &'a Parent,
+        kept: &'a Kept,
+        walk: &mut Walk,
+    ) -> Hop<'a> {
+        let (at, wanted) = (format!("{}: {parent}", membership.name), membership.mechanism_to(parent));
+        let certificate = wanted != Mechanism::Kerberos && kept.certificate.is_some();
+        let mut kerberos = self.kerberos.as_ref().filter(|_| wanted != Mechanism::Certificate);
+        if wanted == Mechanism::Either && Held::open(folder).is_ok_and(|held| held.is(&parent.name)) {
+            kerberos = None;
+            let cause = "it has used a certificate, and is held to that";
+            let next = "where it is to come by Kerberos: start once with `mechanism = \"kerberos\"` for it";
+            walk.off(kept.certificate.is_none(), at.clone(), cause, next);
+        }
+        Hop { at, folder, parent, kept, certificate, kerberos }
     }
 
     /// What is on disk, each thing by itself, so that one fault does not hide the others.
@@ -215,6 +327,12 @@ impl Doctor {
             }
         };
         let root = root?;
+        let certified = |parent: &Parent| membership.mechanism_to(parent) == Mechanism::Certificate;
+        let needs = self.kerberos.is_none() || membership.parents.iter().any(certified);
+        if !needs && home::is_bare(folder, membership) {
+            walk.well(format!("{group}: there is no channel certificate, and none is needed: it comes by Kerberos"));
+            return Some(Kept { root, identity: identity?, certificate: None });
+        }
         let certificate = match self.certificate(vault, folder, &root) {
             Ok(certificate) => {
                 walk.well(format!("{group}: channel certificate and key fit each other, and are of {}", self.own));
@@ -229,7 +347,7 @@ impl Doctor {
         if let Some(files) = &membership.own_pki {
             self.own_pki(group, files, &root, &certificate, walk);
         }
-        Some(Kept { root, identity: identity?, certificate })
+        Some(Kept { root, identity: identity?, certificate: Some(certificate) })
     }
 
     /// Whether what the company's PKI has laid down is what is in use.
@@ -315,16 +433,13 @@ impl Doctor {
     }
 
     /// One parent, from its name to what the server behind it knows; the server's clock.
-    async fn parent(
-        &self,
-        folder: &Path,
-        membership: &Membership,
-        parent: &Parent,
-        kept: &Kept,
-        walk: &mut Walk,
-    ) -> Option<u64> {
-        let at = format!("{}: {parent}", membership.name);
-        reachable(&at, parent, walk).await?;
+    async fn parent(&self, hop: &Hop<'_>, walk: &mut Walk) -> Option<u64> {
+        let Hop { at, parent, kept, certificate, kerberos, .. } = hop;
+        let mut ticket = None;
+        if let Some(kerberos) = kerberos {
+            ticket = kerberos::ticket(at, parent, kerberos, !certificate, walk).await.then_some(kerberos);
+        }
+        reachable(at, parent, walk).await?;
         let stream = match join::dial(parent).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -336,14 +451,23 @@ impl Doctor {
         walk.well(format!("{at}: the port speaks Wardline's TLS 1.3"));
         let Identity { name, role } = &self.own;
         let (identity, root) = (&kept.identity, &kept.root);
-        let certificate = kept.certificate.chain.first().map_or(Digest([0; 32]), |leaf| sha256(&[leaf]));
+        let leaf = kept.certificate.as_ref().and_then(|own| own.chain.first());
+        let certificate = leaf.map_or(Digest([0; 32]), |leaf| sha256(&[leaf]));
         let known = Known { name, role: *role, identity, root, certificate };
         let proved = standing(stream, &known).await;
         let server_ms = proved.as_ref().ok().map(|proved| proved.server_ms);
-        shows(&at, parent, root, server_ms, walk).await;
+        let certified = hop.certificate && shows(hop, server_ms, walk).await;
+        match ticket {
+            Some(kerberos) => kerberos::takes(at, parent, kerberos, !certified, walk).await,
+            None if kerberos.is_some() && hop.certificate && !certified => {
+                let cause = "it shows no certificate, and there is no ticket for it";
+                walk.wrong(format!("{at}: the way"), cause, "one of the two has to be: see above");
+            }
+            None => {}
+        }
         match proved {
             Ok(proved) => {
-                self.proved(&at, folder, parent, proved, walk);
+                self.proved(hop, proved, walk);
                 server_ms
             }
             Err(cause) => {
@@ -358,7 +482,8 @@ impl Doctor {
         }
     }
 
-    fn proved(&self, at: &str, folder: &Path, parent: &Parent, proved: Proved, walk: &mut Walk) {
+    fn proved(&self, hop: &Hop<'_>, proved: Proved, walk: &mut Walk) {
+        let at = &hop.at;
         let Proved { server, server_ms, own_ms, duty: (from, to), stands } = proved;
         if (from..=to).contains(&(server_ms / 1000)) {
             walk.well(format!("{at}: server {server} proves that it belongs to the group"));
@@ -372,7 +497,7 @@ impl Doctor {
         }
         clock(at, &server, own_ms, server_ms, walk);
         match stands {
-            Ok(stands) => self.stands(at, folder, parent, &server, &stands, walk),
+            Ok(stands) => self.stands(hop, &server, &stands, walk),
             Err(Cause::Refused(why @ (Why::NotMember | Why::KeyRemoved))) => {
                 let next = format!("`wardline keys log show` on the server says what became of {}", self.own);
                 walk.wrong(format!("{at}: approval"), why.as_str(), next);
@@ -381,7 +506,8 @@ impl Doctor {
         }
     }
 
-    fn stands(&self, at: &str, folder: &Path, parent: &Parent, server: &Name, stands: &Stands, walk: &mut Walk) {
+    fn stands(&self, hop: &Hop<'_>, server: &Name, stands: &Stands, walk: &mut Walk) {
+        let Hop { at, folder, parent, kept, certificate, kerberos } = hop;
         walk.well(format!("{at}: {} is a member, with this identity key", self.own));
         let Identity { name, role } = &self.own;
         let ways = stands.gateways.join(" or ");
@@ -397,7 +523,20 @@ impl Doctor {
             );
             walk.wrong(format!("{at}: the way"), format!("it is to come {may}, not by {}", parent.name), next);
         }
-        if stands.certificate {
+        if let Some(kerberos) = kerberos {
+            let dials = kerberos.initiator();
+            if stands.principal == dials {
+                walk.well(format!("{at}: the group knows this host as {dials}"));
+            } else {
+                let known = if stands.principal.is_empty() { "none" } else { &stands.principal };
+                let cause = format!("it dials as {dials}, and the group knows as its Kerberos principal {known}");
+                let next = format!("on the server: `wardline {role} principal {name} '{dials}'`");
+                walk.off(!certificate, format!("{at}: the principal"), cause, next);
+            }
+        }
+        if kept.certificate.is_none() {
+            // It was issued none.
+        } else if stands.certificate {
             walk.well(format!("{at}: the channel certificate was issued to it"));
         } else {
             let next = format!("restore channel.pem and its key, or join anew: `{} join`", self.program);
@@ -502,8 +641,10 @@ async fn reachable(at: &str, parent: &Parent, walk: &mut Walk) -> Option<()> {
     connected
 }
 
-/// Looks at the certificate that the parent shows, judged by the server's clock where it is known.
-async fn shows(at: &str, parent: &Parent, root: &Root, server_ms: Option<u64>, walk: &mut Walk) {
+/// Looks at the certificate that the parent shows, judged by the server's clock where it is known. Whether it shows one,
+/// good or not.
+async fn shows(hop: &Hop<'_>, server_ms: Option<u64>, walk: &mut Walk) -> bool {
+    let Hop { at, parent, kept: Kept { root, .. }, kerberos, .. } = hop;
     let look = async {
         let (tcp, address) = connect(parent).await?;
         let at = Duration::from_millis(server_ms.unwrap_or_else(now_ms));
@@ -517,9 +658,14 @@ async fn shows(at: &str, parent: &Parent, root: &Root, server_ms: Option<u64>, w
         format!("on {}: `wardline-gateway doctor`, or the server's log; here: its name and address", parent.name);
     match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok(_)) => walk.well(format!("{step} is of the group and of {}", parent.name)),
+        Ok(Err(HandshakeError::Tls(_))) if kerberos.is_some() => {
+            walk.0.push(Found::Note(format!("{step}: it shows none that is good now; Kerberos is the way")));
+            return false;
+        }
         Ok(Err(error)) => walk.wrong(step, error.to_string(), next),
         Err(_) => walk.wrong(step, "no answer in time", next),
     }
+    true
 }
 
 /// Compares this host's clock with the server's.

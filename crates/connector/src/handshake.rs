@@ -207,31 +207,71 @@ async fn dial_unhurried(own: &Own, parent: &Parent, peer_timeout: Duration) -> R
     if certificate.is_none() && kerberos.is_none() {
         return Err(HandshakeError::NoCertificate);
     }
-    let (tcp, address) = connect(parent).await?;
-    let tls = |error: rustls::Error| HandshakeError::Tls(error.to_string());
-    let dial = Dial::new(&parent.name, certificate.as_deref(), kerberos.is_some()).map_err(tls)?;
-    // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
-    let name = ServerName::IpAddress(address.ip().into());
-    let stream = TlsConnector::from(Arc::clone(&dial.config)).connect(name, tcp).await.map_err(tls_error)?;
-    let chosen = stream.get_ref().1.alpn_protocol();
-    let offered: Vec<_> = dial.config.alpn_protocols.iter().map(name_of).collect();
-    let nothing = || HandshakeError::Mechanism("nothing".into(), offered.join(" or "));
-    let proved = dial.proved(chosen).ok_or_else(nothing)?;
-    let mut stream = TlsStream::Client(stream);
+    let Dialled { mut stream, address, offered, proved } =
+        encrypt(parent, certificate.as_deref(), kerberos.is_some()).await?;
     let met = match (proved, certificate, kerberos) {
         (Proved::Certificate, Some(channel), _) => certified(channel, &stream)?,
         (Proved::Nothing, _, Some(kerberos)) => {
-            let (target, exporter) = (kerberos.of_parent(parent), export(&stream, EXPORTER_LABEL)?);
-            let (pending, token) = kerberos.begin(target.clone(), &exporter).await?;
-            say(&mut stream, &token).await?;
-            let answer = hear(&mut stream).await?;
-            let context = kerberos.finish(target, pending, answer).await?;
+            let context = vouched(kerberos, parent, &mut stream).await?;
             Met { judge: Judge::Parent(&parent.name), proof: by_kerberos(&context), context: Some(context), own: None }
         }
-        _ => return Err(nothing()),
+        _ => return Err(nothing(&offered)),
     };
     let ends = Ends { own: identity, stream, address, offered: offered.clone(), enabled: offered };
     ends.bind(met, Some(peer_timeout)).await
+}
+
+/// What a parent makes of this end's ticket, and this end of its answer. Nothing more is said: no session comes of it.
+///
+/// # Errors
+/// The parent takes no Kerberos, or not of this end; or is another.
+pub(crate) async fn knock(kerberos: &Arc<Kerberos>, parent: &Parent) -> Result<Ticket, HandshakeError> {
+    let knocking = async {
+        let Dialled { mut stream, .. } = encrypt(parent, None, true).await?;
+        let context = vouched(kerberos, parent, &mut stream).await?;
+        // How it ends is of no interest any more.
+        let _ = stream.shutdown().await;
+        Ok(told(context.facts()))
+    };
+    tokio::time::timeout(DEADLINE, knocking).await.map_err(|_| HandshakeError::Deadline)?
+}
+
+/// TLS with a parent.
+struct Dialled {
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    /// The ALPN names that were offered.
+    offered: Vec<String>,
+    proved: Proved,
+}
+
+fn nothing(offered: &[String]) -> HandshakeError {
+    HandshakeError::Mechanism("nothing".into(), offered.join(" or "))
+}
+
+async fn encrypt(parent: &Parent, own: Option<&Channel>, kerberos: bool) -> Result<Dialled, HandshakeError> {
+    let (tcp, address) = connect(parent).await?;
+    let tls = |error: rustls::Error| HandshakeError::Tls(error.to_string());
+    let dial = Dial::new(&parent.name, own, kerberos).map_err(tls)?;
+    // The name is not sent (SNI is off) and not what decides: the verifier compares the certificate with the parent's.
+    let name = ServerName::IpAddress(address.ip().into());
+    let stream = TlsConnector::from(Arc::clone(&dial.config)).connect(name, tcp).await.map_err(tls_error)?;
+    let offered: Vec<_> = dial.config.alpn_protocols.iter().map(name_of).collect();
+    let proved = dial.proved(stream.get_ref().1.alpn_protocol()).ok_or_else(|| nothing(&offered))?;
+    Ok(Dialled { stream: TlsStream::Client(stream), address, offered, proved })
+}
+
+/// The two tokens of a dialling end, and the context that comes of them.
+async fn vouched(
+    kerberos: &Arc<Kerberos>,
+    parent: &Parent,
+    stream: &mut TlsStream<TcpStream>,
+) -> Result<Context, HandshakeError> {
+    let (target, exporter) = (kerberos.of_parent(parent), export(stream, EXPORTER_LABEL)?);
+    let (pending, token) = kerberos.begin(target.clone(), &exporter).await?;
+    say(stream, &token).await?;
+    let answer = hear(stream).await?;
+    Ok(kerberos.finish(target, pending, answer).await?)
 }
 
 /// A token of the handshake: its length (4 bytes, big endian) and itself.

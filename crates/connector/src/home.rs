@@ -244,13 +244,7 @@ pub fn load(
     }
     let held = Held::open(&folder)
         .map_err(|error| Event::StateFolderInUse { path: folder.display().to_string(), reason: error.to_string() })?;
-    let certificate = folder.join("channel.pem").try_exists().map_err(|error| Event::CertificateMissing {
-        path: folder.join("channel.pem").display().to_string(),
-        reason: error.to_string(),
-    })?;
-    let allowed = !membership.parents.iter().all(|it| membership.mechanism_to(it) == Mechanism::Certificate);
-    let has_none = membership.own_pki.is_none() && !certificate && allowed;
-    if let Some(kerberos) = kerberos.clone().filter(|_| has_none) {
+    if let Some(kerberos) = kerberos.clone().filter(|_| is_bare(&folder, &membership)) {
         let Keys { identity, root, .. } = Keys::load_bare(&vault, &folder, &group)?;
         let (credential, identity) = (Credential::by_kerberos(own.clone(), kerberos).holding(held), Arc::new(identity));
         return Ok(Member { membership, folder, credential, identity, root, vault, renewal: None });
@@ -276,6 +270,14 @@ pub fn load(
         publisher,
     };
     Ok(Member { membership, folder, credential, identity, root, vault, renewal: Some(renewal) })
+}
+
+/// Whether a host has no channel certificate at all of a group, as who comes by Kerberos alone. One that cannot be looked at
+/// is one.
+pub(crate) fn is_bare(folder: &Path, membership: &Membership) -> bool {
+    let kerberos = membership.parents.iter().any(|it| membership.mechanism_to(it) != Mechanism::Certificate);
+    let none = folder.join("channel.pem").try_exists().is_ok_and(|exists| !exists);
+    kerberos && membership.own_pki.is_none() && none
 }
 
 #[derive(Serialize)]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use wardline_gss::{Acceptor, Context, Facts, Initiator, Library, Pending, Refused, Status, Unusable, keytab};
+use wardline_gss::keytab::{self, Entry};
+use wardline_gss::request::{self, Request};
+use wardline_gss::{Acceptor, Context, Facts, Initiator, Library, Pending, Refused, Status, Unusable};
 use wardline_proto::event::Event;
 use wardline_proto::principal::{Principal, Realm};
 use wardline_proto::{Name, message};
@@ -182,8 +184,18 @@ impl Kerberos {
         &self.acceptor
     }
 
+    /// As whom this end dials.
+    pub(crate) fn initiator(&self) -> &str {
+        &self.initiator
+    }
+
+    /// What the configuration says.
+    pub(crate) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The library, loaded when it is asked for first.
-    fn library(&self) -> Result<Library, Failure> {
+    pub(crate) fn library(&self) -> Result<Library, Failure> {
         let mut library = locked(&self.library);
         if let Some(library) = &*library {
             return Ok(library.clone());
@@ -205,14 +217,14 @@ impl Kerberos {
         }
     }
 
-    /// The keytab has a key of this principal, or why that cannot be.
-    fn has_key(&self, principal: &str) -> Result<(), Failure> {
+    /// The keys of this principal in the keytab; AES is among them.
+    pub(crate) fn keys(&self, principal: &str) -> Result<Vec<Entry>, Failure> {
         let keytab = &self.settings.keytab;
         let wrong = |reason: String| Failure::Keytab { keytab: keytab.clone(), reason };
         let entries = keytab::read(keytab).map_err(|error| wrong(error.to_string()))?;
-        let of_it: Vec<_> = entries.iter().filter(|entry| entry.principal == principal).collect();
+        let (of_it, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.principal == principal);
         if of_it.is_empty() {
-            let mut others: Vec<_> = entries.iter().map(|entry| entry.principal.as_str()).collect();
+            let mut others: Vec<_> = others.into_iter().map(|entry| entry.principal).collect();
             others.dedup();
             let others = if others.is_empty() { "no key at all".into() } else { others.join(", ") };
             return Err(wrong(format!("it has no key of {principal}; it has {others}")));
@@ -221,7 +233,14 @@ impl Kerberos {
             let found: Vec<_> = of_it.iter().map(|entry| entry.enctype.to_string()).collect();
             return Err(wrong(format!("its keys of {principal} are of {}; only AES is taken", found.join(", "))));
         }
-        Ok(())
+        Ok(of_it)
+    }
+
+    /// What a ticket for this principal is made of; nobody is shown it. Asks the KDC.
+    pub(crate) async fn ticket(self: &Arc<Self>, target: &str) -> Result<Request, Failure> {
+        let (_, token) = self.begin(target.to_owned(), &[]).await?;
+        let refused = || Failure::Refused { principal: target.to_owned(), refused: Refused::Token };
+        request::read(&token).ok_or_else(refused)
     }
 
     /// The first token for a parent, bound to a TLS session by what was exported from it. Asks the KDC.
@@ -258,7 +277,7 @@ impl Kerberos {
         let initiator = match kept {
             Some(initiator) => initiator,
             None => {
-                self.has_key(&self.initiator)?;
+                self.keys(&self.initiator)?;
                 let made = Initiator::new(&library, &self.settings.keytab, &self.initiator)
                     .map_err(|failed| refused(&self.initiator)(failed.into()))?;
                 Arc::clone(locked(&parent.initiator).insert(Arc::new(made)))
@@ -285,7 +304,7 @@ impl Kerberos {
         .await
     }
 
-    /// The context of a token that came on a TLS session, and what to answer.
+    /// The context of a token that came on a TLS session, and what to answer. Only of the realms that are listed.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         token: Vec<u8>,
@@ -299,23 +318,31 @@ impl Kerberos {
             let acceptor = match kept {
                 Some(acceptor) => acceptor,
                 None => {
-                    own.has_key(&own.acceptor)?;
+                    own.keys(&own.acceptor)?;
                     let made = Acceptor::new(&own.library()?, &own.settings.keytab, &own.acceptor, &own.replays);
                     Arc::clone(locked(&own.accepts).insert(Arc::new(made.map_err(|failed| refused(failed.into()))?)))
                 }
             };
-            acceptor.accept(&token, &binding).map_err(refused)
+            let (context, answer) = acceptor.accept(&token, &binding).map_err(refused)?;
+            own.listed(&context.facts().initiator)?;
+            Ok((context, answer))
         })
         .await
     }
 
-    /// Whether a principal may be who says it has this name: `host/NAME@REALM` exactly, or an account, which is whoever the
-    /// trust log says. Only of the realms that are listed.
-    pub(crate) fn may_be(&self, initiator: &str, claimed: &Name) -> Result<(), Failure> {
+    /// The principal of a host in a realm that is listed.
+    fn listed(&self, initiator: &str) -> Result<Principal, Failure> {
         let principal: Principal = initiator.parse().map_err(|error| Failure::Principal(format!("{error}")))?;
         if !self.settings.realms.contains(principal.realm()) {
             return Err(Failure::Principal(format!("{principal}: its realm is not listed in `realms`")));
         }
+        Ok(principal)
+    }
+
+    /// Whether a principal may be who says it has this name: `host/NAME@REALM` exactly, or an account, which is whoever the
+    /// trust log says.
+    pub(crate) fn may_be(&self, initiator: &str, claimed: &Name) -> Result<(), Failure> {
+        let principal = self.listed(initiator)?;
         if !principal.can_be_of(claimed) {
             return Err(Failure::Principal(format!("{principal} calls itself {claimed}")));
         }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
+use wardline_connector::doctor::Configured;
 use wardline_connector::enroll::{self, Target, Wish};
 use wardline_connector::join::{self, Knocking};
 use wardline_connector::kerberos::{self, Kerberos};
@@ -137,16 +138,8 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => config::read(&config).map(|_: Config| ()),
         Command::Run { config } => run(&config),
         Command::Join(arguments) => return join(*arguments),
-        Command::Doctor { config } => {
-            let read = config::read(&config)
-                .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
-            return doctor::main(PROGRAM, Role::Gateway, read, None);
-        }
-        Command::Certs { config } => {
-            let read = config::read(&config)
-                .map(|Config { name, state_dir, group, .. }| (name, state_dir, group.into_iter().collect()));
-            return certs::main(Role::Gateway, read);
-        }
+        Command::Doctor { config } => return doctor::main(PROGRAM, Role::Gateway, configured(&config), None),
+        Command::Certs { config } => return certs::main(Role::Gateway, configured(&config)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -155,6 +148,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is looked at without running.
+fn configured(path: &Path) -> Result<Configured, Event> {
+    let Config { name, state_dir: state, runtime_dir: runtime, kerberos, group, .. } = config::read(path)?;
+    Ok(Configured { name, state, runtime, groups: group.into_iter().collect(), kerberos })
 }
 
 fn join(join: Join) -> ExitCode {

@@ -125,13 +125,23 @@ impl Directory {
     /// There are none.
     #[track_caller]
     pub fn keytab(&self, file: &Path, principals: &[&str]) {
-        let file = file.display();
-        let export = |principal: &&str| format!("domain exportkeytab {file} --principal={principal}");
-        self.admin(&principals.iter().map(export).collect::<Vec<_>>());
+        self.keytabs(&principals.iter().map(|principal| (file, *principal)).collect::<Vec<_>>());
+    }
+
+    /// Several, which costs hardly more than one.
+    ///
+    /// # Panics
+    /// There are none.
+    #[track_caller]
+    pub fn keytabs(&self, keytabs: &[(&Path, &str)]) {
+        let export = |(file, principal): &(&Path, &str)| {
+            format!("domain exportkeytab {} --principal={principal}", file.display())
+        };
+        self.admin(&keytabs.iter().map(export).collect::<Vec<_>>());
         // It succeeds without keys too.
-        let mut list = client("klist", &self.config());
-        let keys = program::succeeds(&list.args(["-k", &file.to_string()]).output().expect("krb5-user is here"));
-        for principal in principals {
+        for (file, principal) in keytabs {
+            let mut list = client("klist", &self.config());
+            let keys = program::succeeds(&list.arg("-k").arg(file).output().expect("krb5-user is here"));
             assert!(keys.contains(&format!(" {principal}@{REALM}")), "no keys of {principal}: {keys}");
         }
     }

@@ -37,6 +37,15 @@ pub fn configure(daemon: &Daemon, realm: &Realm, more: &[&str]) {
     daemon.set("kerberos", table);
 }
 
+/// Says something else in `[kerberos]` of a program.
+pub fn say(daemon: &Daemon, key: &str, value: impl Into<toml::Value>) {
+    let text = std::fs::read_to_string(daemon.config()).expect("it has a configuration");
+    let mut file: Table = text.parse().expect("a configuration is TOML");
+    let table = file.get_mut("kerberos").and_then(toml::Value::as_table_mut).expect("it has a keytab");
+    table.insert(key.into(), value.into());
+    daemon.set("kerberos", table.clone());
+}
+
 /// Says by what a host reaches its parents.
 pub fn reach(daemon: &Daemon, mechanism: &str) {
     daemon.change_membership(|membership| _ = membership.insert("mechanism".into(), mechanism.into()));

@@ -119,6 +119,9 @@ pub struct Stands {
     /// The cookie of the configuration that it is to have, 32 bytes; empty when there is none.
     #[prost(bytes = "bytes", tag = "4")]
     pub cookie: Bytes,
+    /// The Kerberos principal by which its hops may be proved; empty when there is none.
+    #[prost(string, tag = "5")]
+    pub principal: String,
 }
 
 /// What a host without a token, or a further server, will say, before it has heard anything.

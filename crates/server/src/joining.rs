@@ -292,6 +292,7 @@ impl Desk for JoinDesk {
             certificate: Digest::from_wire(&standing.certificate).is_some_and(|hash| member.holds(&hash)),
             gateways: member.parents.iter().map(ToString::to_string).collect(),
             cookie: due.map(|due| due.cookie.to_wire()).unwrap_or_default(),
+            principal: member.principal.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         Ok(self.store.keeper().duty.signed(Context::Join, encode(&stands)))
     }

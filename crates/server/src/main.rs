@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::credential::credential;
+use wardline_connector::doctor::Configured;
 use wardline_connector::enroll::{self, Further};
 use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::sealing::Sealing;
@@ -309,17 +310,17 @@ fn there(database: &Location, next: &str) -> Result<(), Event> {
 }
 
 /// What a server without a database is part of, and by whom.
-fn member(path: &Path) -> Result<(Name, PathBuf, Vec<Membership>), Event> {
+fn member(path: &Path) -> Result<Configured, Event> {
     let (config, database) = read(path)?;
     if database.is_some() {
         let reason =
             "this server has a database; these look at one without: see `wardline status`, `wardline ca list`".into();
         return Err(Event::ConfigurationRefused { file: path.display().to_string(), reason });
     }
-    let Config { name, state_dir, root_servers, .. } = config;
-    let joined = home::memberships(&state_dir)?.into_iter();
+    let Config { name, state_dir: state, runtime_dir: runtime, root_servers, kerberos, .. } = config;
+    let joined = home::memberships(&state)?.into_iter();
     let reports = joined.map(|(_, membership)| Membership { parents: root_servers.clone(), ..membership });
-    Ok((name, state_dir, reports.collect()))
+    Ok(Configured { name, state, runtime, groups: reports.collect(), kerberos })
 }
 
 fn relaying(config: Config) -> Relaying {

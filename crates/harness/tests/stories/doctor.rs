@@ -6,13 +6,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use serde_json::Value;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer, Rogue, Speech};
+use wardline_harness::keyed::{self, principal};
 use wardline_harness::pki::Leaf;
+use wardline_harness::realm::{AES, Old, RC4, Realm};
 use wardline_harness::{Daemon, private, wait};
 use wardline_proto::join::{Answered, Down, Proof, Refusal, STANDING, Said, Standing, Stands, Up, Why};
 use wardline_proto::message::{Context, decode, encode};
@@ -171,6 +173,195 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     names(group.agent(0), None, &["approval", "this host was removed"]);
     assert_eq!(standing(server, &own, &own, "agent1.test").unwrap_err(), Why::KeyRemoved);
+}
+
+/// An agent without a certificate behind a gateway, all of them with keytabs of this realm.
+fn keyed(realm: &Realm) -> Group {
+    let mut group = Group::builder().lay();
+    keyed::lay(&mut group, realm, "kerberos", "kerberos", (1, 1));
+    for file in ["channel.pem", "channel.key"] {
+        fs::remove_file(group.agent(0).state().join(file)).unwrap();
+    }
+    group.start();
+    // It has heard all that there is to hear at the beginning.
+    [40005, 1210, 40006].map(|number| group.agent(0).wait_event(number));
+    group
+}
+
+/// All is well, and these words are shown.
+#[track_caller]
+fn well(host: &Daemon, words: &[&str]) {
+    let (well, shown) = host.doctor(None);
+    assert!(well && words.iter().all(|word| shown.contains(word)), "{words:?}:\n{shown}");
+}
+
+#[test]
+fn doctor_names_what_is_wrong_with_a_keytab_or_a_kdc() {
+    let mut realm = Realm::weak("NORTH.TEST");
+    realm.configure("kdc_timesync = 0");
+    let mut group = keyed(&realm);
+    let [own, gateway] = ["agent1.test", "gw1.test"].map(|host| principal(host, &realm));
+    // The control: beside the running program, of a host without a certificate.
+    let mark = group.agent(0).mark();
+    let dials = format!("this host dials as {own}, with version 1 of {}", AES[0]);
+    let ticket = format!("the KDC's ticket for {gateway} is of version 1 of {}", AES[0]);
+    let knows = format!("the group knows this host as {own}");
+    let takes = format!("it takes this host by Kerberos, as {own}");
+    well(group.agent(0), &[&dials, "the library is /usr/lib", &ticket, &takes, &knows, "none is needed"]);
+    assert_eq!(group.agent(0).events_since(mark), []);
+    let newest = format!("who comes has tickets of version 1 of {}, which the keytab has", AES[0]);
+    well(group.gateway(0), &[&newest, "it takes this host by Kerberos", "the channel certificate is valid"]);
+    group.agent(0).stop();
+
+    // The keytab.
+    let keytab = keyed::keytab(group.agent(0));
+    let kept = Kept::of(keytab.parent().unwrap());
+    let at = format!("this host dials as {own}");
+    fs::remove_file(&keytab).unwrap();
+    names(group.agent(0), None, &[&at, "No such file"]);
+    fs::write(&keytab, "").unwrap();
+    names(group.agent(0), None, &[&at, "it is empty"]);
+    fs::remove_file(&keytab).unwrap();
+    realm.principal("host/other.test");
+    realm.keytab(&keytab, &["host/other.test"]);
+    names(group.agent(0), None, &[&at, "it has no key of", "it has host/other.test@NORTH.TEST"]);
+    fs::remove_file(&keytab).unwrap();
+    realm.rotate_to(&own, &[RC4], Old::Gone);
+    realm.keytab(&keytab, &[&own]);
+    names(group.agent(0), None, &[&at, "are of arcfour-hmac; only AES is taken"]);
+    realm.rotate_to(&own, AES, Old::Gone);
+    kept.put_back();
+    names(group.agent(0), None, &["the KDC's ticket", "write the keytab anew"]);
+    fs::remove_file(&keytab).unwrap();
+    realm.keytab(&keytab, &[&own]);
+    fs::set_permissions(&keytab, fs::Permissions::from_mode(0o604)).unwrap();
+    names(group.agent(0), None, &["krb5.keytab", "others may use it"]);
+    fs::set_permissions(&keytab, fs::Permissions::from_mode(0o600)).unwrap();
+    let kept = Kept::of(keytab.parent().unwrap());
+    well(group.agent(0), &[&ticket, &takes]);
+
+    // The library, and how it is configured.
+    keyed::say(group.agent(0), "library", "/nowhere/libgssapi_krb5.so.2");
+    names(group.agent(0), None, &["Kerberos", "there is none at /nowhere/libgssapi_krb5.so.2"]);
+    kept.put_back();
+    keyed::say(group.agent(0), "krb5_conf", "/nowhere/krb5.conf");
+    names(group.agent(0), None, &["Kerberos: /nowhere/krb5.conf", "No such file"]);
+    kept.put_back();
+
+    // The KDC. However it is with that, the doctor comes to its end.
+    realm.stop();
+    names(group.agent(0), None, &["the KDC's ticket", "the KDC is away"]);
+    realm.resume();
+    realm.hang();
+    let begin = Instant::now();
+    let shown = names(group.agent(0), None, &["the KDC's ticket", "no answer within 10 s"]);
+    assert!(begin.elapsed() < Duration::from_secs(20) && shown.contains("is a member"), "{shown}");
+    realm.wake();
+    realm.clock(Some("+600s"));
+    names(group.agent(0), None, &["the KDC's ticket", "set the clocks"]);
+    realm.clock(None);
+    // Of one for whom there are no tickets, MIT's KDC says that it is not there.
+    for (disabled, words) in
+        [(&own, "gives this principal no tickets"), (&gateway, "the KDC does not know that principal")]
+    {
+        realm.disable(disabled);
+        names(group.agent(0), None, &["the KDC's ticket", words]);
+        realm.enable(disabled);
+    }
+    let server = hostile::listen(group.gateway(0)).to_string();
+    let membership = Kept::of(group.agent(0).state());
+    lead(group.agent(0), "gw9.test", &server);
+    names(group.agent(0), None, &["the KDC's ticket for host/gw9.test", "the KDC does not know that principal"]);
+    membership.put_back();
+    realm.principal("GONE$");
+    realm.keytab(&keytab, &["GONE$"]);
+    realm.admin(&["delprinc -force GONE$".into()]);
+    keyed::say(group.agent(0), "principal", "GONE$@NORTH.TEST");
+    names(group.agent(0), None, &["the KDC's ticket", "the KDC does not know this host's principal"]);
+    kept.put_back();
+    well(group.agent(0), &[&ticket, &takes]);
+}
+
+#[test]
+fn doctor_names_why_a_parent_does_not_take_kerberos() {
+    let (mut north, mut south) = (Realm::start("NORTH.TEST"), Realm::start("SOUTH.TEST"));
+    north.trusts(&mut south);
+    let mut group = Group::builder().lay();
+    keyed::lay(&mut group, &north, "kerberos", "kerberos", (1, 1));
+    let own = principal("agent1.test", &north);
+    group.start();
+    group.agent(0).wait_event(21025);
+    group.agent(0).stop();
+    well(group.agent(0), &["it takes this host by Kerberos"]);
+
+    // Which principal the group knows.
+    group.done(&["agent", "principal", "agent1.test", "none"]);
+    names(group.agent(0), None, &["the principal", &format!("it dials as {own}"), "none"]);
+    group.done(&["agent", "principal", "agent1.test", &own]);
+
+    // The gateway's key is another by now; both say so.
+    let gateway = principal("gw1.test", &north);
+    let keytab = keyed::keytab(group.gateway(0));
+    north.rotate(&gateway, Old::Gone);
+    let not_taken = ["it takes this host by Kerberos", "it does not take this host's ticket"];
+    names(group.agent(0), None, &not_taken);
+    names(group.gateway(0), None, &["the keys of host/gw1.test", "write the keytab anew"]);
+    // It says which, where the gateway dials as another.
+    let kept = Kept::of(keytab.parent().unwrap());
+    north.principal("GW1$");
+    north.keytab(&keytab, &["GW1$"]);
+    keyed::say(group.gateway(0), "principal", "GW1$@NORTH.TEST");
+    names(group.gateway(0), None, &["the keys of host/gw1.test", "tickets of version 2", "does not have"]);
+    kept.put_back();
+    north.keytab(&keytab, &[&gateway]);
+    well(group.gateway(0), &["tickets of version 2", "which the keytab has"]);
+
+    // Where certificates will do, Kerberos is what somebody should know about and no more.
+    keyed::reach(group.agent(0), "either");
+    let agents = keyed::keytab(group.agent(0));
+    let away = agents.with_extension("away");
+    fs::rename(&agents, &away).unwrap();
+    well(
+        group.agent(0),
+        &[&format!("! Kerberos: this host dials as {own}"), "the parent's certificate is of the group"],
+    );
+    group.gateway(0).stop();
+    for file in ["channel.pem", "channel.key"] {
+        fs::remove_file(group.gateway(0).state().join(file)).unwrap();
+    }
+    group.gateway(0).start();
+    names(group.agent(0), None, &["the way", "it shows no certificate, and there is no ticket"]);
+    fs::rename(&away, &agents).unwrap();
+    well(group.agent(0), &["it shows none that is good now; Kerberos is the way", "it takes this host by Kerberos"]);
+
+    // A realm that is not listed there.
+    keyed::key(group.agent(0), &south);
+    group.agent(0).change_membership(|membership| {
+        let parent = membership["parents"].as_array_mut().unwrap()[0].as_table_mut().unwrap();
+        parent.insert("realm".into(), "NORTH.TEST".into());
+    });
+    let mark = group.gateway(0).mark();
+    names(group.agent(0), None, &not_taken);
+    let refused = group.gateway(0).wait_event_since(mark, 40211);
+    assert!(refused.text.contains("its realm is not listed"), "{}", refused.text);
+    keyed::configure(group.gateway(0), &north, &["SOUTH.TEST"]);
+    group.gateway(0).restart();
+    group.done(&["agent", "principal", "agent1.test", &principal("agent1.test", &south)]);
+    well(group.agent(0), &["it takes this host by Kerberos, as host/agent1.test@SOUTH.TEST"]);
+
+    // A parent that takes none.
+    let server = hostile::listen(group.server()).to_string();
+    group.done(&["agent", "assign", "agent1.test"]);
+    group.server().stop();
+    let text = fs::read_to_string(group.server().config()).unwrap();
+    let mut file: toml::Table = text.parse().unwrap();
+    file.remove("kerberos").unwrap();
+    fs::write(group.server().config(), file.to_string()).unwrap();
+    group.server().start();
+    keyed::configure(group.agent(0), &north, &[]);
+    lead(group.agent(0), "srv1.test", &server);
+    keyed::reach(group.agent(0), "kerberos");
+    names(group.agent(0), None, &["it takes this host by Kerberos", "it takes no Kerberos at all"]);
 }
 
 /// The ids of both hops, which are those of their sessions.

@@ -10,12 +10,15 @@ use bytes::Bytes;
 use serde_json::Value;
 use wardline_connector::now_ms;
 use wardline_harness::asking::Asking;
+use wardline_harness::directory::Directory;
 use wardline_harness::group::Group;
+use wardline_harness::initiator::{Initiator, Wrapped};
 use wardline_harness::realm::Realm;
-use wardline_harness::{Daemon, program, scratch};
-use wardline_proto::GroupId;
+use wardline_harness::{Daemon, Log, hostile, program, scratch};
+use wardline_proto::frame::Message;
 use wardline_proto::join::{Answered, Challenge, Down, Hello, Proof, Said, Up, Why};
 use wardline_proto::message::{Context, decode, encode};
+use wardline_proto::{GroupId, Kind};
 use wardline_secrets::authority::{RootAuthority, Validity};
 use wardline_secrets::signature::{SigningKey, random, sha256};
 
@@ -87,7 +90,7 @@ impl Site {
     }
 
     fn members(&self) -> Vec<String> {
-        self.group.sql("SELECT name FROM member WHERE role = 'agent' ORDER BY name")
+        members(&self.group)
     }
 }
 
@@ -134,6 +137,10 @@ fn join(host: &Daemon, parent: &str) -> Output {
     command.args(["--parent", parent, "--mechanism", "kerberos", "--group", "test"]);
     command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
     command.output().unwrap()
+}
+
+fn members(group: &Group) -> Vec<String> {
+    group.sql("SELECT name FROM member WHERE role = 'agent' ORDER BY name")
 }
 
 fn keeps(host: &Daemon, file: &str) -> bool {
@@ -391,4 +398,145 @@ fn without_the_groups_keytab_a_kerberos_host_waits_and_nothing_is_sealed_to_it_b
     web1.start();
     web1.wait_event(40005);
     assert!(create(&site.group, "later"));
+}
+
+/// A directory's gateway and agents, of which the group's server needs to know nothing.
+struct Domain {
+    group: Group,
+    directory: Directory,
+    by: String,
+}
+
+impl Domain {
+    fn start(machines: &[&str]) -> Self {
+        let directory = Directory::start();
+        let services = machines.iter().map(|name| format!("host/{}.test", name.to_lowercase())).collect::<Vec<_>>();
+        let named = machines.iter().copied().zip(services.iter().map(String::as_str));
+        directory.computers(&named.chain([("GW1", "host/gw1.test")]).collect::<Vec<_>>());
+        let group = Group::builder().agents(0).lay();
+        let accounts = machines.iter().map(|name| (Self::file(&group, name), format!("{name}$")));
+        let keys = accounts.chain([(Self::file(&group, "GW1"), "host/gw1.test".into())]).collect::<Vec<_>>();
+        directory.keytabs(&keys.iter().map(|(file, key)| (file.as_path(), key.as_str())).collect::<Vec<_>>());
+        let mut domain = Self { group, directory, by: String::new() };
+        let gateway = domain.kerberos("GW1", "");
+        domain.group.gateway(0).configure(&gateway);
+        domain.group.start();
+        domain.group.gateway(0).wait_event(40004);
+        domain.by = domain.group.gateway(0).parent();
+        domain
+    }
+
+    fn file(group: &Group, machine: &str) -> PathBuf {
+        group.folder().join(format!("{machine}.keytab"))
+    }
+
+    fn kerberos(&self, machine: &str, more: &str) -> String {
+        let (keytab, krb5_conf) = (Self::file(&self.group, machine), self.directory.config());
+        format!("[kerberos]\nrealms = [\"AD.TEST\"]\nkeytab = {keytab:?}\nkrb5_conf = {krb5_conf:?}\n{more}\n")
+    }
+
+    /// A host that has the key of this account and no other.
+    fn host(&self, name: &str, machine: &str) -> Daemon {
+        let host = self.group.newcomer(name);
+        host.configure(&self.kerberos(machine, &format!("principal = \"{machine}$@AD.TEST\"")));
+        host
+    }
+
+    /// Joins with a token.
+    fn joins(&self, host: &Daemon, token: &Path) -> (bool, String) {
+        let output = host.join_with(&self.by, token, &["--mechanism", "kerberos"]);
+        (output.status.success(), program::said(&output))
+    }
+}
+
+#[test]
+fn an_active_directory_machine_account_joins() {
+    let mut domain = Domain::start(&["WEB1", "WEB2", "WEB3", "WEB4"]);
+    let token = |domain: &Domain, name: &str, principal: &[&str]| {
+        domain.group.token(&[&["--role", "agent", "--name", name, "--via", "gw1.test"], principal].concat())
+    };
+    let exit = |domain: &Domain, arguments: &[&str]| domain.group.wardline(arguments).status.code();
+
+    // By a token that names its account; nothing else of it is known to anybody, and it gets no certificate.
+    let mut web1 = domain.host("web1.test", "WEB1");
+    let named = token(&domain, "web1.test", &["--principal", "WEB1$@AD.TEST"]);
+    let (joined, shown) = domain.joins(&web1, &named);
+    assert!(joined && keeps(&web1, "identity.key") && !keeps(&web1, "channel.pem"), "{shown}");
+    let log = domain.group.done(&["keys", "log", "show"]);
+    let about =
+        |log: &str, words: [&str; 2]| log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count();
+    assert_eq!(about(&log, ["web1.test", "WEB1$@AD.TEST"]), 1, "{log}");
+    assert_eq!(about(&log, ["issued", "web1.test"]), 0, "{log}");
+    web1.start();
+    web1.wait_event(40005);
+
+    // It reports, by Kerberos.
+    let lines = Log::create(domain.group.folder(), "app");
+    let pack = domain.group.write_pack("app", &lines.pack("app")).display().to_string();
+    domain.group.done(&["pack", "apply", &pack, "--agents", "web1.test"]);
+    lines.go_on(3);
+    domain.group.wait_texts_of("web1.test", &lines.lines());
+    let hops = domain.group.hops(2);
+    let hop = hops.iter().find(|hop| hop["from"] == "web1.test").unwrap();
+    for end in hop["ends"].as_array().unwrap() {
+        assert_eq!(end["mechanism"], "wardline-krb5/1");
+        assert_eq!(end["kerberos"]["initiator"], "WEB1$@AD.TEST");
+        assert_eq!(end["kerberos"]["acceptor"], "host/gw1.test@AD.TEST");
+    }
+    let (well, shown) = web1.doctor(None);
+    assert!(well && shown.contains("the group knows this host as WEB1$@AD.TEST"), "{shown}");
+    // A service of the directory asks for no tickets, and a gateway that takes them needs none.
+    let (well, shown) = domain.group.gateway(0).doctor(None);
+    assert!(well && shown.contains("this host is asked for as host/gw1.test@AD.TEST"), "{shown}");
+
+    // Another machine of the domain says that it is the same host: it takes nobody's place, and its heartbeats are none.
+    let (mark, above) = (web1.mark(), domain.group.server().mark());
+    let keytab = Domain::file(&domain.group, "WEB2");
+    let initiator = Initiator::new(&domain.directory.config(), &keytab, "host/gw1.test@AD.TEST");
+    let address = hostile::listen(domain.group.gateway(0));
+    let mut other = Wrapped::dial(address, initiator).expect("a gateway has no lists");
+    let bound = other.bound("agent web1.test", "WEB2$@AD.TEST", "host/gw1.test@AD.TEST");
+    other.say(Message::own(Kind::Bound, bound));
+    let refused = domain.group.server().wait_event_since(above, 20000);
+    assert!(refused.text.contains("WEB2$@AD.TEST"), "{}", refused.text);
+    assert!(refused.text.contains("which is not the Kerberos principal"), "{}", refused.text);
+    other.peer.wait_gone();
+    lines.go_on(3);
+    domain.group.wait_texts_of("web1.test", &lines.lines());
+    assert_eq!(web1.events_since(mark), []);
+    // The control: with the right key the same client is taken for it.
+    let own = Initiator::new(&domain.directory.config(), &Domain::file(&domain.group, "WEB1"), "host/gw1.test@AD.TEST");
+    let mut same = Wrapped::dial(address, own).expect("a good token is taken");
+    let bound = same.bound("agent web1.test", "WEB1$@AD.TEST", "host/gw1.test@AD.TEST");
+    same.say(Message::own(Kind::Bound, bound));
+    web1.wait_event_since(mark, 40005);
+    drop(same);
+
+    // A token is for the account that it names, whoever brings it.
+    let named = token(&domain, "web3.test", &["--principal", "WEB3$@AD.TEST"]);
+    let thief = domain.host("web3.test", "WEB2");
+    let (joined, shown) = domain.joins(&thief, &named);
+    assert!(!joined && !keeps(&thief, "identity.key"), "{shown}");
+    let web3 = domain.host("web3.test", "WEB3");
+    let (joined, shown) = domain.joins(&web3, &named);
+    assert!(joined, "{shown}");
+
+    // Which account a host has follows from nothing: a token that names none lets nobody in, and an operator has to say it.
+    let mut web4 = domain.host("web4.test", "WEB4");
+    let (joined, shown) = domain.joins(&web4, &token(&domain, "web4.test", &[]));
+    assert!(!joined && shown.contains("does not follow from this host's name"), "{shown}");
+    let arguments = ["--parent", &domain.by, "--mechanism", "kerberos"];
+    let mut asking = Asking::new("wardline-agent", &web4.config(), &arguments);
+    let code = asking.code();
+    let approve = ["agent", "approve", "web4.test", &code, "--via", "gw1.test"];
+    assert_eq!(exit(&domain, &approve), Some(5));
+    let taken = [&approve[..], &["--principal", "WEB1$@AD.TEST"]].concat();
+    assert_eq!(exit(&domain, &taken), Some(5));
+    assert_eq!(members(&domain.group), ["web1.test", "web3.test"]);
+    let approved = domain.group.json(&[&approve[..], &["--principal", "WEB4$@AD.TEST"]].concat());
+    asking.wait_shown("type the confirmation code");
+    asking.types(approved["confirmation"].as_str().unwrap());
+    assert!(asking.ended().0.success());
+    web4.start();
+    web4.wait_event(40005);
 }

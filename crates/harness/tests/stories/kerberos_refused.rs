@@ -275,30 +275,32 @@ fn a_ticket_speaks_only_for_the_host_that_it_names() {
         let mark = site.group.gateway(0).mark();
         let above = site.group.server().mark();
         let by = Initiator::new(&site.realm.config(), &keytab, &names[1]);
-        let mut wrapped = Wrapped::dial(site.address, by).expect("a good token is taken");
-        let bound = wrapped.bound(own, &names[0], &names[1]);
-        wrapped.say(Message::own(Kind::Bound, bound));
+        let wrapped = Wrapped::dial(site.address, by).map(|mut wrapped| {
+            let bound = wrapped.bound(own, &names[0], &names[1]);
+            wrapped.say(Message::own(Kind::Bound, bound));
+            wrapped
+        });
         (wrapped, mark, above)
     };
     // Another host's name.
-    let (mut wrapped, mark, _) = come(&mut site, "host/web9.test", "agent agent1.test");
+    let (wrapped, mark, _) = come(&mut site, "host/web9.test", "agent agent1.test");
     said(site.group.gateway(0), mark, 40211, "calls itself agent1.test");
-    wrapped.peer.wait_gone();
+    wrapped.expect("a good token is taken").peer.wait_gone();
     // A service of the same host, and the same in capitals.
     for other in ["HTTP/agent1.test", "host/AGENT1.test", "agent1.test"] {
-        let (mut wrapped, mark, _) = come(&mut site, other, "agent agent1.test");
-        said(site.group.gateway(0), mark, 40211, "");
-        wrapped.peer.wait_gone();
+        let (wrapped, mark, _) = come(&mut site, other, "agent agent1.test");
+        said(site.group.gateway(0), mark, 40211, "is no principal of a host");
+        assert!(wrapped.is_none(), "it is not even answered");
     }
     // Nobody of the group.
-    let (mut wrapped, _, above) = come(&mut site, "host/web9.test", "agent web9.test");
+    let (wrapped, _, above) = come(&mut site, "host/web9.test", "agent web9.test");
     said(site.group.server(), above, 20000, "web9.test");
-    wrapped.peer.wait_gone();
+    wrapped.expect("a good token is taken").peer.wait_gone();
     // An account is whoever the trust log says: this one is nobody. It takes nobody's place.
     let mark = site.group.agent(0).mark();
-    let (mut wrapped, _, above) = come(&mut site, "EVIL$", "agent agent1.test");
+    let (wrapped, _, above) = come(&mut site, "EVIL$", "agent agent1.test");
     said(site.group.server(), above, 20000, "which is not the Kerberos principal");
-    wrapped.peer.wait_gone();
+    wrapped.expect("a good token is taken").peer.wait_gone();
     let events = site.group.agent(0).events_since(mark);
     assert!(events.is_empty(), "the agent's own session goes on: {events:?}");
     assert_eq!(site.group.json(&["agent", "list"])[0]["session"]["via"], "gw1.test");
