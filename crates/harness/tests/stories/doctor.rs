@@ -184,7 +184,9 @@ fn keyed(realm: &Realm) -> Group {
     }
     group.start();
     // It has heard all that there is to hear at the beginning.
-    [40005, 1210, 40006].map(|number| group.agent(0).wait_event(number));
+    for number in [40005, 1210, 40006] {
+        group.agent(0).wait_event(number);
+    }
     group
 }
 
