@@ -160,6 +160,12 @@ pub enum HandshakeError {
     /// This end has no channel certificate that is good now.
     #[error("this end's own channel certificate is not valid now; it is being renewed")]
     NoCertificate,
+    /// This end has nothing that may be used for this parent.
+    #[error(
+        "this end has no channel certificate, and Kerberos is not allowed for it, or it is held to the certificate that it \
+         has used (mechanism = \"kerberos\" ends that)"
+    )]
+    Nothing,
     /// Kerberos.
     #[error("{0}")]
     Kerberos(#[from] Failure),
@@ -205,7 +211,7 @@ pub(crate) async fn connect(parent: &Parent) -> Result<(TcpStream, SocketAddr), 
 async fn dial_unhurried(own: &Own, parent: &Parent, peer_timeout: Duration) -> Result<Session, HandshakeError> {
     let Own { identity, certificate, kerberos } = own;
     if certificate.is_none() && kerberos.is_none() {
-        return Err(HandshakeError::NoCertificate);
+        return Err(HandshakeError::Nothing);
     }
     let Dialled { mut stream, address, offered, proved } =
         encrypt(parent, certificate.as_deref(), kerberos.is_some()).await?;

@@ -137,7 +137,7 @@ pub(crate) fn unreachable(parent: &Parent, error: HandshakeError) -> Event {
         HandshakeError::Connect(_) => Event::ParentUnreachable { parent: shown, reason },
         HandshakeError::Certificate(_) => Event::ParentNotTrusted { parent: shown, reason },
         HandshakeError::Kerberos(_) => Event::KerberosFailed { parent: shown, reason },
-        HandshakeError::Rule { .. } => Event::MechanismsDiffer { peer: shown, reason },
+        HandshakeError::Nothing | HandshakeError::Rule { .. } => Event::MechanismsDiffer { peer: shown, reason },
         HandshakeError::Mechanism(..)
         | HandshakeError::Tls(_)
         | HandshakeError::Closed(_)

@@ -12,11 +12,10 @@ use tokio_util::sync::CancellationToken;
 use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
 use wardline_connector::doctor::Configured;
 use wardline_connector::enroll::{self, Target, Wish};
-use wardline_connector::join::{self, Knocking};
 use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::relay::Relay;
 use wardline_connector::sealing::Sealing;
-use wardline_connector::{certs, doctor, home, journal, listener, signals};
+use wardline_connector::{certs, doctor, home, journal, signals};
 use wardline_proto::event::Event;
 use wardline_proto::{Name, PORT, Role};
 use wardline_secrets::certificate::Identity;
@@ -205,20 +204,11 @@ fn run(path: &Path) -> Result<(), Event> {
         if let Some(renewal) = renewal {
             tokio::spawn(renewal.run(stop.clone()));
         }
-        let parents: Arc<[Parent]> = membership.parents.clone().into();
-        tokio::spawn(Arc::clone(&sealing).run(stop.clone()));
-        let relay = Relay::new(own, membership, credential.clone(), identity, sealing);
-        let above = tokio::spawn(Arc::clone(&relay).run(stop.clone()));
-        let below = stop.clone();
-        let serve = move |session| Arc::clone(&relay).serve(session, below.clone());
-        let pass = move |knocking: Knocking| {
-            let parents = Arc::clone(&parents);
-            async move { join::pass(knocking.stream, &parents).await }
-        };
-        let listening = tokio::spawn(listener::listen(listener, credential, stop.clone(), serve, pass));
+        let relay = Relay::new(own, membership, credential, identity, sealing);
+        let carrying = tokio::spawn(relay.carry(listener, stop.clone()));
         stopped.await;
         stop.cancel();
-        let _ = tokio::time::timeout(signals::STOPPING, async { tokio::join!(above, listening) }).await;
+        let _ = tokio::time::timeout(signals::STOPPING, carrying).await;
         Ok(())
     })
 }

@@ -285,15 +285,11 @@ struct Routes<'a> {
     since: u64,
     address: String,
     outgoing: Outgoing,
-    routes: HashMap<u32, Route>,
+    /// The conversation of each route.
+    routes: HashMap<u32, mpsc::Sender<Message>>,
     /// Places for requests of operators.
     requests: Arc<Semaphore>,
     changes: watch::Receiver<Arc<View>>,
-}
-
-/// One agent's way on a session.
-struct Route {
-    inbox: mpsc::Sender<Message>,
 }
 
 impl Routes<'_> {
@@ -382,9 +378,9 @@ impl Routes<'_> {
             Kind::Request => self.request(&message),
             _ => {
                 // Of a route that has ended something may still be under way.
-                if let Some(known) = self.routes.get(&message.route) {
+                if let Some(inbox) = self.routes.get(&message.route) {
                     let route = message.route;
-                    if known.inbox.send(message).await.is_err() {
+                    if inbox.send(message).await.is_err() {
                         self.routes.remove(&route);
                     }
                 }
@@ -424,7 +420,7 @@ impl Routes<'_> {
         }
         if self.routes.len() >= ROUTES {
             // Those that were displaced, and that the gateway has not closed yet.
-            self.routes.retain(|_, route| !route.inbox.is_closed());
+            self.routes.retain(|_, inbox| !inbox.is_closed());
             if self.routes.len() >= ROUTES {
                 return Err(format!("more than {ROUTES} routes"));
             }
@@ -487,11 +483,10 @@ impl Routes<'_> {
 
     fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>, since: u64) {
         let (inbox, messages) = mpsc::channel(WAITING);
-        let opened = Route { inbox };
         let talk =
             Talk::new(Arc::clone(self.ingest), member, via, since, route, self.outgoing.clone(), self.address.clone());
         tokio::spawn(talk.run(messages));
-        self.routes.insert(route, opened);
+        self.routes.insert(route, inbox);
     }
 
     /// A gateway of this session, or one behind it, has a sealing key. What is wrong about it costs nobody the session:
@@ -516,9 +511,9 @@ impl Routes<'_> {
 const FOREIGN: &str = "its channel certificate or Kerberos principal is not, or not any more, one of this member";
 
 /// Returns when the conversation of a route has ended by itself.
-async fn ended(route: Option<&Route>) {
-    match route {
-        Some(route) => route.inbox.closed().await,
+async fn ended(inbox: Option<&mpsc::Sender<Message>>) {
+    match inbox {
+        Some(inbox) => inbox.closed().await,
         None => std::future::pending().await,
     }
 }
@@ -586,11 +581,11 @@ impl Ingest {
         if !can_be(&view, &self.own.name, &said, reporter, via) {
             return Ok(None);
         }
-        // Of somebody who only says that he is this one nothing is shown.
+        // Of somebody who only says that he is this one nothing is shown. That a hop has ended needs no proof: its id does.
         let certificate = || Digest::from_wire(&said.peer_certificate).unwrap_or_default().to_string();
         let proof = said.kerberos.as_ref().map_or_else(certificate, |ticket| ticket.initiator.clone());
         let peer = said.peer.parse::<Name>().ok().and_then(|peer| view.member_named(&peer).cloned());
-        if said.dialled || peer.is_some_and(|peer| proves(&peer, &proof)) {
+        if said.dialled || said.ended || peer.is_some_and(|peer| proves(&peer, &proof)) {
             self.registry.measured(&said);
         }
         Ok(Some(said))

@@ -20,6 +20,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::event::Event;
 use wardline_proto::frame::{Frame, Message};
@@ -31,14 +32,15 @@ use wardline_secrets::signature::{KeyId, SigningKey};
 use self::requests::Requests;
 pub use self::requests::Unanswered;
 use self::table::Table;
-use crate::config::Membership;
+use crate::config::{Membership, Parent};
 use crate::credential::Credential;
 use crate::handshake::Session;
-use crate::journal;
+use crate::join::{self, Knocking};
 use crate::link::{self, AbortOnDrop, Outgoing};
 use crate::parents::{better, connect};
 use crate::sealing::Sealing;
 use crate::uplink::hop;
+use crate::{journal, listener};
 
 /// The pause before dialling again after a session has ended.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -73,8 +75,24 @@ impl Relay {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Carries until the program stops: keeps the session above, serves who comes to a listening socket, passes on unread
+    /// who wants to join, and makes this host's sealing keys in time.
+    pub async fn carry(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let parents: Arc<[Parent]> = self.membership.parents.clone().into();
+        let (relay, below) = (Arc::clone(&self), stop.clone());
+        let serve = move |session| Arc::clone(&relay).serve(session, below.clone());
+        let pass = move |knocking: Knocking| {
+            let parents = Arc::clone(&parents);
+            async move { join::pass(knocking.stream, &parents).await }
+        };
+        let listening = listener::listen(listener, self.credential.clone(), stop.clone(), serve, pass);
+        let (listening, making) = (tokio::spawn(listening), tokio::spawn(Arc::clone(&self.sealing).run(stop.clone())));
+        let above = tokio::spawn(self.run(stop));
+        let _ = tokio::join!(above, listening, making);
+    }
+
     /// Keeps the session above until the program stops.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut moved = None;
         loop {
             let Some((session, parent)) = (match moved.take() {

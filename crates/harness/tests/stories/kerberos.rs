@@ -19,6 +19,7 @@ use wardline_proto::{ALPN_CERTIFICATE, ALPN_KERBEROS, Role};
 use wardline_secrets::signature::random;
 
 use crate::federation::reports_to;
+use crate::relaying_server::bad;
 
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -469,9 +470,7 @@ fn an_alert_travels_kerberos_then_certificate_then_kerberos() {
 
     // A Run As password comes down, an alert goes up, once.
     estate.meeting.wait("agent1.test", &hash(&password));
-    let check = "[[check]]\nname = \"look\"\nprogram = [\"/bin/sh\", \"-c\", \"echo CRITICAL; exit 2\"]\n";
-    let text = format!("[pack]\nname = \"bad\"\n{check}every = \"250ms\"\n[check.monitor]\n");
-    let pack = estate.group.write_pack("bad", &text).display().to_string();
+    let pack = bad(&estate.group, "bad");
     estate.group.done(&["pack", "apply", &pack, "--agents", "agent1.test"]);
     wait::until("the alert", LIMIT, || {
         (estate.group.sql::<i64>("SELECT count(*) FROM alert WHERE monitor = 'bad/look'") == [1]).then_some(())

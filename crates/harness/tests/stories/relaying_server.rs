@@ -52,7 +52,7 @@ fn denied(group: &Group, server: &Daemon, arguments: &[&str], says: &str) {
 }
 
 /// A pack whose one check finds something bad, and calls it so.
-fn bad(group: &Group, called: &str) -> String {
+pub(crate) fn bad(group: &Group, called: &str) -> String {
     let check = "[[check]]\nname = \"look\"\nprogram = [\"/bin/sh\", \"-c\", \"echo CRITICAL; exit 2\"]\n";
     let text = format!("[pack]\nname = {called:?}\n{check}every = \"250ms\"\n[check.monitor]\n");
     group.write_pack(called, &text).display().to_string()
