@@ -239,7 +239,8 @@ fn blocking_certificates_on_the_wire_buys_no_weaker_channel() {
 #[test]
 fn an_expired_certificate_is_no_reason_for_kerberos() {
     let realm = Realm::start("NORTH.TEST");
-    let (mut group, _log) = lay(&realm, "either", "kerberos");
+    let mut group = Group::builder().agents(2).lay();
+    keyed::lay(&mut group, &realm, "either", "kerberos", (2, 1));
     let expired = group.authority().faulty(Fault::Expired, "gw1.test", Role::Gateway);
     let good = group.credential("gw1.test");
     // The gateway's has ended, and there is no server to renew it.
@@ -262,8 +263,12 @@ fn an_expired_certificate_is_no_reason_for_kerberos() {
     group.agent(0).start();
     said(group.agent(0), mark, 20051, "");
     wait::until("renewal was tried", LIMIT, || (count(group.agent(0), mark, 40051) >= 1).then_some(()));
+    // Another, which has none and begins later, comes meanwhile.
+    without_certificate(group.agent(1));
+    group.agent(1).start();
+    said(group.agent(1), 0, 40004, "wardline-krb5/1");
     assert_eq!(count(group.agent(0), mark, 40004), 0);
-    assert_eq!(count(group.gateway(0), gateway, 40040), 0);
+    assert_eq!(count(group.gateway(0), gateway, 40040), 1, "only that one");
 
     // The control: without any it is Kerberos at once.
     group.agent(0).stop();
