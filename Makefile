@@ -46,7 +46,7 @@ bench: setup
 soak: setup programs
 	SEEDS=$(SEEDS) cargo nextest run --workspace --locked --profile soak $(if $(T),-E 'test($(T))')
 
-fuzz:
+fuzz: setup
 	@test -n "$(FUZZ)" || { echo "there is nothing to fuzz: no crates/*/fuzz/fuzz_targets"; exit 1; }
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "fuzz: installing cargo-fuzz"; cargo install --locked cargo-fuzz; }
 	@set -e; for target in $(FUZZ); do \

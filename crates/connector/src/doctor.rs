@@ -215,7 +215,7 @@ impl Doctor {
             }
         }
         if let Some(kerberos) = &self.kerberos {
-            kerberos::here(kerberos, dials, needed, self.listens(), walk);
+            kerberos::here(kerberos, dials, needed, self.listens() && kerberos.accepts(), walk);
         }
     }
 
@@ -268,7 +268,7 @@ impl Doctor {
         kept: &Kept,
         walk: &mut Walk,
     ) -> Option<u64> {
-        if let Some(kerberos) = self.kerberos.as_ref().filter(|_| self.listens()) {
+        if let Some(kerberos) = self.kerberos.as_ref().filter(|kerberos| self.listens() && kerberos.accepts()) {
             runtime.block_on(kerberos::newest(kerberos, walk));
         }
         let mut server_ms = None;

@@ -20,6 +20,8 @@ const FILE: &str = "certificate-parents";
 pub struct Held {
     file: Option<PathBuf>,
     parents: Mutex<BTreeSet<Name>>,
+    /// Held while the file is written: the last change is written last.
+    writing: Mutex<()>,
 }
 
 impl Held {
@@ -35,7 +37,7 @@ impl Held {
         };
         let parents: Result<_, _> = text.lines().map(str::parse).collect();
         let parents = parents.map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
-        Ok(Self { file: Some(file), parents: Mutex::new(parents) })
+        Ok(Self { file: Some(file), parents: Mutex::new(parents), writing: Mutex::default() })
     }
 
     fn parents(&self) -> MutexGuard<'_, BTreeSet<Name>> {
@@ -58,11 +60,13 @@ impl Held {
     }
 
     fn change(&self, how: impl FnOnce(&mut BTreeSet<Name>) -> bool) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut parents = self.parents();
         if !how(&mut parents) {
             return;
         }
         let text: String = parents.iter().map(|parent| format!("{parent}\n")).collect();
+        // Who asks does not wait for the disk.
         drop(parents);
         let Some(file) = &self.file else { return };
         if let Err(error) = private::write(file, text.as_bytes()) {

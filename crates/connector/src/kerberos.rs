@@ -2,6 +2,7 @@
 //! its own, a bounded number of them: a KDC that hangs holds up nobody else.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -20,6 +21,8 @@ use crate::config;
 
 /// Tokens that are looked at at once: that takes a processor, and reads the keytab.
 const ACCEPTING: usize = 4;
+/// How long a question to a KDC waits for the one before it, of the same parent.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// What the application data of channel bindings begins with (RFC 9266, section 2).
 const EXPORTER: &[u8] = b"tls-exporter:";
 /// The label and length of what is exported from a TLS session for them (RFC 9266, section 2).
@@ -35,6 +38,9 @@ pub struct Settings {
     /// The realms whose principals are taken, this host's own first. At least one.
     #[serde(deserialize_with = "realms")]
     pub realms: Vec<Realm>,
+    /// Whether who dials this end may come by Kerberos.
+    #[serde(default = "yes")]
+    pub accept: bool,
     /// As whom this end dials, when that is not `host/NAME@REALM`: a machine account, say.
     pub principal: Option<Principal>,
     /// The configuration of the Kerberos library.
@@ -42,6 +48,10 @@ pub struct Settings {
     pub krb5_conf: PathBuf,
     /// The Kerberos library, when it is not where distributions lay it down.
     pub library: Option<PathBuf>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 fn default_keytab() -> PathBuf {
@@ -118,7 +128,7 @@ const fn hint(refused: &Refused) -> &'static str {
         Status::UnknownClient => ": the KDC does not know this host's principal",
         Status::UnknownService => ": the KDC does not know that principal",
         Status::Disabled => ": the KDC gives this principal no tickets (disabled, locked or expired)",
-        Status::WrongKey => ": the keytab's key is not the KDC's; write the keytab anew",
+        Status::WrongKey => ": the keytab's key is not the KDC's, or the ticket is forged; write the keytab anew",
         Status::NoKey => ": the keytab lacks the key that is needed; compare its versions with the KDC's",
         Status::Expired => ": the ticket has ended",
         Status::Replay => ": it was there before",
@@ -139,8 +149,8 @@ pub struct Kerberos {
     library: Mutex<Option<Library>>,
     accepting: Arc<Semaphore>,
     finishing: Arc<Semaphore>,
-    /// Read from the keytab when the first token comes.
-    accepts: Mutex<Option<Arc<Acceptor>>>,
+    /// Those that are not at work, made when a token finds none: one alone would look at one token after the other.
+    acceptors: Mutex<Vec<Acceptor>>,
     parents: Mutex<HashMap<String, Arc<Parent>>>,
 }
 
@@ -164,7 +174,7 @@ impl Kerberos {
         let initiator = settings.principal.as_ref().map_or_else(|| acceptor.clone(), ToString::to_string);
         let replays = runtime.join("replays");
         let [accepting, finishing] = [(); 2].map(|()| Arc::new(Semaphore::new(ACCEPTING)));
-        let (library, accepts, parents) = Default::default();
+        let (library, acceptors, parents) = Default::default();
         Some(Arc::new(Self {
             settings,
             realm,
@@ -174,9 +184,14 @@ impl Kerberos {
             library,
             accepting,
             finishing,
-            accepts,
+            acceptors,
             parents,
         }))
+    }
+
+    /// Whether who dials this end may come by Kerberos.
+    pub(crate) const fn accepts(&self) -> bool {
+        self.settings.accept
     }
 
     /// As whom this end accepts.
@@ -221,6 +236,10 @@ impl Kerberos {
     pub(crate) fn keys(&self, principal: &str) -> Result<Vec<Entry>, Failure> {
         let keytab = &self.settings.keytab;
         let wrong = |reason: String| Failure::Keytab { keytab: keytab.clone(), reason };
+        let mode = keytab.metadata().map_err(|error| wrong(error.to_string()))?.permissions().mode();
+        if mode & 0o007 != 0 {
+            return Err(wrong(format!("its mode is {:04o}, others may use it; `chmod o=` it", mode & 0o7777)));
+        }
         let entries = keytab::read(keytab).map_err(|error| wrong(error.to_string()))?;
         let (of_it, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.principal == principal);
         if of_it.is_empty() {
@@ -254,7 +273,8 @@ impl Kerberos {
                 .entry(target.clone())
                 .or_insert_with(|| Arc::new(Parent { one: Arc::new(Semaphore::new(1)), initiator: Mutex::default() })),
         );
-        let permit = Arc::clone(&parent.one).try_acquire_owned().map_err(|_| Failure::Busy)?;
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&parent.one).acquire_owned()).await;
+        let permit = turn.map_err(|_| Failure::Busy)?.map_err(|_| Failure::Thread)?;
         let (own, binding) = (Arc::clone(self), binding(exporter));
         on_a_thread(permit, move || {
             let begun = own.ask(&parent, &target, &binding);
@@ -314,16 +334,18 @@ impl Kerberos {
         let (own, binding) = (Arc::clone(self), binding(exporter));
         on_a_thread(permit, move || {
             let refused = |refused: Refused| Failure::Refused { principal: own.acceptor.clone(), refused };
-            let kept = locked(&own.accepts).clone();
+            let kept = locked(&own.acceptors).pop();
             let acceptor = match kept {
                 Some(acceptor) => acceptor,
                 None => {
                     own.keys(&own.acceptor)?;
-                    let made = Acceptor::new(&own.library()?, &own.settings.keytab, &own.acceptor, &own.replays);
-                    Arc::clone(locked(&own.accepts).insert(Arc::new(made.map_err(|failed| refused(failed.into()))?)))
+                    Acceptor::new(&own.library()?, &own.settings.keytab, &own.acceptor, &own.replays)
+                        .map_err(|failed| refused(failed.into()))?
                 }
             };
-            let (context, answer) = acceptor.accept(&token, &binding).map_err(refused)?;
+            let accepted = acceptor.accept(&token, &binding);
+            locked(&own.acceptors).push(acceptor);
+            let (context, answer) = accepted.map_err(refused)?;
             own.listed(&context.facts().initiator)?;
             Ok((context, answer))
         })

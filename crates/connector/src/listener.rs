@@ -84,7 +84,8 @@ where
 {
     let (joining, places) = (Arc::new(tls::join_listen()?), Arc::new(Semaphore::new(join::SESSIONS)));
     let private = Arc::new(tls::kerberos_listen()?);
-    let kerberos = credential.kerberos().map(|kerberos| (Arc::clone(kerberos), private));
+    let kerberos =
+        credential.kerberos().filter(|kerberos| kerberos.accepts()).map(|kerberos| (Arc::clone(kerberos), private));
     let mut current: Option<(Arc<Channel>, Arc<ServerConfig>)> = None;
     let mut tasks: JoinSet<()> = JoinSet::new();
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();

@@ -11,39 +11,103 @@ use crate::config::{Membership, Parent};
 use crate::credential::Credential;
 use crate::handshake::{Facts, HandshakeError, Session, dial};
 use crate::journal;
+use crate::link::Broken;
 
 /// The pause before the next try after a failed one, at first and at most.
-pub(crate) const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Dials the parents in turn, with growing pauses, until one session stands; says which failed and why. Waits while
-/// there is no certificate to dial with.
-pub async fn connect(
-    credential: &Credential,
-    membership: &Membership,
-    stop: &CancellationToken,
-) -> Option<(Session, Parent)> {
-    let mut pause = PAUSE.0;
-    loop {
-        let mut reasons = Vec::new();
-        for parent in &membership.parents {
-            let result = tokio::select! {
-                () = stop.cancelled() => return None,
-                result = attempt(credential, membership, parent) => result,
-            };
-            match result {
-                Ok(session) => return Some((session, parent.clone())),
-                Err(error) => {
-                    reasons.push(format!("{}: {error}", parent.name));
-                    journal::emit(unreachable(parent, error));
+/// Why a session with a parent has ended.
+pub(crate) enum End {
+    /// The other end went away.
+    Gone(String),
+    /// It refused this end, or said what cannot be believed.
+    Refused(String),
+}
+
+impl From<Broken> for End {
+    fn from(broken: Broken) -> Self {
+        let reason = broken.to_string();
+        if broken.is_violation() { Self::Refused(reason) } else { Self::Gone(reason) }
+    }
+}
+
+/// Whose turn it is: who went away is dialled again soon, who refused after the others, later and later.
+pub(crate) struct Turns {
+    credential: Credential,
+    membership: Membership,
+    pause: Duration,
+    /// Who has just refused.
+    last: Option<Parent>,
+    /// How often the first has, since anybody went away by itself: it is tried again, later and later.
+    refusals: u32,
+}
+
+impl Turns {
+    pub(crate) const fn new(credential: Credential, membership: Membership) -> Self {
+        Self { credential, membership, pause: PAUSE.0, last: None, refusals: 0 }
+    }
+
+    /// Dials the parents in turn, with growing pauses, until one session stands; says which failed and why. Waits while
+    /// there is no certificate to dial with. Nothing when the program stops.
+    pub(crate) async fn connect(&self, stop: &CancellationToken) -> Option<(Session, Parent)> {
+        let Self { credential, membership, last, .. } = self;
+        let mut parents: Vec<_> = membership.parents.iter().collect();
+        parents.sort_by_key(|parent| last.as_ref() == Some(parent));
+        let mut pause = PAUSE.0;
+        loop {
+            let mut reasons = Vec::new();
+            for parent in &parents {
+                let result = tokio::select! {
+                    () = stop.cancelled() => return None,
+                    result = attempt(credential, membership, parent) => result,
+                };
+                match result {
+                    Ok(session) => return Some((session, (*parent).clone())),
+                    Err(error) => {
+                        reasons.push(format!("{}: {error}", parent.name));
+                        journal::emit(unreachable(parent, error));
+                    }
                 }
             }
+            journal::emit(Event::NoParent { group: membership.name.to_string(), reason: reasons.join("; ") });
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(pause + jitter(pause)) => {}
+            }
+            pause = (pause * 2).min(PAUSE.1);
         }
-        journal::emit(Event::NoParent { group: membership.name.to_string(), reason: reasons.join("; ") });
+    }
+
+    /// Returns when a session stands that is better than the present one with `current`: with the first parent, or, before
+    /// what the ends have proved themselves with ends, with the same.
+    pub(crate) async fn better(&self, current: &Parent, until: Option<Instant>) -> (Session, Parent) {
+        let Self { credential, membership, refusals, .. } = self;
         tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(pause + jitter(pause)) => {}
+            better = first(credential, membership, current, *refusals) => better,
+            again = anew(credential, membership, current, until) => again,
         }
-        pause = (pause * 2).min(PAUSE.1);
+    }
+
+    /// The session with this parent has ended: says why, and returns when it is time for the next. False when the program
+    /// stops.
+    pub(crate) async fn ended(&mut self, parent: &Parent, end: End, stop: &CancellationToken) -> bool {
+        let reason = match end {
+            End::Gone(reason) => {
+                (self.pause, self.last, self.refusals) = (PAUSE.0, None, 0);
+                reason
+            }
+            End::Refused(reason) => {
+                (self.pause, self.last) = ((self.pause * 2).min(PAUSE.1), Some(parent.clone()));
+                let is_first = self.membership.parents.first() == Some(parent);
+                self.refusals = self.refusals.saturating_add(u32::from(is_first));
+                reason
+            }
+        };
+        journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });
+        tokio::select! {
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(self.pause + jitter(self.pause)) => true,
+        }
     }
 }
 
@@ -55,21 +119,6 @@ async fn attempt(credential: &Credential, membership: &Membership, parent: &Pare
     credential.stands(&parent.name, wanted, &session.facts.proof);
     journal::emit(connected(&session));
     Ok(session)
-}
-
-/// Returns when a session stands that is better than the present one with `current`: with the first parent, or, before what
-/// the ends have proved themselves with ends, with the same. The first has refused so often.
-pub(crate) async fn better(
-    credential: &Credential,
-    membership: &Membership,
-    current: &Parent,
-    until: Option<Instant>,
-    refusals: u32,
-) -> (Session, Parent) {
-    tokio::select! {
-        better = first(credential, membership, current, refusals) => better,
-        again = anew(credential, membership, current, until) => again,
-    }
 }
 
 /// Dials the same parent again in time before what the ends have proved themselves with ends.
@@ -145,5 +194,37 @@ pub(crate) fn unreachable(parent: &Parent, error: HandshakeError) -> Event {
         | HandshakeError::Joins
         | HandshakeError::Bound(_)
         | HandshakeError::Deadline => Event::ClosedBeforeAuthentication { parent: shown, reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Group, parent};
+    use wardline_proto::Role;
+
+    #[tokio::test]
+    async fn who_refuses_is_dialled_later_and_later_and_who_went_away_soon() {
+        let (group, stop) = (Group::new(), CancellationToken::new());
+        let parents = ["gw1.test", "gw2.test"].map(|host| parent(host, ([127, 0, 0, 1], 1).into()));
+        let credential = group.channel("web1.test", Role::Agent).into();
+        let mut turns = Turns::new(credential, group.membership(parents.to_vec()));
+        let refused = || End::Refused("no".into());
+        for (end, pause, last) in [
+            (refused(), 200, true),
+            (refused(), 400, true),
+            (End::from(Broken::Expired), 100, false),
+            (refused(), 200, true),
+        ] {
+            let began = Instant::now();
+            assert!(turns.ended(&parents[0], end, &stop).await);
+            assert!(began.elapsed() >= Duration::from_millis(pause));
+            assert_eq!((turns.pause.as_millis(), turns.last.is_some()), (pause.into(), last));
+        }
+        stop.cancel();
+        for _ in 0..20 {
+            assert!(!turns.ended(&parents[1], refused(), &stop).await);
+        }
+        assert_eq!((turns.pause, turns.refusals), (PAUSE.1, 1));
     }
 }

@@ -23,7 +23,7 @@ use crate::credential::Credential;
 use crate::handshake::{Facts, Proof, Session};
 use crate::journal;
 use crate::link::{self, AbortOnDrop, Outgoing};
-use crate::parents::{PAUSE, better, connect, jitter};
+use crate::parents::{End, Turns};
 use crate::queue::Queue;
 use crate::sealing::Sealing;
 use crate::stream::{Answered, Verdict};
@@ -98,18 +98,12 @@ fn facts_of(own: &Identity, peer: &Identity, facts: &Facts, dialled: bool) -> Ho
 impl Uplink {
     /// Keeps the way up until the program stops.
     pub async fn run(mut self, stop: CancellationToken) {
-        let (credential, membership) = (self.credential.clone(), self.membership.clone());
-        let mut pause = PAUSE.0;
+        let mut turns = Turns::new(self.credential.clone(), self.membership.clone());
         let mut moved = None;
-        // Who has just refused, or was not to be believed: the others are tried before. And how often the first has since
-        // anybody went away by itself: it is tried again, later and later.
-        let (mut last, mut refusals): (Option<Parent>, u32) = (None, 0);
         loop {
-            let mut turn = membership.clone();
-            turn.parents.sort_by_key(|parent| last.as_ref() == Some(parent));
             let Some((session, parent)) = (match moved.take() {
                 Some(better) => Some(better),
-                None => connect(&credential, &turn, &stop).await,
+                None => turns.connect(&stop).await,
             }) else {
                 break;
             };
@@ -117,7 +111,7 @@ impl Uplink {
             let end = tokio::select! {
                 // In this order: that the old session was replaced is no news beside the new one.
                 biased;
-                better = better(&credential, &membership, &parent, until, refusals) => {
+                better = turns.better(&parent, until) => {
                     // The old session has ended here; positions are compared anew on the new one.
                     moved = Some(better);
                     self.queue.parted().await;
@@ -127,22 +121,8 @@ impl Uplink {
                 end = self.session(session, &parent) => end,
             };
             self.queue.parted().await;
-            // Who went away is dialled again soon; who refused, or forged, later and later.
-            let reason = match end {
-                End::Gone(reason) => {
-                    (pause, last, refusals) = (PAUSE.0, None, 0);
-                    reason
-                }
-                End::Refused(reason) => {
-                    (pause, last) = ((pause * 2).min(PAUSE.1), Some(parent.clone()));
-                    refusals = refusals.saturating_add(u32::from(membership.parents.first() == Some(&parent)));
-                    reason
-                }
-            };
-            journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(pause + jitter(pause)) => {}
+            if !turns.ended(&parent, end, &stop).await {
+                break;
             }
         }
         self.queue.parted().await;
@@ -167,8 +147,7 @@ impl Uplink {
                         Err(End::Refused(format!("a {:?} message of a route; an agent has none", message.kind)))
                     }
                     Ok(message) => talk.take(message).await,
-                    Err(error) if error.is_violation() => Err(End::Refused(error.to_string())),
-                    Err(error) => Err(End::Gone(error.to_string())),
+                    Err(error) => Err(error.into()),
                 },
                 () = queue.changed() => talk.deliver().await,
                 Ok(()) = unsaid.changed() => talk.publish().await,
@@ -187,14 +166,6 @@ async fn until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-/// Why a session has ended.
-enum End {
-    /// The other end went away.
-    Gone(String),
-    /// It refused this end, or said what cannot be believed.
-    Refused(String),
 }
 
 /// Where a session stands.

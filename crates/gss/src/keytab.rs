@@ -24,7 +24,14 @@ pub struct Entry {
 /// # Errors
 /// The file cannot be read, or is no keytab.
 pub fn read(path: &Path) -> io::Result<Vec<Entry>> {
-    let bytes = Zeroizing::new(std::fs::read(path)?);
+    parse(&Zeroizing::new(std::fs::read(path)?))
+}
+
+/// What stands in a keytab.
+///
+/// # Errors
+/// It is none.
+pub fn parse(bytes: &[u8]) -> io::Result<Vec<Entry>> {
     let Some(mut rest) = bytes.strip_prefix(&[5, 2]) else {
         return Err(io::Error::other(if bytes.is_empty() { "it is empty" } else { "it is no keytab of version 5.2" }));
     };
@@ -37,7 +44,7 @@ pub fn read(path: &Path) -> io::Result<Vec<Entry>> {
         rest = behind;
         // A negative length is a hole where a key was.
         if length > 0 {
-            entries.push(parse(entry).ok_or_else(damaged)?);
+            entries.push(one(entry).ok_or_else(damaged)?);
         }
     }
     Ok(entries)
@@ -56,7 +63,7 @@ fn counted<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(head)
 }
 
-fn parse(mut rest: &[u8]) -> Option<Entry> {
+fn one(mut rest: &[u8]) -> Option<Entry> {
     let components = u16::from_be_bytes(take(&mut rest)?);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let realm = text(counted(&mut rest)?);
@@ -75,14 +82,6 @@ fn parse(mut rest: &[u8]) -> Option<Entry> {
 mod tests {
     use super::*;
 
-    fn file(bytes: &[u8]) -> io::Result<Vec<Entry>> {
-        let path = std::env::temp_dir().join(format!("wardline-keytab-{}-{}", std::process::id(), bytes.len()));
-        std::fs::write(&path, bytes).unwrap();
-        let read = read(&path);
-        std::fs::remove_file(&path).unwrap();
-        read
-    }
-
     fn entry(kvno: u8, long: &[u8]) -> Vec<u8> {
         let names: Vec<u8> = [&b"A.TEST"[..], b"host", b"web1.test"]
             .iter()
@@ -96,10 +95,10 @@ mod tests {
     fn keys_are_listed_with_their_versions_and_holes_are_passed_over() {
         let hole = [&(-3_i32).to_be_bytes()[..], &[9, 9, 9]].concat();
         let whole = [&[5, 2][..], &entry(3, &[]), &hole, &entry(44, &[0, 0, 1, 44])].concat();
-        let found = file(&whole).unwrap();
+        let found = parse(&whole).unwrap();
         let expected = |kvno| Entry { principal: "host/web1.test@A.TEST".into(), kvno, enctype: Enctype(20) };
         assert_eq!(found, [expected(3), expected(300)]);
-        let refused = |bytes: &[u8]| file(bytes).unwrap_err().to_string();
+        let refused = |bytes: &[u8]| parse(bytes).unwrap_err().to_string();
         assert_eq!(refused(&[]), "it is empty");
         assert_eq!(refused(b"no keytab"), "it is no keytab of version 5.2");
         assert_eq!(refused(&whole[..whole.len() - 1]), "it is damaged, or cut short");

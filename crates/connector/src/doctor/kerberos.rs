@@ -2,7 +2,6 @@
 //! and what the parent makes of it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use wardline_gss::keytab::Entry;
@@ -33,11 +32,6 @@ pub(super) fn here(kerberos: &Kerberos, dials: bool, needed: bool, listens: bool
         return;
     }
     let (settings, needed) = (kerberos.settings(), needed || listens);
-    let others = fs::metadata(&settings.keytab).is_ok_and(|meta| meta.permissions().mode() & 0o007 != 0);
-    if others {
-        let path = settings.keytab.display();
-        walk.wrong(format!("Kerberos: {path}"), "others may use it", format!("chmod o= {path}"));
-    }
     match kerberos.library() {
         Ok(library) => walk.well(format!("Kerberos: the library is {}", library.path().display())),
         Err(failure) => {

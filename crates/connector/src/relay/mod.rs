@@ -18,11 +18,9 @@ mod table;
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wardline_proto::event::Event;
 use wardline_proto::frame::{Frame, Message};
 use wardline_proto::message::{Reason, Refusal, SealingConfirmed, Signed, Way, decode};
 use wardline_proto::{Kind, Role};
@@ -37,13 +35,10 @@ use crate::credential::Credential;
 use crate::handshake::Session;
 use crate::join::{self, Knocking};
 use crate::link::{self, AbortOnDrop, Outgoing};
-use crate::parents::{better, connect};
+use crate::listener;
+use crate::parents::{End, Turns};
 use crate::sealing::Sealing;
 use crate::uplink::hop;
-use crate::{journal, listener};
-
-/// The pause before dialling again after a session has ended.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A gateway's relay.
 #[derive(Debug)]
@@ -93,32 +88,31 @@ impl Relay {
 
     /// Keeps the session above until the program stops.
     async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut turns = Turns::new(self.credential.clone(), self.membership.clone());
         let mut moved = None;
         loop {
             let Some((session, parent)) = (match moved.take() {
                 Some(better) => Some(better),
-                None => connect(&self.credential, &self.membership, &stop).await,
+                None => turns.connect(&stop).await,
             }) else {
                 break;
             };
             let until = session.until;
-            let reason = tokio::select! {
+            let end = tokio::select! {
                 // In this order: that the old session was replaced is no news beside the new one.
                 biased;
-                better = better(&self.credential, &self.membership, &parent, until, 0) => {
+                better = turns.better(&parent, until) => {
                     // The old session has ended here; routes are opened anew on the new one.
                     moved = Some(better);
                     self.lose_way();
                     continue;
                 }
                 () = stop.cancelled() => break,
-                reason = self.above(session) => reason,
+                end = self.above(session) => end,
             };
             self.lose_way();
-            journal::emit(Event::ClosedAfterAuthentication { parent: parent.name.to_string(), reason });
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(PAUSE) => {}
+            if !turns.ended(&parent, end, &stop).await {
+                break;
             }
         }
     }
@@ -129,8 +123,8 @@ impl Relay {
         self.requests.lose_way();
     }
 
-    /// One session above, until it ends; gives the reason.
-    async fn above(&self, session: Session) -> String {
+    /// One session above, until it ends.
+    async fn above(&self, session: Session) -> End {
         let facts = self.measured(&session, true);
         let own = session.own;
         let (mut incoming, up, writer) = link::open(session);
@@ -148,7 +142,7 @@ impl Relay {
             };
             let frame = match frame {
                 Ok(frame) => frame,
-                Err(error) => return error.to_string(),
+                Err(error) => return error.into(),
             };
             if frame.route != 0 && self.requests.is_of(frame.route) {
                 self.requests.take(frame);
@@ -159,12 +153,12 @@ impl Relay {
                 if self.own.role == Role::Server {
                     continue;
                 }
-                return format!("an unexpected {:?} message", frame.kind);
+                return End::Refused(format!("an unexpected {:?} message", frame.kind));
             }
             if frame.route != 0 {
                 if self.is_meant(&frame) {
                     self.refused(own);
-                    return Reason::Certificate.as_str().into();
+                    return End::Refused(Reason::Certificate.as_str().into());
                 }
                 self.table().down(frame);
                 continue;
@@ -186,7 +180,7 @@ impl Relay {
                 }
                 Kind::SealingConfirmed => {
                     let Some(signed) = decode::<Signed>(&frame.body) else {
-                        return "a message that cannot be decoded".into();
+                        return End::Refused("a message that cannot be decoded".into());
                     };
                     // Without a route, it is for this gateway or for one behind it, which knows whether to believe it.
                     let meant = decode::<SealingConfirmed>(&signed.payload).map(|said| said.name);
@@ -204,9 +198,10 @@ impl Relay {
                     if reason == Reason::Certificate {
                         self.refused(own);
                     }
-                    return reason.as_str().into();
+                    let said = reason.as_str().into();
+                    return if reason == Reason::Stopping { End::Gone(said) } else { End::Refused(said) };
                 }
-                kind => return format!("an unexpected {kind:?} message"),
+                kind => return End::Refused(format!("an unexpected {kind:?} message")),
             }
         }
     }

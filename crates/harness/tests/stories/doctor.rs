@@ -222,6 +222,7 @@ fn doctor_names_what_is_wrong_with_a_keytab_or_a_kdc() {
     fs::remove_file(&keytab).unwrap();
     names(group.agent(0), None, &[&at, "No such file"]);
     fs::write(&keytab, "").unwrap();
+    fs::set_permissions(&keytab, fs::Permissions::from_mode(0o600)).unwrap();
     names(group.agent(0), None, &[&at, "it is empty"]);
     fs::remove_file(&keytab).unwrap();
     realm.principal("host/other.test");

@@ -114,6 +114,16 @@ fn certificates_win_when_both_ends_have_them() {
     wait::until("the hop by Kerberos", LIMIT, || {
         (mechanism(&group, 2, "agent1.test") == "wardline-krb5/1").then_some(())
     });
+    // Unless its listener takes none.
+    group.gateway(0).stop();
+    keyed::say(group.gateway(0), "accept", false);
+    let mark = group.agent(0).mark();
+    group.gateway(0).start();
+    said(group.gateway(0), 0, 20002, "it offers wardline-krb5/1; wanted is wardline-cert/1");
+    assert_eq!(count(group.agent(0), mark, 40004), 0);
+    again(group.agent(0), "either");
+    group.agent(0).wait_event(40005);
+    assert_eq!(mechanism(&group, 2, "agent1.test"), "wardline-cert/1");
 }
 
 #[test]

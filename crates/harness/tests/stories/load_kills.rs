@@ -8,9 +8,11 @@ use rusqlite::Connection;
 use wardline_harness::Daemon;
 use wardline_harness::group::Group;
 use wardline_harness::ids::{self, Log, Tally};
+use wardline_harness::keyed;
 use wardline_harness::log::pack;
 use wardline_harness::postgres::Lock;
 use wardline_harness::random::{Random, seeds};
+use wardline_harness::realm::Realm;
 use wardline_harness::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -61,21 +63,47 @@ fn daemon(group: &mut Group, index: usize) -> &mut Daemon {
     }
 }
 
-/// The database server, where there is one.
-const DATABASE: usize = 4;
-
-/// Kills one of them; its name.
-fn kill9(group: &mut Group, index: usize) -> String {
-    if index == DATABASE {
-        group.postgres().kill9();
-        return "postgres".into();
-    }
-    daemon(group, index).kill9();
-    daemon(group, index).name().into()
+/// What is beside the group's own programs and is killed, too.
+enum Beside {
+    Nothing,
+    Postgres,
+    Kdc(Box<Realm>),
 }
 
-fn start(group: &mut Group, index: usize) {
-    if index == DATABASE { group.postgres().run() } else { daemon(group, index).start() }
+/// Its index.
+const BESIDE: usize = 4;
+
+impl Beside {
+    /// How many can be killed.
+    fn victims(&self) -> usize {
+        BESIDE + usize::from(!matches!(self, Self::Nothing))
+    }
+
+    /// Kills one of all; its name.
+    fn kill9(&mut self, group: &mut Group, index: usize) -> String {
+        match self {
+            Self::Postgres if index == BESIDE => {
+                group.postgres().kill9();
+                "postgres".into()
+            }
+            Self::Kdc(realm) if index == BESIDE => {
+                realm.stop();
+                "kdc".into()
+            }
+            _ => {
+                daemon(group, index).kill9();
+                daemon(group, index).name().into()
+            }
+        }
+    }
+
+    fn start(&mut self, group: &mut Group, index: usize) {
+        match self {
+            Self::Postgres if index == BESIDE => group.postgres().run(),
+            Self::Kdc(realm) if index == BESIDE => realm.resume(),
+            _ => daemon(group, index).start(),
+        }
+    }
 }
 
 /// Somebody else who holds the database.
@@ -115,21 +143,30 @@ impl Holder {
 
 #[test]
 fn killing_any_process_loses_and_doubles_nothing() {
-    whatever_is_killed(false);
+    whatever_is_killed(Beside::Nothing);
 }
 
 #[test]
 fn killing_postgresql_or_any_process_before_it_loses_and_doubles_nothing() {
-    whatever_is_killed(true);
+    whatever_is_killed(Beside::Postgres);
 }
 
-fn whatever_is_killed(postgres: bool) {
+#[test]
+fn killing_a_kdc_or_any_process_where_hops_go_by_kerberos_loses_and_doubles_nothing() {
+    whatever_is_killed(Beside::Kdc(Realm::start("NORTH.TEST").into()));
+}
+
+fn whatever_is_killed(mut beside: Beside) {
+    let postgres = matches!(beside, Beside::Postgres);
     let mut group = Group::builder().agents(2).postgres(postgres).pack("base", "").lay();
+    if let Beside::Kdc(realm) = &beside {
+        keyed::lay(&mut group, realm, "kerberos", "kerberos", (2, 1));
+    }
     let mut log = Log::create(&group.folder().join("app.log"), LOG_SEED);
     group.write_pack("base", &pack("base", log.path()));
     group.start();
 
-    let victims = if postgres { DATABASE + 1 } else { DATABASE };
+    let victims = beside.victims();
     let (mut killed, mut locked) = (BTreeMap::new(), 0);
     for seed in 0..seeds(40).end.clamp(*KILLS.start(), *KILLS.end()) {
         let mut random = Random::new(seed);
@@ -149,11 +186,11 @@ fn whatever_is_killed(postgres: bool) {
         // Some find the database locked: what the server has taken is not written yet when it comes a second time.
         let lock = (victim < 3 && random.below(4) == 0).then(|| Holder::hold(&mut group, &mut log));
         let marks = [0, 1].map(|agent| group.agent(agent).mark());
-        let name = kill9(&mut group, victim);
+        let name = beside.kill9(&mut group, victim);
         println!("seed {seed}: killed {name} with {in_flight} lines under way");
         *killed.entry(name).or_insert(0) += 1;
         if let Some((lock, mark)) = lock {
-            start(&mut group, victim);
+            beside.start(&mut group, victim);
             // Those whose way was cut compare with what the database holds, which is less than the server has.
             for agent in (0..2).filter(|agent| victim == 2 || victim == *agent) {
                 group.agent(agent).wait_event_since(marks[agent], 40005);
@@ -166,25 +203,25 @@ fn whatever_is_killed(postgres: bool) {
         }
         match random.below(4) {
             // Killed again while it starts.
-            0 if victim != DATABASE => {
+            0 if victim != BESIDE => {
                 daemon(&mut group, victim).spawn();
                 daemon(&mut group, victim).kill9();
             }
             // Another one goes while it is away.
             1 => {
                 let other = (victim + 1 + usize::try_from(random.below(victims as u64 - 1)).unwrap()) % victims;
-                kill9(&mut group, other);
+                beside.kill9(&mut group, other);
                 // A server does not start without its database.
-                if other != DATABASE && victim == DATABASE {
-                    start(&mut group, victim);
-                    start(&mut group, other);
+                if other != BESIDE && victim == BESIDE {
+                    beside.start(&mut group, victim);
+                    beside.start(&mut group, other);
                     continue;
                 }
-                start(&mut group, other);
+                beside.start(&mut group, other);
             }
             _ => {}
         }
-        start(&mut group, victim);
+        beside.start(&mut group, victim);
     }
     println!("killed: {killed:?}; with the database locked: {locked}; lines: {}", log.written());
     assert!(
