@@ -128,16 +128,35 @@ pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>, 
         Ok(Configured { name, state, runtime, groups, kerberos }) => {
             walk.well("the configuration file can be read");
             walk.0.extend(own);
-            if let Err(event) = environment(kerberos.as_ref()) {
-                walk.wrong("Kerberos", event.text(), "try again");
-            }
-            let kerberos = kerberos.and_then(|settings| Kerberos::new(settings, &name, &runtime));
-            let doctor = Doctor { program, own: Identity { name, role }, kerberos };
+            let doctor = Doctor::new(program, Identity { name, role }, kerberos, &runtime, &mut walk);
             doctor.groups(&state, groups, &mut walk);
         }
         Err(event) => walk.wrong("the configuration", event.text(), format!("correct it, then {program} doctor")),
     }
     if walk.show() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The command of a server with the database, which dials nobody: its files, and what it needs for those who come by
+/// Kerberos. `groups` is not looked at.
+pub fn of_root(program: &'static str, configured: Configured) -> ExitCode {
+    let (mut walk, Configured { name, state, runtime, kerberos, .. }) = (Walk::default(), configured);
+    walk.well("the configuration file can be read");
+    let doctor = Doctor::new(program, Identity { name, role: Role::Server }, kerberos, &runtime, &mut walk);
+    folder(&state, "the state folder", &mut walk);
+    if let Some(_vault) = doctor.protection(&state, &mut walk) {
+        doctor.by_kerberos(std::iter::empty(), &mut walk);
+        if let Some(runtime) = asking("asking the KDC", &mut walk) {
+            runtime.block_on(doctor.newest(&mut walk));
+            runtime.shutdown_background();
+        }
+    }
+    if walk.show() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What asks others. A resolver or a KDC that hangs must not hang the command: it is left behind.
+fn asking(step: &str, walk: &mut Walk) -> Option<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| walk.wrong(step, error.to_string(), "try again")).ok()
 }
 
 /// Whose host it looks at.
@@ -178,6 +197,14 @@ struct Certificate {
 }
 
 impl Doctor {
+    fn new(program: &'static str, own: Identity, kerberos: Option<Settings>, runtime: &Path, walk: &mut Walk) -> Self {
+        if let Err(event) = environment(kerberos.as_ref()) {
+            walk.wrong("Kerberos", event.text(), "try again");
+        }
+        let kerberos = kerberos.and_then(|settings| Kerberos::new(settings, &own.name, runtime));
+        Self { program, own, kerberos }
+    }
+
     fn groups(&self, state: &Path, configured: Vec<Membership>, walk: &mut Walk) {
         let how = if self.own.role == Role::Server { "" } else { " --parent NAME --token-file FILE" };
         let join = format!("to join a group: `{} join{how}`", self.program);
@@ -219,6 +246,13 @@ impl Doctor {
         }
     }
 
+    /// Whether the keytab has what those who come by Kerberos are given tickets for.
+    async fn newest(&self, walk: &mut Walk) {
+        if let Some(kerberos) = self.kerberos.as_ref().filter(|kerberos| self.listens() && kerberos.accepts()) {
+            kerberos::newest(kerberos, walk).await;
+        }
+    }
+
     /// Whether others report to this host.
     fn listens(&self) -> bool {
         self.own.role != Role::Agent
@@ -245,12 +279,8 @@ impl Doctor {
         let group = &membership.name;
         folder(path, &format!("{group}: the folder and its private files"), walk);
         let Some(kept) = self.kept(vault, path, membership, walk) else { return };
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return walk.wrong(format!("{group}: asking"), error.to_string(), "try again"),
-        };
+        let Some(runtime) = asking(&format!("{group}: asking"), walk) else { return };
         let server_ms = self.ways(&runtime, path, membership, &kept, walk);
-        // A resolver or a KDC that hangs must not hang the command.
         runtime.shutdown_background();
         let Some(certificate) = &kept.certificate else { return };
         let clock =
@@ -268,9 +298,7 @@ impl Doctor {
         kept: &Kept,
         walk: &mut Walk,
     ) -> Option<u64> {
-        if let Some(kerberos) = self.kerberos.as_ref().filter(|kerberos| self.listens() && kerberos.accepts()) {
-            runtime.block_on(kerberos::newest(kerberos, walk));
-        }
+        runtime.block_on(self.newest(walk));
         let mut server_ms = None;
         for parent in &membership.parents {
             let hop = self.hop(folder, membership, parent, kept, walk);

@@ -127,6 +127,7 @@ const fn hint(refused: &Refused) -> &'static str {
         Status::KdcUnreachable => ": the KDC is away; sessions that stand go on",
         Status::UnknownClient => ": the KDC does not know this host's principal",
         Status::UnknownService => ": the KDC does not know that principal",
+        Status::Doubled => ": several accounts at the KDC have that principal",
         Status::Disabled => ": the KDC gives this principal no tickets (disabled, locked or expired)",
         Status::WrongKey => ": the keytab's key is not the KDC's, or the ticket is forged; write the keytab anew",
         Status::NoKey => ": the keytab lacks the key that is needed; compare its versions with the KDC's",

@@ -40,6 +40,8 @@ pub enum Status {
     UnknownClient,
     /// The KDC does not know the principal of the other end.
     UnknownService,
+    /// Several accounts at the KDC have that principal.
+    Doubled,
     /// The KDC does not give tickets to this principal: it is disabled, locked or expired.
     Disabled,
     /// The key in the keytab is not the principal's.
@@ -89,6 +91,7 @@ fn status(major: Major, minor: u32) -> Status {
         1 | 2 | 18 | 23 => Status::Disabled,
         6 => Status::UnknownClient,
         7 => Status::UnknownService,
+        8 => Status::Doubled,
         14 | 150 | 152 | 236 | 237 => Status::Enctype,
         24 | 31 => Status::WrongKey,
         32 => Status::Expired,
@@ -580,6 +583,7 @@ mod tests {
         let krb5 = |number: i64| u32::try_from((BASE + number) & 0xffff_ffff).unwrap();
         assert_eq!(status(13 << 16, krb5(37)), Status::Skew);
         assert_eq!(status(13 << 16, krb5(156)), Status::KdcUnreachable);
+        assert_eq!(status(13 << 16, krb5(8)), Status::Doubled);
         assert_eq!(status(BAD_BINDINGS, 0), Status::Bindings);
         assert_eq!(status(DEFECTIVE_TOKEN, 0), Status::Token);
         assert_eq!(status(13 << 16, 0), Status::Other);

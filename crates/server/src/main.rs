@@ -92,8 +92,9 @@ enum Command {
         #[arg(long, default_value = "/etc/wardline/server.toml")]
         config: PathBuf,
     },
-    /// Of a server without a database: looks at everything between this host and the servers with it, beside the running
-    /// program or without it: a line for each step, for what is wrong its cause and what to do. Run it as the program's user.
+    /// Looks at this host's files and its part in Kerberos, and of a server without a database at everything between it and
+    /// the servers with one, beside the running program or without it: a line for each step, for what is wrong its cause and
+    /// what to do. Run it as the program's user.
     Doctor {
         /// The configuration file.
         #[arg(long, default_value = "/etc/wardline/server.toml")]
@@ -173,7 +174,7 @@ fn main() -> ExitCode {
     }
     let result = match Arguments::parse().command {
         Command::Join { server, token_file, config } => join(&config, server, token_file),
-        Command::Doctor { config } => return doctor::main(PROGRAM, Role::Server, member(&config), None),
+        Command::Doctor { config } => return doctor(&config),
         Command::Certs { config } => return certs::main(Role::Server, member(&config)),
         Command::CheckConfig { config } => read(&config).map(|_| true),
         Command::Run { config } => run(&config).map(|()| true),
@@ -306,6 +307,15 @@ fn there(database: &Location, next: &str) -> Result<(), Event> {
             Err(Event::DatabaseUnusable { path: file.display().to_string(), reason: next.into() })
         }
         _ => Ok(()),
+    }
+}
+
+fn doctor(path: &Path) -> ExitCode {
+    match read(path) {
+        Ok((Config { name, state_dir: state, runtime_dir: runtime, kerberos, .. }, Some(_))) => {
+            doctor::of_root(PROGRAM, Configured { name, state, runtime, groups: Vec::new(), kerberos })
+        }
+        _ => doctor::main(PROGRAM, Role::Server, member(path), None),
     }
 }
 

@@ -134,6 +134,7 @@ fn next(failure: &Failure, initiator: &str, target: &str) -> String {
                  parent's name and `realm`"
             )
         }
+        Status::Doubled => format!("leave {target} with one account: in a directory, `setspn -X` shows the others"),
         Status::Disabled => format!("look at the KDC whether {initiator} and {target} are enabled and not expired"),
         Status::WrongKey | Status::NoKey => format!("write the keys of {initiator} into the keytab anew"),
         Status::Enctype => format!("give {initiator} and {target} AES keys, and write both keytabs anew"),

@@ -319,6 +319,14 @@ fn doctor_names_why_a_parent_does_not_take_kerberos() {
     north.keytab(&keytab, &[&gateway]);
     well(group.gateway(0), &["tickets of version 2", "which the keytab has"]);
 
+    // A server with the database says the same of itself, and dials nobody.
+    let server = principal("srv1.test", &north);
+    well(group.server(), &[&format!("is asked for as {server}, with version 1"), "tickets of version 1", "is private"]);
+    north.rotate(&server, Old::Gone);
+    names(group.server(), None, &["the keys of host/srv1.test", "write the keytab anew"]);
+    north.keytab(&keyed::keytab(group.server()), &[&server]);
+    well(group.server(), &["tickets of version 2"]);
+
     // Where certificates will do, Kerberos is what somebody should know about and no more.
     keyed::reach(group.agent(0), "either");
     let agents = keyed::keytab(group.agent(0));
