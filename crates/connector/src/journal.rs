@@ -3,7 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wardline_proto::event::Event;
@@ -72,6 +73,39 @@ impl Quota {
         *told += 1;
         self.all += 1;
         true
+    }
+}
+
+/// Says what those do who are refused, and not too often.
+#[derive(Clone, Debug, Default)]
+pub struct Strangers(Arc<Mutex<Said>>);
+
+#[derive(Debug, Default)]
+struct Said {
+    busy: Option<Instant>,
+    done: Quota,
+}
+
+impl Strangers {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        // Nothing panics while it is held, and nothing waits.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody at this address did this.
+    pub fn did(&self, address: SocketAddr, event: Event) {
+        let allowed = self.said().done.allows(address.ip(), Instant::now());
+        if allowed { emit(event) } else { self.busy("more is refused than is named here".into()) }
+    }
+
+    /// There are too many of them.
+    pub fn busy(&self, reason: String) {
+        let now = Instant::now();
+        let recent = |when: &Instant| now.saturating_duration_since(*when) < Quota::TIME;
+        if self.said().busy.filter(recent).is_none() {
+            self.said().busy = Some(now);
+            emit(Event::ListenerBusy { reason });
+        }
     }
 }
 

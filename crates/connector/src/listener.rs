@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,51 +18,20 @@ use wardline_secrets::tls::{self, Channel};
 use crate::credential::Credential;
 use crate::handshake::{Accepted, HandshakeError, Session, Speaks, accept};
 use crate::join::{self, Knocking};
-use crate::journal::{self, Quota};
+use crate::journal::Strangers;
 
 /// The most handshakes in progress. Many agents come back at once when their gateway was away, and whoever is given up
 /// comes again; each may hold 64 KiB, which bounds what a flood costs.
 const HANDSHAKES: usize = 1000;
-/// At most one event about floods in this time.
-const QUIET: Duration = Duration::from_secs(10);
-
-/// Says what is wrong with those who knock, and not too often.
-#[derive(Clone, Default)]
-struct Speaker(Arc<Mutex<Said>>);
-
-#[derive(Default)]
-struct Said {
-    busy: Option<Instant>,
-    refused: Quota,
-}
-
-impl Speaker {
-    fn said(&self) -> MutexGuard<'_, Said> {
-        // Nothing panics while it is held, and nothing waits.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn busy(&self, reason: String) {
-        let mut said = self.said();
-        if said.busy.is_none_or(|when| when.elapsed() > QUIET) {
-            said.busy = Some(Instant::now());
-            drop(said);
-            journal::emit(Event::ListenerBusy { reason });
-        }
-    }
-
-    fn refused(&self, address: SocketAddr, error: HandshakeError) {
-        if !self.said().refused.allows(address.ip(), Instant::now()) {
-            return self.busy("more connections are refused than are named here".into());
-        }
-        let (address, reason) = (address.to_string(), error.to_string());
-        journal::emit(match error {
-            HandshakeError::Certificate(_) => Event::PeerCertificateInvalid { address, reason },
-            HandshakeError::Kerberos(_) => Event::KerberosRefused { address, reason },
-            HandshakeError::Rule { .. } => Event::MechanismsDiffer { peer: address, reason },
-            _ => Event::NotAuthenticated { address, reason },
-        });
-    }
+fn refused(strangers: &Strangers, address: SocketAddr, error: &HandshakeError) {
+    let (text, reason) = (address.to_string(), error.to_string());
+    let event = match error {
+        HandshakeError::Certificate(_) => Event::PeerCertificateInvalid { address: text, reason },
+        HandshakeError::Kerberos(_) => Event::KerberosRefused { address: text, reason },
+        HandshakeError::Rule { .. } => Event::MechanismsDiffer { peer: text, reason },
+        _ => Event::NotAuthenticated { address: text, reason },
+    };
+    strangers.did(address, event);
 }
 
 /// Serves a listening socket until it is told to stop: every session that stands is handed to `serve`, everybody who
@@ -89,7 +58,7 @@ where
     let mut current: Option<(Arc<Channel>, Arc<ServerConfig>)> = None;
     let mut tasks: JoinSet<()> = JoinSet::new();
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
-    let speaker = Speaker::default();
+    let strangers = Strangers::default();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -100,7 +69,7 @@ where
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: give back what is half-open and go on.
-                speaker.busy(error.to_string());
+                strangers.busy(error.to_string());
                 waiting.drain(..).for_each(|handle| handle.abort());
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -111,7 +80,7 @@ where
             if let Some(oldest) = waiting.pop_front() {
                 oldest.abort();
             }
-            speaker.busy(format!("{HANDSHAKES} handshakes are in progress; the oldest are given up"));
+            strangers.busy(format!("{HANDSHAKES} handshakes are in progress; the oldest are given up"));
         }
         // What was made of a certificate is good until there is another.
         let channel = credential.current();
@@ -128,7 +97,7 @@ where
             places: Arc::clone(&places),
         };
         let handshake =
-            tasks.spawn(begin(speaks, tcp, address, stop.clone(), speaker.clone(), serve.clone(), on_join.clone()));
+            tasks.spawn(begin(speaks, tcp, address, stop.clone(), strangers.clone(), serve.clone(), on_join.clone()));
         waiting.push_back(handshake);
     }
     tasks.shutdown().await;
@@ -141,7 +110,7 @@ async fn begin<F, J>(
     tcp: TcpStream,
     address: SocketAddr,
     stop: CancellationToken,
-    speaker: Speaker,
+    strangers: Strangers,
     serve: impl Fn(Session) -> F,
     on_join: impl Fn(Knocking) -> J,
 ) where
@@ -162,8 +131,8 @@ async fn begin<F, J>(
                 drop(place);
             });
         }
-        Err(error @ HandshakeError::Joins) => speaker.busy(error.to_string()),
-        Err(error) => speaker.refused(address, error),
+        Err(error @ HandshakeError::Joins) => strangers.busy(error.to_string()),
+        Err(error) => refused(&strangers, address, &error),
     }
 }
 

@@ -451,7 +451,7 @@ catalogue! {
         "connections are refused or dropped: {reason}"
         meaning "More handshakes are under way, or more connections open, than allowed; the oldest unfinished ones make place."
         cause "A flood, or very many health services that come back at once."
-        cure "If it lasts, find out who connects; the addresses stand in event 20002."
+        cure "If it lasts, find out who connects; the addresses stand in events 20000 and 20002."
 
     40043 Information LeaseTaken { work, from }
         "this server does the work {work} for the group from now on; before it was {from}"

@@ -9,6 +9,7 @@
 mod conversation;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wardline_connector::handshake::{Proof, Session};
-use wardline_connector::journal;
+use wardline_connector::journal::{self, Strangers};
 use wardline_connector::link::{self, Broken, Incoming, Outgoing};
 use wardline_connector::uplink::hop;
 use wardline_proto::event::Event;
@@ -68,6 +69,8 @@ pub struct Ingest {
     pub relayed: Relayed,
     /// Where everything is kept.
     pub store: Store,
+    /// Those who are refused.
+    pub strangers: Strangers,
 }
 
 impl Ingest {
@@ -94,19 +97,24 @@ impl Ingest {
         }
     }
 
+    /// Says that somebody is refused who is not of the group, or not by this way.
+    fn unknown(&self, peer: String, address: SocketAddr, reason: String) {
+        self.strangers.did(address, Event::UnknownHealthService { peer, address: address.to_string(), reason });
+    }
+
     /// Serves one session until it ends.
     pub async fn serve(self: Arc<Self>, session: Session, stop: CancellationToken) {
-        let (peer, address) = (session.peer.clone(), session.address.to_string());
+        let (peer, address) = (session.peer.clone(), session.address);
         let mut changes = self.store.view();
         let view = Arc::clone(&changes.borrow_and_update());
         let member = match direct(&view, &peer, &session.facts.proof) {
             Ok(member) => Arc::clone(member),
             Err((told, reason)) => {
-                journal::emit(Event::UnknownHealthService { peer: peer.to_string(), address, reason });
+                self.unknown(peer.to_string(), address, reason);
                 return refuse(session, Refusal::of(told)).await;
             }
         };
-        journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.clone() });
+        journal::emit(Event::PeerConnected { peer: peer.to_string(), address: address.to_string() });
         let own = hop(&self.own, &self.identity, &peer, &session.facts, false);
         if let Some(own) = decode::<Hop>(&own.payload) {
             self.registry.measured(&own);
@@ -116,7 +124,7 @@ impl Ingest {
             ingest: &self,
             member,
             since: view.tree().size(),
-            address: address.clone(),
+            address,
             outgoing,
             routes: HashMap::new(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
@@ -136,7 +144,7 @@ impl Ingest {
         }
         if let End::Violation(reason) = &end {
             let (peer, reason) = (peer.to_string(), reason.clone());
-            journal::emit(Event::ProtocolViolation { peer, address, reason });
+            journal::emit(Event::ProtocolViolation { peer, address: address.to_string(), reason });
         }
         journal::emit(Event::PeerGone { peer: peer.to_string(), reason: end.text() });
     }
@@ -283,7 +291,7 @@ struct Routes<'a> {
     member: Arc<Member>,
     /// How many entries the log had when it began.
     since: u64,
-    address: String,
+    address: SocketAddr,
     outgoing: Outgoing,
     /// The conversation of each route.
     routes: HashMap<u32, mpsc::Sender<Message>>,
@@ -339,7 +347,7 @@ impl Routes<'_> {
     /// Ends one route for what its agent has done; the others go on.
     async fn refuse(&mut self, route: u32, reason: &Broken) {
         self.routes.remove(&route);
-        let (peer, address) = (format!("an agent behind gateway {}", self.member.name), self.address.clone());
+        let (peer, address) = (format!("an agent behind gateway {}", self.member.name), self.address.to_string());
         journal::emit(Event::ProtocolViolation { peer, address, reason: reason.to_string() });
         let refusal = Message::own(Kind::Refusal, Refusal::of(Reason::Protocol)).on(route);
         let close = Message { kind: Kind::RouteClose, route, body: Bytes::new() };
@@ -351,7 +359,7 @@ impl Routes<'_> {
     /// Ends the session of a gateway that does not belong here any more.
     fn cut(&self, (told, reason): Told) -> End {
         let peer = Identity { name: self.member.name.clone(), role: self.member.role }.to_string();
-        journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason: reason.clone() });
+        self.ingest.unknown(peer, self.address, reason.clone());
         let _ = self.outgoing.try_send(Message::own(Kind::Refusal, told));
         End::Gone(reason)
     }
@@ -473,7 +481,7 @@ impl Routes<'_> {
     /// A route that is none.
     async fn refused(&self, route: u32, agent: Name, (told, reason): Told) {
         let peer = Identity { name: agent, role: Role::Agent }.to_string();
-        journal::emit(Event::UnknownHealthService { peer, address: self.address.clone(), reason });
+        self.ingest.unknown(peer, self.address, reason);
         // Who does not go by itself is sent away by its gateway.
         let close = Message { kind: Kind::RouteClose, route, body: Bytes::new() };
         for message in [Message::own(Kind::Refusal, told).on(route), close] {
@@ -483,8 +491,7 @@ impl Routes<'_> {
 
     fn open(&mut self, route: u32, member: Arc<Member>, via: Vec<Name>, since: u64) {
         let (inbox, messages) = mpsc::channel(WAITING);
-        let talk =
-            Talk::new(Arc::clone(self.ingest), member, via, since, route, self.outgoing.clone(), self.address.clone());
+        let talk = Talk::new(Arc::clone(self.ingest), member, via, since, route, self.outgoing.clone(), self.address);
         tokio::spawn(talk.run(messages));
         self.routes.insert(route, inbox);
     }
@@ -501,8 +508,8 @@ impl Routes<'_> {
         }
         let to = (self.outgoing.clone(), 0);
         let role = view.member_named(&name).map_or(Role::Gateway, |member| member.role);
-        if let Err(refused) = self.ingest.published((role, &name), said, to, &self.address) {
-            self.ingest.publications.refused(&name, &self.address, &refused);
+        if let Err(refused) = self.ingest.published((role, &name), said, to, self.address) {
+            self.ingest.publications.refused(&name, self.address, &refused);
         }
     }
 }
@@ -526,7 +533,7 @@ impl Ingest {
         (role, name): (Role, &Name),
         said: Signed,
         to: (Outgoing, u32),
-        address: &str,
+        address: SocketAddr,
     ) -> Result<(), sealing::Refused> {
         if !sealing::is_news(&self.store, name, &said)? {
             return self.confirm(name, &to);
@@ -535,12 +542,12 @@ impl Ingest {
         if !self.publications.begin(name) {
             return Ok(());
         }
-        let (own, name, address) = (Arc::clone(self), name.clone(), address.to_owned());
+        let (own, name) = (Arc::clone(self), name.clone());
         tokio::spawn(async move {
             let entered = sealing::enter(&own.store, format!("{role} {name}"), &name, said).await;
             own.publications.end(&name);
             if let Err(refused) = entered.and_then(|()| own.confirm(&name, &to)) {
-                own.publications.refused(&name, &address, &refused);
+                own.publications.refused(&name, address, &refused);
             }
         });
         Ok(())

@@ -17,6 +17,7 @@ use wardline_connector::config::{self, Membership, Parent, StateFolder};
 use wardline_connector::credential::credential;
 use wardline_connector::doctor::Configured;
 use wardline_connector::enroll::{self, Further};
+use wardline_connector::journal::Strangers;
 use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::sealing::Sealing;
 use wardline_connector::{certs, doctor, home, journal, listener, now_ms, signals};
@@ -450,6 +451,7 @@ fn run(path: &Path) -> Result<(), Event> {
             publications: Publications::default(),
             relayed,
             store,
+            strangers: Strangers::default(),
         };
         let (ingest, below) = (Arc::new(ingest), stop.clone());
         let waking = tokio::spawn(Arc::clone(&ingest).wake(stop.clone()));

@@ -2,6 +2,7 @@
 //! this server's signed word. This server's own goes the same way.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -68,11 +69,11 @@ impl Publications {
     }
 
     /// Tells the operator why a member's key was refused, once for each reason in turn.
-    pub fn refused(&self, name: &Name, address: &str, refused: &Refused) {
+    pub fn refused(&self, name: &Name, address: SocketAddr, refused: &Refused) {
         let reason = refused.to_string();
         let told = locked(&self.told).insert(name.clone(), reason.clone());
         if *refused != Refused::Stopped && told.as_ref() != Some(&reason) {
-            let (agent, address) = (name.to_string(), address.to_owned());
+            let (agent, address) = (name.to_string(), address.to_string());
             journal::emit(Event::SealingKeyRefused { agent, address, reason });
         }
     }

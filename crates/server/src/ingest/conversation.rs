@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -55,7 +56,7 @@ pub(super) struct Talk {
     conversation: Arc<Conversation>,
     route: u32,
     outgoing: Outgoing,
-    address: String,
+    address: SocketAddr,
     /// Where the stream stands with everything that was taken; nothing before positions were compared.
     taken: Option<Mark>,
     /// How its epoch stood when positions were compared last.
@@ -114,7 +115,7 @@ impl Talk {
         since: u64,
         route: u32,
         outgoing: Outgoing,
-        address: String,
+        address: SocketAddr,
     ) -> Self {
         let conversation = Conversation::new(member, via, since);
         ingest.registry.begin(&conversation.member.name, &conversation);
@@ -259,18 +260,17 @@ impl Talk {
     fn published(&self, message: &Message) -> Result<(), End> {
         let said: Signed = decode(&message.body).ok_or_else(|| self.forged("it cannot be decoded"))?;
         let (name, to) = (&self.member().name, (self.outgoing.clone(), self.route));
-        match self.ingest.published((self.member().role, name), said, to, &self.address) {
+        match self.ingest.published((self.member().role, name), said, to, self.address) {
             Ok(()) => Ok(()),
             Err(refused) => {
-                self.ingest.publications.refused(name, &self.address, &refused);
+                self.ingest.publications.refused(name, self.address, &refused);
                 if refused.is_forged() { Err(End::Refused(Refusal::of(Reason::Signature))) } else { Ok(()) }
             }
         }
     }
 
     fn not_known(&self, (told, reason): Told) -> End {
-        let (peer, address) = (format!("agent {}", self.member().name), self.address.clone());
-        journal::emit(Event::UnknownHealthService { peer, address, reason });
+        self.ingest.unknown(format!("agent {}", self.member().name), self.address, reason);
         End::Refused(told)
     }
 
@@ -302,7 +302,7 @@ impl Talk {
     fn forged(&self, reason: &str) -> End {
         journal::emit(Event::ForgedData {
             agent: self.member().name.to_string(),
-            address: self.address.clone(),
+            address: self.address.to_string(),
             reason: reason.to_owned(),
         });
         End::Refused(Refusal::of(Reason::Signature))
@@ -501,7 +501,7 @@ impl Talk {
     fn senseless(&self, reason: &str) -> End {
         journal::emit(Event::ProtocolViolation {
             peer: format!("agent {}", self.member().name),
-            address: self.address.clone(),
+            address: self.address.to_string(),
             reason: reason.to_owned(),
         });
         End::Refused(Refusal::of(Reason::Protocol))
