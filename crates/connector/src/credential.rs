@@ -94,16 +94,19 @@ impl Credential {
         }
     }
 
-    /// What this end may prove itself with to a parent, by what its operator wants. Waits while a certificate that it has is
-    /// not good: it is no reason for another mechanism.
-    pub async fn ready(&self, parent: &Name, wanted: Mechanism) -> Own {
-        let certificate = if wanted == Mechanism::Kerberos { None } else { self.good().await };
+    /// What this end may prove itself with to a parent, by what its operator wants. Nothing while a certificate that it has
+    /// is not good: it is no reason for another mechanism.
+    pub fn ready(&self, parent: &Name, wanted: Mechanism) -> Option<Own> {
+        let certificate = match wanted {
+            Mechanism::Certificate | Mechanism::Either if self.has_certificate() => Some(self.current()?),
+            _ => None,
+        };
         let kerberos = match wanted {
             Mechanism::Certificate => None,
             Mechanism::Either if self.held.is(parent) => None,
             Mechanism::Either | Mechanism::Kerberos => self.kerberos.clone(),
         };
-        Own { identity: self.own.clone(), certificate, kerberos }
+        Some(Own { identity: self.own.clone(), certificate, kerberos })
     }
 
     /// A session with a parent stands, as its operator wants: how it proved itself is what it is held to.

@@ -213,6 +213,10 @@ async fn dial_unhurried(own: &Own, parent: &Parent, peer_timeout: Duration) -> R
     if certificate.is_none() && kerberos.is_none() {
         return Err(HandshakeError::Nothing);
     }
+    if let (None, Some(kerberos)) = (certificate, kerberos) {
+        // Who has no ticket for it takes nobody's place there while it waits for a KDC.
+        kerberos.ticket(&kerberos.of_parent(parent)).await?;
+    }
     let Dialled { mut stream, address, offered, proved } =
         encrypt(parent, certificate.as_deref(), kerberos.is_some()).await?;
     let met = match (proved, certificate, kerberos) {
@@ -276,7 +280,7 @@ async fn vouched(
     let (target, exporter) = (kerberos.of_parent(parent), export(stream, EXPORTER_LABEL)?);
     let (pending, token) = kerberos.begin(target.clone(), &exporter).await?;
     say(stream, &token).await?;
-    let answer = hear(stream).await?;
+    let answer = hear(stream).await.inspect_err(|_| kerberos.doubt(&target))?;
     Ok(kerberos.finish(target, pending, answer).await?)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wardline_gss::keytab::{self, Entry};
 use wardline_gss::request::{self, Request};
-use wardline_gss::{Acceptor, Context, Facts, Initiator, Library, Pending, Refused, Status, Unusable};
+use wardline_gss::{Acceptor, Context, Facts, Failed, Initiator, Library, Pending, Refused, Status, Unusable};
 use wardline_proto::event::Event;
 use wardline_proto::principal::{Principal, Realm};
 use wardline_proto::{Name, message};
@@ -77,14 +78,15 @@ fn realms<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Realm>, D::Er
 /// # Errors
 /// Event 40210: there are threads already.
 pub fn environment(settings: Option<&Settings>) -> Result<(), Event> {
-    let default = default_krb5_conf();
-    let path = settings.map_or(&default, |settings| &settings.krb5_conf);
-    if settings.is_some() {
-        let wrong = |error: std::io::Error| Event::KerberosUnusable { reason: format!("{}: {error}", path.display()) };
-        wardline_gss::environment::trusted(path).map_err(wrong)?;
-    }
+    let path = match settings {
+        Some(Settings { krb5_conf, .. }) => {
+            let wrong = |error| Event::KerberosUnusable { reason: format!("{}: {error}", krb5_conf.display()) };
+            wardline_gss::environment::trusted(krb5_conf).map_err(wrong)?
+        }
+        None => default_krb5_conf(),
+    };
     let failed = |error: std::io::Error| Event::KerberosUnusable { reason: error.to_string() };
-    wardline_gss::environment::replace(path).map(|_| ()).map_err(failed)
+    wardline_gss::environment::replace(&path).map(|_| ()).map_err(failed)
 }
 
 /// Why Kerberos does not prove anything.
@@ -112,7 +114,7 @@ pub enum Failure {
     /// A principal that is nobody here.
     #[error("{0}")]
     Principal(String),
-    /// All threads are busy, most likely because a KDC does not answer.
+    /// The question before, about the same parent, is not answered yet: most likely a KDC does not.
     #[error("an earlier question to the KDC is not answered yet")]
     Busy,
     /// There is no thread for it, or it has ended badly.
@@ -160,6 +162,8 @@ pub struct Kerberos {
 struct Parent {
     one: Arc<Semaphore>,
     initiator: Mutex<Option<Arc<Initiator>>>,
+    /// Whether the tickets may be what is wrong, or end soon: others are taken as soon as the KDC gives some.
+    doubtful: AtomicBool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -226,34 +230,16 @@ impl Kerberos {
         Principal::of_host(parent.name.clone(), realm.clone()).to_string()
     }
 
-    /// Tickets for a parent are got anew from now on.
-    pub(crate) fn forget(&self, parent: &str) {
+    /// The tickets for a parent end soon, or it did not take one: it may have other keys by now.
+    pub(crate) fn doubt(&self, parent: &str) {
         if let Some(parent) = locked(&self.parents).get(parent) {
-            locked(&parent.initiator).take();
+            parent.doubtful.store(true, Ordering::Relaxed);
         }
     }
 
     /// The keys of this principal in the keytab; AES is among them.
     pub(crate) fn keys(&self, principal: &str) -> Result<Vec<Entry>, Failure> {
-        let keytab = &self.settings.keytab;
-        let wrong = |reason: String| Failure::Keytab { keytab: keytab.clone(), reason };
-        let mode = keytab.metadata().map_err(|error| wrong(error.to_string()))?.permissions().mode();
-        if mode & 0o007 != 0 {
-            return Err(wrong(format!("its mode is {:04o}, others may use it; `chmod o=` it", mode & 0o7777)));
-        }
-        let entries = keytab::read(keytab).map_err(|error| wrong(error.to_string()))?;
-        let (of_it, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.principal == principal);
-        if of_it.is_empty() {
-            let mut others: Vec<_> = others.into_iter().map(|entry| entry.principal).collect();
-            others.dedup();
-            let others = if others.is_empty() { "no key at all".into() } else { others.join(", ") };
-            return Err(wrong(format!("it has no key of {principal}; it has {others}")));
-        }
-        if !of_it.iter().any(|entry| entry.enctype.is_aes()) {
-            let found: Vec<_> = of_it.iter().map(|entry| entry.enctype.to_string()).collect();
-            return Err(wrong(format!("its keys of {principal} are of {}; only AES is taken", found.join(", "))));
-        }
-        Ok(of_it)
+        keys(&self.settings.keytab, principal)
     }
 
     /// What a ticket for this principal is made of; nobody is shown it. Asks the KDC.
@@ -269,42 +255,48 @@ impl Kerberos {
         target: String,
         exporter: &[u8],
     ) -> Result<(Pending, Vec<u8>), Failure> {
-        let parent = Arc::clone(
-            locked(&self.parents)
-                .entry(target.clone())
-                .or_insert_with(|| Arc::new(Parent { one: Arc::new(Semaphore::new(1)), initiator: Mutex::default() })),
-        );
+        let parent = Arc::clone(locked(&self.parents).entry(target.clone()).or_insert_with(|| {
+            let (one, initiator, doubtful) = (Arc::new(Semaphore::new(1)), Mutex::default(), AtomicBool::default());
+            Arc::new(Parent { one, initiator, doubtful })
+        }));
         let turn = tokio::time::timeout(PATIENCE, Arc::clone(&parent.one).acquire_owned()).await;
         let permit = turn.map_err(|_| Failure::Busy)?.map_err(|_| Failure::Thread)?;
         let (own, binding) = (Arc::clone(self), binding(exporter));
-        on_a_thread(permit, move || {
-            let begun = own.ask(&parent, &target, &binding);
-            if begun.is_err() {
-                // What was got so far may be why.
-                locked(&parent.initiator).take();
-            }
-            begun
-        })
-        .await
+        on_a_thread(permit, move || own.ask(&parent, &target, &binding)).await
     }
 
     fn ask(&self, parent: &Parent, target: &str, binding: &[u8]) -> Result<(Pending, Vec<u8>), Failure> {
-        let library = self.library()?;
-        let refused = |principal: &str| {
-            let principal = principal.to_owned();
-            move |refused: Refused| Failure::Refused { principal, refused }
-        };
         let kept = locked(&parent.initiator).clone();
-        let initiator = match kept {
-            Some(initiator) => initiator,
-            None => {
-                self.keys(&self.initiator)?;
-                let made = Initiator::new(&library, &self.settings.keytab, &self.initiator)
-                    .map_err(|failed| refused(&self.initiator)(failed.into()))?;
-                Arc::clone(locked(&parent.initiator).insert(Arc::new(made)))
-            }
+        let begin = |initiator: &Arc<Initiator>| {
+            let refused = |refused| Failure::Refused { principal: target.to_owned(), refused };
+            initiator.begin(target, binding).map_err(refused)
         };
-        initiator.begin(target, binding).map_err(refused(target))
+        if let Some(initiator) = kept.as_ref().filter(|_| !parent.doubtful.load(Ordering::Relaxed)) {
+            // What was got so far may be why.
+            return begin(initiator).inspect_err(|_| parent.doubtful.store(true, Ordering::Relaxed));
+        }
+        let anew = self.initiate().and_then(|initiator| Ok((begin(&initiator)?, initiator)));
+        match (anew, kept) {
+            (Ok((begun, initiator)), _) => {
+                *locked(&parent.initiator) = Some(initiator);
+                parent.doubtful.store(false, Ordering::Relaxed);
+                Ok(begun)
+            }
+            // What there is may be good yet.
+            (Err(Failure::Refused { refused, .. }), Some(kept)) if refused.status() == Status::KdcUnreachable => {
+                begin(&kept)
+            }
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
+    /// Without any tickets so far.
+    fn initiate(&self) -> Result<Arc<Initiator>, Failure> {
+        let library = self.library()?;
+        self.keys(&self.initiator)?;
+        let made = Initiator::new(&library, &self.settings.keytab, &self.initiator);
+        let refused = |failed: Failed| Failure::Refused { principal: self.initiator.clone(), refused: failed.into() };
+        made.map(Arc::new).map_err(refused)
     }
 
     /// The context of a parent's answer.
@@ -318,7 +310,7 @@ impl Kerberos {
         let own = Arc::clone(self);
         on_a_thread(permit, move || {
             pending.finish(&token).map_err(|refused| {
-                own.forget(&target);
+                own.doubt(&target);
                 Failure::Refused { principal: target, refused }
             })
         })
@@ -371,6 +363,28 @@ impl Kerberos {
         }
         Ok(())
     }
+}
+
+/// The keys of a principal in a keytab that nobody else may use; AES is among them.
+pub(crate) fn keys(keytab: &Path, principal: &str) -> Result<Vec<Entry>, Failure> {
+    let wrong = |reason: String| Failure::Keytab { keytab: keytab.to_owned(), reason };
+    let mode = keytab.metadata().map_err(|error| wrong(error.to_string()))?.permissions().mode();
+    if mode & 0o007 != 0 {
+        return Err(wrong(format!("its mode is {:04o}, others may use it; `chmod o=` it", mode & 0o7777)));
+    }
+    let entries = keytab::read(keytab).map_err(|error| wrong(error.to_string()))?;
+    let (of_it, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.principal == principal);
+    if of_it.is_empty() {
+        let mut others: Vec<_> = others.into_iter().map(|entry| entry.principal).collect();
+        others.dedup();
+        let others = if others.is_empty() { "no key at all".into() } else { others.join(", ") };
+        return Err(wrong(format!("it has no key of {principal}; it has {others}")));
+    }
+    if !of_it.iter().any(|entry| entry.enctype.is_aes()) {
+        let found: Vec<_> = of_it.iter().map(|entry| entry.enctype.to_string()).collect();
+        return Err(wrong(format!("its keys of {principal} are of {}; only AES is taken", found.join(", "))));
+    }
+    Ok(of_it)
 }
 
 fn binding(exporter: &[u8]) -> Vec<u8> {

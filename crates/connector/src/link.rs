@@ -19,7 +19,7 @@ use wardline_proto::frame::{Assembler, BODY_LIMIT, Frame, FrameError, Message, P
 use wardline_proto::{Kind, Role};
 
 use crate::handshake::Session;
-use crate::wire::{CHUNK, Opener, Sealer};
+use crate::wire::{CHUNK, Opener, Sealer, is_wrong};
 
 /// So many signs of life are due before the other end takes this one for dead.
 const SIGNS: u32 = 3;
@@ -196,7 +196,7 @@ impl Incoming {
             match read {
                 Ok(0) => return Err(Broken::Closed(io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => self.heard = Instant::now(),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Broken::Wrapped(error)),
+                Err(error) if is_wrong(&error) => return Err(Broken::Wrapped(error)),
                 Err(error) => return Err(Broken::Closed(error)),
             }
             // A session on which much comes is always woken by what comes.

@@ -48,25 +48,34 @@ impl Turns {
     }
 
     /// Dials the parents in turn, with growing pauses, until one session stands; says which failed and why. Waits while
-    /// there is no certificate to dial with. Nothing when the program stops.
+    /// there is no certificate to dial any of them with. Nothing when the program stops.
     pub(crate) async fn connect(&self, stop: &CancellationToken) -> Option<(Session, Parent)> {
         let Self { credential, membership, last, .. } = self;
         let mut parents: Vec<_> = membership.parents.iter().collect();
         parents.sort_by_key(|parent| last.as_ref() == Some(parent));
         let mut pause = PAUSE.0;
         loop {
-            let mut reasons = Vec::new();
+            let (mut reasons, mut dialled) = (Vec::new(), parents.is_empty());
             for parent in &parents {
                 let result = tokio::select! {
                     () = stop.cancelled() => return None,
                     result = attempt(credential, membership, parent) => result,
                 };
-                match result {
+                let error = match result {
                     Ok(session) => return Some((session, (*parent).clone())),
-                    Err(error) => {
-                        reasons.push(format!("{}: {error}", parent.name));
-                        journal::emit(unreachable(parent, error));
-                    }
+                    Err(error) => error,
+                };
+                reasons.push(format!("{}: {error}", parent.name));
+                // Who renews the certificate says why there is none.
+                if !matches!(error, HandshakeError::NoCertificate) {
+                    dialled = true;
+                    journal::emit(unreachable(parent, error));
+                }
+            }
+            if !dialled {
+                tokio::select! {
+                    () = stop.cancelled() => return None,
+                    _ = credential.good() => continue,
                 }
             }
             journal::emit(Event::NoParent { group: membership.name.to_string(), reason: reasons.join("; ") });
@@ -114,7 +123,7 @@ impl Turns {
 /// One dial, as the operator wants it for this parent.
 async fn attempt(credential: &Credential, membership: &Membership, parent: &Parent) -> Result<Session, HandshakeError> {
     let wanted = membership.mechanism_to(parent);
-    let own = credential.ready(&parent.name, wanted).await;
+    let own = credential.ready(&parent.name, wanted).ok_or(HandshakeError::NoCertificate)?;
     let session = dial(&own, parent, membership.peer_timeout).await?;
     credential.stands(&parent.name, wanted, &session.facts.proof);
     journal::emit(connected(&session));
@@ -136,7 +145,7 @@ async fn anew(
     loop {
         if let Some(kerberos) = credential.kerberos() {
             // A ticket that is kept would end as soon.
-            kerberos.forget(&kerberos.of_parent(current));
+            kerberos.doubt(&kerberos.of_parent(current));
         }
         match attempt(credential, membership, current).await {
             Ok(session) => return (session, current.clone()),

@@ -26,6 +26,11 @@ impl Wrapper {
     }
 }
 
+/// Whether it is the other end that did not wrap this. What TLS cannot read anybody on the wire may have written.
+pub(crate) fn is_wrong(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<wardline_gss::Failed>())
+}
+
 /// The writing direction of a session.
 #[derive(Debug)]
 pub(crate) struct Sealer {

@@ -525,11 +525,12 @@ impl Raw {
         Ok(out)
     }
 
-    /// Unwraps; gives also the supplementary bits.
+    /// Unwraps what is not rotated: otherwise the library would turn it where it is. Gives also the supplementary bits.
     pub fn unwrap(&mut self, wrapped: &[u8]) -> Result<(Output, Major), Failed> {
         let (given, mut minor, mut private, mut quality) = (input(wrapped), 0, 0, 0);
         let mut out = Output::new(&self.table);
-        // SAFETY: the handle is this context's; every pointer is to a value that outlives the call.
+        // SAFETY: the handle is this context's; every pointer is to a value that outlives the call. Of what is not rotated
+        // the library works on a copy.
         let major = unsafe {
             (self.table.gss_unwrap)(
                 &raw mut minor,
@@ -543,6 +544,11 @@ impl Raw {
         done(&self.table, major, minor)?;
         if private == 0 {
             return Err(Failed::new(Status::Token, "a message that is not encrypted"));
+        }
+        if out.buffer.length > wrapped.len() {
+            // Nobody has so many: not even to be wiped.
+            out.buffer = EMPTY;
+            return Err(Failed::new(Status::Token, "a message that is longer than what it came in"));
         }
         Ok((out, major))
     }

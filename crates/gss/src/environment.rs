@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What begins like this is taken out.
 const PREFIXES: [&str; 4] = ["KRB5", "GSS", "SSL", "OPENSSL"];
@@ -33,21 +33,22 @@ pub fn replace(krb5_conf: &Path) -> io::Result<Vec<String>> {
     Ok(names.iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
-/// Whether nobody but root and this process's user can change the Kerberos configuration, which can name code to be loaded.
-/// One that is not there is no danger.
+/// The Kerberos configuration, without links, which nobody but root and this process's user can change: it can name code
+/// to be loaded. Where there is none they alone can make one.
 ///
 /// # Errors
-/// Somebody else can change it, or it cannot be looked at.
-pub fn trusted(krb5_conf: &Path) -> io::Result<()> {
-    let path = match krb5_conf.canonicalize() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        path => path?,
+/// Somebody else can change or make it, or it cannot be looked at.
+pub fn trusted(krb5_conf: &Path) -> io::Result<PathBuf> {
+    let (path, found) = match krb5_conf.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (krb5_conf.to_owned(), there(krb5_conf)?),
+        path => (path?, None),
     };
+    let at = found.as_deref().unwrap_or(&path);
     let own = std::fs::metadata("/proc/self")?.uid();
-    for at in path.ancestors() {
+    for at in at.ancestors() {
         let meta = at.symlink_metadata()?;
-        // In a folder with the sticky bit nobody takes away what is another's.
-        let kept = meta.is_dir() && meta.mode() & 0o1000 != 0;
+        // In a folder with the sticky bit nobody takes away what is another's; but everybody makes what is not there.
+        let kept = meta.is_dir() && meta.mode() & 0o1000 != 0 && found.as_deref() != Some(at);
         if ![0, own].contains(&meta.uid()) || (meta.mode() & 0o022 != 0 && !kept) {
             return Err(io::Error::other(format!(
                 "others than root and this program's user can change {}, and with it what code is loaded",
@@ -55,7 +56,13 @@ pub fn trusted(krb5_conf: &Path) -> io::Result<()> {
             )));
         }
     }
-    Ok(())
+    Ok(path)
+}
+
+/// The nearest folder above a file that is not there.
+fn there(file: &Path) -> io::Result<Option<PathBuf>> {
+    let folders = file.ancestors().skip(1);
+    folders.map(Path::canonicalize).find(Result::is_ok).transpose()
 }
 
 fn is_read(name: &OsString) -> bool {
@@ -71,13 +78,14 @@ mod tests {
     fn a_configuration_that_others_can_change_is_not_trusted() {
         use std::os::unix::fs::PermissionsExt as _;
         let path = std::env::temp_dir().join(format!("wardline-krb5-{}", std::process::id()));
-        assert!(trusted(&path).is_ok(), "there is none");
+        assert!(trusted(Path::new("/etc/there-is-none/krb5.conf")).is_ok());
+        assert!(trusted(&path).is_err(), "everybody can make one there");
         std::fs::write(&path, "").unwrap();
         let said = |mode| {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             trusted(&path)
         };
-        assert!(said(0o644).is_ok());
+        assert_eq!(said(0o644).unwrap(), path.canonicalize().unwrap());
         let refused = [0o666, 0o664].map(said);
         std::fs::remove_file(&path).unwrap();
         assert!(refused.iter().all(Result::is_err), "{refused:?}");

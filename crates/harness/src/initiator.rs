@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use bytes::BytesMut;
-use wardline_proto::frame::Message;
+use wardline_proto::frame::{Frame, Message};
 use wardline_proto::message::{Bound, decode};
 use wardline_proto::{ALPN_KERBEROS, Kind};
 
@@ -116,6 +116,7 @@ pub struct Wrapped {
     pub peer: Peer,
     /// The context.
     pub by: Initiator,
+    clear: BytesMut,
 }
 
 /// A wrapped message as it stands on the wire.
@@ -132,7 +133,7 @@ impl Wrapped {
         peer.tell(&token);
         let answer = peer.told()?;
         by.finish(&answer).expect("the listener's token");
-        Some(Self { peer, by })
+        Some(Self { peer, by, clear: BytesMut::new() })
     }
 
     /// The first message of a dialling end of this role and name, whose principals are these.
@@ -162,10 +163,30 @@ impl Wrapped {
 
     /// The listener's first message; `None` when it closes instead.
     pub fn hear_bound(&mut self) -> Option<Bound> {
-        let token = self.peer.wrapped()?;
-        let mut clear = BytesMut::from(self.by.unwrap(&token).as_slice());
-        let frame = wardline_proto::frame::Frame::decode(&mut clear).expect("a frame")?;
+        let frame = self.hear()?;
         assert_eq!(frame.kind, Kind::Bound);
         decode(&frame.body)
+    }
+
+    /// The listener's next frame; `None` when it closes instead.
+    fn hear(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.clear).expect("a frame") {
+                return Some(frame);
+            }
+            let token = self.peer.wrapped()?;
+            self.clear.extend_from_slice(&self.by.unwrap(&token));
+        }
+    }
+
+    /// Waits for a frame of this kind on this route.
+    #[track_caller]
+    pub fn wait_for(&mut self, kind: Kind, route: u32) {
+        loop {
+            let frame = self.hear().unwrap_or_else(|| panic!("it closed instead of a {kind:?} on {route}"));
+            if (frame.kind, frame.route) == (kind, route) {
+                return;
+            }
+        }
     }
 }

@@ -10,11 +10,10 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wardline_connector::config::{self, Mechanism, Membership, Parent, StateFolder};
+use wardline_connector::config::{self, Mechanism, Parent, StateFolder};
 use wardline_connector::enroll::{self, Wish};
 use wardline_connector::kerberos::{self, Kerberos};
 use wardline_connector::relay::Relay;
-use wardline_connector::renewal::Renewal;
 use wardline_connector::sealing::Sealing;
 use wardline_connector::{home, journal, signals};
 use wardline_proto::event::Event;
@@ -67,11 +66,15 @@ pub fn run(file: &Path, relaying: Relaying) -> Result<(), Event> {
     let refuse = |reason: String| Event::ConfigurationRefused { file: file.display().to_string(), reason };
     let state = StateFolder::open(&state_dir)?;
     let found = home::groups(Vec::new(), state.path())?.into_iter().find(|found| found.name() == group.as_str());
-    let found = found.ok_or_else(|| {
+    let mut found = found.ok_or_else(|| {
         refuse(format!(
             "this host is no server without a database of the group {group}; to make it one: `{program} join`"
         ))
     })?;
+    // The configuration decides whom it reports to, whatever it was when it joined.
+    if let Ok(membership) = &mut found.membership {
+        membership.parents = root_servers;
+    }
     let own = Identity { name: name.clone(), role: Role::Server };
     let kerberos = kerberos.and_then(|settings| Kerberos::new(settings, &name, &runtime_dir));
     let home::Member { membership, folder, credential, identity, root, vault, renewal } =
@@ -81,9 +84,6 @@ pub fn run(file: &Path, relaying: Relaying) -> Result<(), Event> {
             "group: the root of the group that this host has joined is not the one that `pin` names".into(),
         ));
     }
-    // The configuration decides whom it reports to, whatever it was when it joined.
-    let membership = Membership { parents: root_servers, ..membership };
-    let renewal = renewal.map(|renewal| Renewal { membership: membership.clone(), ..renewal });
     let sealing = Sealing::open(own.clone(), membership.name.clone(), root, Arc::clone(&identity), &folder, vault)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refuse(error.to_string()))?;

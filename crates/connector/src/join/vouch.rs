@@ -16,6 +16,7 @@ use wardline_secrets::signature::sha256;
 use wardline_secrets::trust::Pin;
 
 use super::Cause;
+use crate::kerberos::keys;
 
 /// What the channel bindings begin with: those of a hop are others.
 const BINDING: &[u8] = b"wardline-join:";
@@ -44,6 +45,7 @@ impl Kerberos {
         (group, realm): (&Name, &Realm),
         pin: Option<Pin>,
     ) -> Result<Self, String> {
+        keys(keytab, &principal.to_string()).map_err(|failure| failure.to_string())?;
         let library = Library::load(library).map_err(|error| error.to_string())?;
         let initiator = Initiator::new(&library, keytab, &principal.to_string());
         let initiator = initiator.map_err(|failed| format!("{}: {failed}", keytab.display()))?;
@@ -102,9 +104,11 @@ impl Voucher {
         realm: &Realm,
         replays: &Path,
     ) -> Result<Self, String> {
-        let (library, service) = (Library::load(library).map_err(|error| error.to_string())?, of_group(group, realm));
+        let service = of_group(group, realm);
+        keys(keytab, &service).map_err(|failure| failure.to_string())?;
+        let library = Library::load(library).map_err(|error| error.to_string())?;
         let acceptor = Acceptor::new(&library, keytab, &service, replays);
-        let acceptor = Arc::new(acceptor.map_err(|failed| format!("no key of {service}: {failed}"))?);
+        let acceptor = Arc::new(acceptor.map_err(|failed| format!("{service}: {failed}"))?);
         Ok(Self { acceptor, service })
     }
 

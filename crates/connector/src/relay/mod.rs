@@ -61,7 +61,7 @@ impl Relay {
         identity: Arc<SigningKey>,
         sealing: Arc<Sealing>,
     ) -> Arc<Self> {
-        let (table, requests) = Default::default();
+        let (table, requests) = (Mutex::new(Table::new(own.name.clone())), Requests::default());
         Arc::new(Self { own, membership, credential, identity, sealing, table, requests })
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::Notify;
 use wardline_proto::frame::{Frame, Message};
 use wardline_proto::message::{Reason, Refusal, RouteOpen, Signed, Way};
@@ -20,8 +21,10 @@ const GATEWAYS: usize = 4;
 const ROUTES: usize = 16 * 1024;
 
 /// Who is connected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
+    /// This gateway.
+    own: Name,
     /// The session above, while its way is open.
     up: Option<Outgoing>,
     sessions: HashMap<u64, Below>,
@@ -94,6 +97,12 @@ fn next_route(last: &mut u32) -> u32 {
 }
 
 impl Table {
+    /// Of this gateway, with nobody there.
+    pub(super) fn new(own: Name) -> Self {
+        let (up, sessions, names, routes, last_session, last_route) = Default::default();
+        Self { own, up, sessions, names, routes, last_session, last_route }
+    }
+
     /// The session above, while its way is open.
     pub(super) fn up(&self) -> Option<Outgoing> {
         self.up.clone()
@@ -205,17 +214,20 @@ impl Table {
         if below.routes.len() >= ROUTES {
             return Err(format!("more than {ROUTES} routes"));
         }
-        if open.via.len() >= GATEWAYS {
-            below.say(Message::own(Kind::Refusal, Refusal::of(Reason::NotKnown)).on(route));
-            below.say(close(route));
-            return Ok(None);
-        }
         // It was told, and opens it anew when there is one.
         if self.up.is_none() {
             return Ok(None);
         }
         open.via.push(below.peer.name.to_string());
         open.proofs.push(below.proof.clone());
+        // Too far; or in a circle, or in this gateway's own name, which would have its own session above answer for it; or too
+        // long to be said above: that costs this route, and nobody else's.
+        let is_own = |name: &String| *name == self.own.as_str();
+        if open.via.len() > GATEWAYS || open.via.iter().any(is_own) || open.encoded_len() > Kind::RouteOpen.limit() {
+            below.say(Message::own(Kind::Refusal, Refusal::of(Reason::NotKnown)).on(route));
+            below.say(close(route));
+            return Ok(None);
+        }
         let up = next_route(&mut self.last_route);
         self.routes.insert(up, (id, route));
         below.routes.insert(route, Route { open: open.clone(), up: Some(up) });
@@ -263,7 +275,7 @@ mod tests {
     }
 
     fn gateway() -> Gateway {
-        let mut table = Table::default();
+        let mut table = Table::new("own.test".parse().unwrap());
         let (up, _) = Lanes::new(8);
         assert_eq!(table.open_way(&up), []);
         Gateway { table, up }
@@ -357,6 +369,11 @@ mod tests {
         heard(&mut hears);
         assert_eq!(table.open(gw, 2, open("web2.test", &["a", "b", "c", "d"])), Ok(None));
         assert_eq!(heard(&mut hears), [(Kind::Refusal, 2), (Kind::RouteClose, 2)]);
+        // In this gateway's own name, and more than can be said above.
+        assert_eq!(table.open(gw, 2, open("web2.test", &["own.test"])), Ok(None));
+        let long = RouteOpen { proof: "x".repeat(Kind::RouteOpen.limit() - 40), ..open("web2.test", &[]) };
+        assert_eq!(table.open(gw, 2, long), Ok(None));
+        assert_eq!(heard(&mut hears).len(), 4);
         for route in 2..=u32::try_from(ROUTES).unwrap() {
             assert!(table.open(gw, route, open("web1.test", &[])).unwrap().is_some());
         }

@@ -249,8 +249,10 @@ fn blocking_certificates_on_the_wire_buys_no_weaker_channel() {
 #[test]
 fn an_expired_certificate_is_no_reason_for_kerberos() {
     let realm = Realm::start("NORTH.TEST");
-    let mut group = Group::builder().agents(2).lay();
-    keyed::lay(&mut group, &realm, "either", "kerberos", (2, 1));
+    let mut group = Group::builder().agents(2).gateways(2).lay();
+    keyed::lay(&mut group, &realm, "either", "kerberos", (2, 2));
+    let first = group.gateway(0).parent();
+    reports_to(group.agent(1), &[&first]);
     let expired = group.authority().faulty(Fault::Expired, "gw1.test", Role::Gateway);
     let good = group.credential("gw1.test");
     // The gateway's has ended, and there is no server to renew it.
@@ -279,6 +281,20 @@ fn an_expired_certificate_is_no_reason_for_kerberos() {
     said(group.agent(1), 0, 40004, "wardline-krb5/1");
     assert_eq!(count(group.agent(0), mark, 40004), 0);
     assert_eq!(count(group.gateway(0), gateway, 40040), 1, "only that one");
+
+    // Nor for waiting, where its operator wants Kerberos: of another parent.
+    group.agent(0).stop();
+    let other = hostile::listen(group.gateway(1)).to_string();
+    group.agent(0).change_membership(|membership| {
+        let parents = membership["parents"].as_array_mut().unwrap();
+        let other = [("name", "gw2.test"), ("address", &other), ("mechanism", "kerberos")];
+        parents
+            .push(other.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<toml::Table>().into());
+    });
+    let mark = group.agent(0).mark();
+    group.gateway(1).start();
+    group.agent(0).start();
+    said(group.agent(0), mark, 40004, "gw2.test");
 
     // The control: without any it is Kerberos at once.
     group.agent(0).stop();
@@ -358,6 +374,17 @@ fn a_keytab_is_rotated_under_load() {
     realm.keytab(&keyed::keytab(group.gateway(0)), &[&gateway]);
     wait::until("a ticket of now", LIMIT, || (kvno(&group) == 3).then_some(()));
 
+    // Its keytab is written anew, without the old key: who has a ticket for that gets another.
+    realm.rotate(&gateway, Old::Gone);
+    std::fs::remove_file(keyed::keytab(group.gateway(0))).unwrap();
+    realm.keytab(&keyed::keytab(group.gateway(0)), &[&gateway]);
+    let mark = group.gateway(0).mark();
+    group.gateway(0).kill9();
+    write(&log);
+    group.gateway(0).start();
+    said(group.gateway(0), mark, 40211, "compare its versions with the KDC's");
+    wait::until("a ticket of now", LIMIT, || (kvno(&group) == 4).then_some(()));
+
     // The agent's own.
     realm.rotate(&agent, Old::Gone);
     let mark = group.agent(0).mark();
@@ -384,6 +411,13 @@ fn the_kdc_is_away_for_a_while() {
     realm.stop();
     log.go_on(10);
     group.wait_texts(&log.lines());
+    let (keytab, mark) = (keyed::keytab(group.gateway(0)), group.agent(0).mark());
+    let gone = keytab.with_extension("gone");
+    std::fs::rename(&keytab, &gone).unwrap();
+    group.gateway(0).restart();
+    wait::until("it is not taken", LIMIT, || (count(group.agent(0), mark, 20071) >= 2).then_some(()));
+    std::fs::rename(&gone, &keytab).unwrap();
+    said(group.agent(0), mark, 40004, "wardline-krb5/1");
     let mark = group.agent(0).mark();
     group.agent(0).kill9();
     log.go_on(10);

@@ -215,6 +215,13 @@ fn a_replayed_ticket_or_token_is_refused() {
         *token.last_mut().unwrap() ^= 1;
         record(&token)
     });
+    // As RFC 4121 allows it (section 4.2.5), and the library takes it: numbers that it believes before it has checked them.
+    broken("turned", &mut site, &|wrapped| {
+        let mut token = wrapped.by.wrap(true, &alive());
+        token[7] = 28;
+        token[16..].rotate_right(28);
+        record(&token)
+    });
     broken("cut", &mut site, &|wrapped| {
         let token = wrapped.by.wrap(true, &alive());
         record(&token[..token.len() - 1])
@@ -440,6 +447,18 @@ fn an_account_that_calls_itself_a_gateway_carries_nobody() {
     let open = RouteOpen { agent: "agent1.test".into(), proof: principal("agent1.test", &realm), ..Default::default() };
     wrapped.say(Message::own(Kind::RouteOpen, open).on(1));
     said(group.server(), server, 20000, "gw2.test is on its way");
+    // Nor does it have its parent's own session answer for it: by that one's name, or by more than fits above.
+    let (mark, server) = (group.gateway(0).mark(), group.server().mark());
+    let way = |via: &str, proof: String| {
+        let (via, proofs) = (vec![via.to_owned()], vec![proof.clone()]);
+        RouteOpen { agent: "agent1.test".into(), via, proof, proofs }
+    };
+    for (route, open) in [(2, way("gw1.test", "x".into())), (3, way("gw9.test", "x".repeat(2025)))] {
+        wrapped.say(Message::own(Kind::RouteOpen, open).on(route));
+        wrapped.wait_for(Kind::Refusal, route);
+    }
+    let events = [group.gateway(0).events_since(mark), group.server().events_since(server)].concat();
+    assert!(events.is_empty(), "neither of them has heard of it: {events:?}");
     // The real one goes on, and is shown as it is.
     log.say("meanwhile");
     group.wait_texts(&["before", "meanwhile"]);

@@ -77,7 +77,7 @@ impl Vouching {
     pub(super) fn voucher(&self, group: &Name) -> Option<Arc<Voucher>> {
         let Settings { keytab, library, realms, .. } = self.settings.as_ref()?;
         let realm = realms.first()?;
-        // Nothing panics while it is held; a file is read at most.
+        // Nothing panics while it is held; but for the one time when the key is there a small file is read at most.
         let mut opened = self.voucher.lock().unwrap_or_else(PoisonError::into_inner);
         if opened.voucher.is_none() && opened.vain.is_none_or(|vain| vain.elapsed() >= AGAIN) {
             match Voucher::open(library.as_deref(), keytab, group, realm, &self.replays) {
