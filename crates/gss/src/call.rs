@@ -16,6 +16,8 @@ use crate::table::{Bindings, Buffer, BufferSet, Handle, KeyValue, Major, Oid, Oi
 pub(crate) const KRB5: &[u8] = b"\x2a\x86\x48\x86\xf7\x12\x01\x02\x02";
 /// `GSS_KRB5_NT_PRINCIPAL_NAME` (RFC 1964, section 2.1.1): a principal as it is, with its realm, which nothing canonicalises.
 const PRINCIPAL: &[u8] = b"\x2a\x86\x48\x86\xf7\x12\x01\x02\x02\x01";
+/// By which services a ticket came, in its PAC (MS-PAC, section 2.9).
+const DELEGATION: &[u8] = b"urn:mspac:delegation-info";
 /// `GSS_C_INQ_SSPI_SESSION_KEY`.
 const SESSION_KEY: &[u8] = b"\x2a\x86\x48\x86\xf7\x12\x01\x02\x02\x05\x05";
 /// What the second buffer of its answer begins with; the encryption type follows.
@@ -69,6 +71,7 @@ const CALLING_OR_ROUTINE: Major = 0xffff_0000;
 const BAD_BINDINGS: Major = 4 << 16;
 const DEFECTIVE_TOKEN: Major = 9 << 16;
 const BAD_SIG: Major = 6 << 16;
+const UNAVAILABLE: Major = 16 << 16;
 
 /// A call that failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -236,6 +239,31 @@ impl Name {
         let text = std::str::from_utf8(text.bytes());
         text.map(str::to_owned).map_err(|_| Failed::new(Status::Other, "a principal that is no text"))
     }
+
+    /// Whether its ticket says that services have got it in this name (RFC 6680, section 7.4).
+    fn is_delegated(&self) -> Result<bool, Failed> {
+        let (wanted, mut minor, mut more) = (input(DELEGATION), 0, -1);
+        let (mut authenticated, mut complete) = (0, 0);
+        let [mut value, mut shown] = [(); 2].map(|()| Output::new(&self.table));
+        // SAFETY: the handle is a name's; every pointer is to a value that outlives the call.
+        let major = unsafe {
+            (self.table.gss_get_name_attribute)(
+                &raw mut minor,
+                self.handle,
+                &raw const wanted,
+                &raw mut authenticated,
+                &raw mut complete,
+                &raw mut value.buffer,
+                &raw mut shown.buffer,
+                &raw mut more,
+            )
+        };
+        if major & CALLING_OR_ROUTINE == UNAVAILABLE {
+            return Ok(false);
+        }
+        done(&self.table, major, minor)?;
+        Ok(true)
+    }
 }
 
 impl Drop for Name {
@@ -382,6 +410,8 @@ pub(crate) struct Inquiry {
     pub acceptor: String,
     /// Seconds that are left.
     pub lifetime: u32,
+    /// Whether services have got the initiator's ticket in its name.
+    pub is_delegated: bool,
 }
 
 /// Channel bindings that are only application data (RFC 2743, section 1.1.6).
@@ -478,7 +508,8 @@ impl Raw {
             )
         };
         done(table, major, minor)?;
-        Ok(Inquiry { initiator: source.text()?, acceptor: target.text()?, lifetime })
+        let (initiator, acceptor, is_delegated) = (source.text()?, target.text()?, source.is_delegated()?);
+        Ok(Inquiry { initiator, acceptor, lifetime, is_delegated })
     }
 
     /// The encryption type of the key under which messages are wrapped. The key itself is wiped unseen.

@@ -52,6 +52,9 @@ pub enum Refused {
     /// Something that is demanded was not granted.
     #[error("a context without {0}")]
     Flags(&'static str),
+    /// Somebody else has got the ticket, as the KDC allows him to (S4U2Proxy).
+    #[error("another service has got this ticket in the name of {0} (constrained delegation)")]
+    Delegated(String),
     /// Another principal answers than was asked for.
     #[error("{found} answers, and {wanted} was asked for")]
     Principal {
@@ -70,7 +73,7 @@ impl Refused {
             Self::Token => Status::Token,
             Self::Enctype { .. } => Status::Enctype,
             Self::Unbound => Status::Bindings,
-            Self::Flags(_) | Self::Principal { .. } => Status::Other,
+            Self::Flags(_) | Self::Delegated(_) | Self::Principal { .. } => Status::Other,
         }
     }
 }
@@ -124,6 +127,9 @@ impl Context {
         }
         let session = raw.enctype()?;
         let found = raw.inquire()?;
+        if found.is_delegated {
+            return Err(Refused::Delegated(found.initiator));
+        }
         let keys = [
             ("the ticket", request.ticket),
             ("the authenticator", request.authenticator),

@@ -86,6 +86,9 @@ macro_rules! table {
 table! {
     gss_import_name(*mut u32, *const Buffer, *const Oid, *mut Handle) -> Major;
     gss_display_name(*mut u32, Handle, *mut Buffer, *mut *mut Oid) -> Major;
+    gss_get_name_attribute(
+        *mut u32, Handle, *const Buffer, *mut c_int, *mut c_int, *mut Buffer, *mut Buffer, *mut c_int,
+    ) -> Major;
     gss_release_name(*mut u32, *mut Handle) -> Major;
     gss_acquire_cred_from(
         *mut u32, Handle, u32, *const OidSet, c_int, *const Store, *mut Handle, *mut *mut OidSet, *mut u32,

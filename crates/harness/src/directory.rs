@@ -152,6 +152,32 @@ impl Directory {
         self.admin(&[set_password(computer)]);
     }
 
+    /// The account of a machine may ask for tickets for a service in anybody's name.
+    #[track_caller]
+    pub fn may_act(&self, computer: &str, service: &str) {
+        self.admin(&[
+            format!("delegation add-service {computer}$ {service}"),
+            format!("delegation for-any-protocol {computer}$ on"),
+        ]);
+    }
+
+    /// Has the account of a machine ask for a ticket for a service in another's name; where that is kept.
+    ///
+    /// # Panics
+    /// It gets none.
+    #[track_caller]
+    pub fn in_the_name_of(&self, other: &str, (keytab, computer): (&Path, &str), service: &str) -> PathBuf {
+        let (own, got) = (self.folder.join("own.tickets"), self.folder.join("got.tickets"));
+        let run = |program: &str, arguments: &[&Path]| {
+            let mut command = client(program, &self.config());
+            program::succeeds(&command.env("KRB5CCNAME", &own).args(arguments).output().expect("krb5-user is here"));
+        };
+        let [flags, into] = ["-k", "--out-cache"].map(Path::new);
+        run("kinit", &["-f".as_ref(), flags, "-t".as_ref(), keytab, computer.as_ref()]);
+        run("kvno", &[flags, keytab, "-I".as_ref(), other.as_ref(), "-P".as_ref(), into, &got, service.as_ref()]);
+        got
+    }
+
     /// Asks for a ticket for a service as a host with this keytab does; otherwise what it was told.
     ///
     /// # Errors

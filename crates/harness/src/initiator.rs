@@ -45,9 +45,18 @@ fn bytes(hex: &str) -> Vec<u8> {
 impl Initiator {
     /// With the key of the first principal in this keytab.
     pub fn new(config: &Path, keytab: &Path, service: &str) -> Self {
+        Self::run(config, service, keytab, "MEMORY:".as_ref())
+    }
+
+    /// With the tickets that are kept there.
+    pub fn with_tickets(config: &Path, tickets: &Path, service: &str) -> Self {
+        Self::run(config, service, Path::new("/nowhere"), tickets)
+    }
+
+    fn run(config: &Path, service: &str, keytab: &Path, tickets: &Path) -> Self {
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-c", include_str!("initiator.py"), service]).env_clear().env("LC_ALL", "C");
-        command.env("KRB5_CONFIG", config).env("KRB5_CLIENT_KTNAME", keytab).env("KRB5CCNAME", "MEMORY:");
+        command.env("KRB5_CONFIG", config).env("KRB5_CLIENT_KTNAME", keytab).env("KRB5CCNAME", tickets);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 is here");
         let stdin = child.stdin.take().expect("it was piped");
         let stdout = BufReader::new(child.stdout.take().expect("it was piped"));

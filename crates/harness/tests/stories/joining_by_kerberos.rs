@@ -512,6 +512,16 @@ fn an_active_directory_machine_account_joins() {
     web1.wait_event_since(mark, 40005);
     drop(same);
 
+    // A service that the directory lets act for everybody is not taken for who it acts for.
+    domain.directory.may_act("WEB4", "host/gw1.test");
+    let service =
+        domain.directory.in_the_name_of("WEB1$", (&Domain::file(&domain.group, "WEB4"), "WEB4$"), "host/gw1.test");
+    let (mark, by) = (domain.group.gateway(0).mark(), &domain.directory.config());
+    let acts = Initiator::with_tickets(by, &service, "host/gw1.test@AD.TEST");
+    assert!(Wrapped::dial(address, acts).is_none());
+    let refused = domain.group.gateway(0).wait_event_since(mark, 40211);
+    assert!(refused.text.contains("in the name of WEB1$@AD.TEST (constrained delegation)"), "{}", refused.text);
+
     // A token is for the account that it names, whoever brings it.
     let named = token(&domain, "web3.test", &["--principal", "WEB3$@AD.TEST"]);
     let thief = domain.host("web3.test", "WEB2");
