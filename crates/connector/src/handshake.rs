@@ -414,7 +414,7 @@ async fn accept_unhurried(speaks: Speaks, tcp: TcpStream, address: SocketAddr) -
 }
 
 /// 32 bytes that only the two ends of a TLS session know.
-fn export(stream: &TlsStream<TcpStream>, label: &[u8]) -> Result<[u8; 32], HandshakeError> {
+pub(crate) fn export(stream: &TlsStream<TcpStream>, label: &[u8]) -> Result<[u8; 32], HandshakeError> {
     let exported = match stream {
         TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),
         TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], label, None),

@@ -46,7 +46,7 @@ pub use self::standing::{Known, Proved, standing};
 pub use self::vouch::{Heard, Kerberos, Voucher};
 pub use self::wait::{Applying, Brought, Waiting, request};
 use crate::config::Parent;
-use crate::handshake::{HandshakeError, connect, tls_error};
+use crate::handshake::{HandshakeError, connect, export, tls_error};
 
 /// How long a whole session may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -102,11 +102,7 @@ pub(crate) async fn dial(parent: &Parent) -> Result<Stream, HandshakeError> {
 
 /// What tells a TLS session from every other: the same at both of its ends, and at no others.
 fn session(stream: &Stream) -> Option<[u8; 32]> {
-    let export = match stream {
-        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], SESSION, None),
-        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], SESSION, None),
-    };
-    export.ok()
+    export(stream, SESSION).ok()
 }
 
 /// Reads one message's bytes; `None` when the other end has closed in front of it.

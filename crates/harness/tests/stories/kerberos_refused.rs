@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use wardline_connector::handshake::PEER_TIMEOUT;
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer, Speech};
 use wardline_harness::initiator::{Binding, GOOD, Initiator, Wrapped, binding, record};
@@ -187,9 +188,11 @@ fn a_replayed_ticket_or_token_is_refused() {
     let broken = |what: &str, site: &mut Site, hurt: &dyn Fn(&mut Wrapped) -> Vec<u8>| {
         let mut wrapped = site.good();
         let mark = site.group.gateway(0).mark();
-        let bytes = hurt(&mut wrapped);
+        let (bytes, began) = (hurt(&mut wrapped), Instant::now());
         wrapped.peer.write(&bytes).expect("it listens");
         wrapped.peer.wait_gone();
+        // And not because it fell silent.
+        assert!(began.elapsed() < PEER_TIMEOUT / 2, "{what} was taken");
         // It may have come together with the first message.
         let text = wait::until(&format!("{what} is refused"), LIMIT, || {
             let events = site.group.gateway(0).events_since(mark);
