@@ -24,6 +24,8 @@ use crate::config;
 const ACCEPTING: usize = 4;
 /// How long a question to a KDC waits for the one before it, of the same parent.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a KDC that is away is not asked for better tickets than there are.
+const AGAIN: Duration = Duration::from_secs(30);
 /// What the application data of channel bindings begins with (RFC 9266, section 2).
 const EXPORTER: &[u8] = b"tls-exporter:";
 /// The label and length of what is exported from a TLS session for them (RFC 9266, section 2).
@@ -164,6 +166,8 @@ struct Parent {
     initiator: Mutex<Option<Arc<Initiator>>>,
     /// Whether the tickets may be what is wrong, or end soon: others are taken as soon as the KDC gives some.
     doubtful: AtomicBool,
+    /// When the KDC was asked for others in vain.
+    vain: Mutex<Option<Instant>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -256,8 +260,8 @@ impl Kerberos {
         exporter: &[u8],
     ) -> Result<(Pending, Vec<u8>), Failure> {
         let parent = Arc::clone(locked(&self.parents).entry(target.clone()).or_insert_with(|| {
-            let (one, initiator, doubtful) = (Arc::new(Semaphore::new(1)), Mutex::default(), AtomicBool::default());
-            Arc::new(Parent { one, initiator, doubtful })
+            let (initiator, doubtful, vain) = Default::default();
+            Arc::new(Parent { one: Arc::new(Semaphore::new(1)), initiator, doubtful, vain })
         }));
         let turn = tokio::time::timeout(PATIENCE, Arc::clone(&parent.one).acquire_owned()).await;
         let permit = turn.map_err(|_| Failure::Busy)?.map_err(|_| Failure::Thread)?;
@@ -271,7 +275,8 @@ impl Kerberos {
             let refused = |refused| Failure::Refused { principal: target.to_owned(), refused };
             initiator.begin(target, binding).map_err(refused)
         };
-        if let Some(initiator) = kept.as_ref().filter(|_| !parent.doubtful.load(Ordering::Relaxed)) {
+        let in_vain = || locked(&parent.vain).is_some_and(|vain| vain.elapsed() < AGAIN);
+        if let Some(initiator) = kept.as_ref().filter(|_| !parent.doubtful.load(Ordering::Relaxed) || in_vain()) {
             // What was got so far may be why.
             return begin(initiator).inspect_err(|_| parent.doubtful.store(true, Ordering::Relaxed));
         }
@@ -282,8 +287,9 @@ impl Kerberos {
                 parent.doubtful.store(false, Ordering::Relaxed);
                 Ok(begun)
             }
-            // What there is may be good yet.
+            // What there is may be good yet. Who has not waited for that comes again, and is not to wait as long.
             (Err(Failure::Refused { refused, .. }), Some(kept)) if refused.status() == Status::KdcUnreachable => {
+                *locked(&parent.vain) = Some(Instant::now());
                 begin(&kept)
             }
             (Err(failure), _) => Err(failure),
