@@ -26,6 +26,7 @@ use wardline_proto::configuration::{Configuration, LIMIT};
 use wardline_proto::event::Event;
 use wardline_proto::join::{Stands, Why};
 use wardline_proto::message::Digest;
+use wardline_proto::principal::of_group;
 use wardline_proto::{Name, Role};
 use wardline_secrets::certificate::{Fault, Identity};
 use wardline_secrets::private;
@@ -136,15 +137,19 @@ pub fn main(program: &'static str, role: Role, read: Result<Configured, Event>, 
     if walk.show() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The command of a server with the database, which dials nobody: its files, and what it needs for those who come by
-/// Kerberos. `groups` is not looked at.
-pub fn of_root(program: &'static str, configured: Configured) -> ExitCode {
+/// The command of a server with the database, which dials nobody: its files, those of its group in `own`, and what it needs
+/// for those who come by Kerberos, or join by it to `group`. `groups` of the configuration is not looked at.
+pub fn of_root(program: &'static str, configured: Configured, own: &Path, group: Option<&Name>) -> ExitCode {
     let (mut walk, Configured { name, state, runtime, kerberos, .. }) = (Walk::default(), configured);
     walk.well("the configuration file can be read");
     let doctor = Doctor::new(program, Identity { name, role: Role::Server }, kerberos, &runtime, &mut walk);
     folder(&state, "the state folder", &mut walk);
+    folder(own, "the group's folder", &mut walk);
     if let Some(_vault) = doctor.protection(&state, &mut walk) {
         doctor.by_kerberos(std::iter::empty(), &mut walk);
+        if let (Some(kerberos), Some(group)) = (&doctor.kerberos, group) {
+            kerberos::group(kerberos, &of_group(group, kerberos.realm()), &mut walk);
+        }
         if let Some(runtime) = asking("asking the KDC", &mut walk) {
             runtime.block_on(doctor.newest(&mut walk));
             runtime.shutdown_background();

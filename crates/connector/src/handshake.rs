@@ -29,7 +29,7 @@ use wardline_secrets::trust::not_after;
 
 use crate::config::Parent;
 use crate::join::Knocking;
-use crate::kerberos::{EXPORTER_LABEL, Failure, Kerberos, told};
+use crate::kerberos::{EXPORTER_LABEL, Failure, Kerberos, PATIENCE, told};
 use crate::now_ms;
 use crate::wire::{self, Opener, Sealer};
 
@@ -215,7 +215,8 @@ async fn dial_unhurried(own: &Own, parent: &Parent, peer_timeout: Duration) -> R
     }
     if let (None, Some(kerberos)) = (certificate, kerberos) {
         // Who has no ticket for it takes nobody's place there while it waits for a KDC.
-        kerberos.ticket(&kerberos.of_parent(parent)).await?;
+        let target = kerberos.of_parent(parent);
+        tokio::time::timeout(PATIENCE * 2, kerberos.ticket(&target)).await.map_err(|_| Failure::Busy)??;
     }
     let Dialled { mut stream, address, offered, proved } =
         encrypt(parent, certificate.as_deref(), kerberos.is_some()).await?;

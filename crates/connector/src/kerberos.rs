@@ -22,8 +22,8 @@ use crate::config;
 
 /// Tokens that are looked at at once: that takes a processor, and reads the keytab.
 const ACCEPTING: usize = 4;
-/// How long a question to a KDC waits for the one before it, of the same parent.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a question to a KDC waits for the one before it, of the same parent; and how long a dial waits for the answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a KDC that is away is not asked for better tickets than there are.
 const AGAIN: Duration = Duration::from_secs(30);
 /// What the application data of channel bindings begins with (RFC 9266, section 2).
@@ -116,8 +116,8 @@ pub enum Failure {
     /// A principal that is nobody here.
     #[error("{0}")]
     Principal(String),
-    /// The question before, about the same parent, is not answered yet: most likely a KDC does not.
-    #[error("an earlier question to the KDC is not answered yet")]
+    /// A question about the same parent is not answered yet.
+    #[error("the KDC has not answered yet")]
     Busy,
     /// There is no thread for it, or it has ended badly.
     #[error("there is no thread for the Kerberos library")]
@@ -164,7 +164,7 @@ pub struct Kerberos {
 struct Parent {
     one: Arc<Semaphore>,
     initiator: Mutex<Option<Arc<Initiator>>>,
-    /// Whether the tickets may be what is wrong, or end soon: others are taken as soon as the KDC gives some.
+    /// Whether the tickets may be what is wrong: others are taken as soon as the KDC gives some.
     doubtful: AtomicBool,
     /// When the KDC was asked for others in vain.
     vain: Mutex<Option<Instant>>,
@@ -203,6 +203,11 @@ impl Kerberos {
         self.settings.accept
     }
 
+    /// This host's own realm.
+    pub(crate) const fn realm(&self) -> &Realm {
+        &self.realm
+    }
+
     /// As whom this end accepts.
     pub fn acceptor(&self) -> &str {
         &self.acceptor
@@ -234,7 +239,7 @@ impl Kerberos {
         Principal::of_host(parent.name.clone(), realm.clone()).to_string()
     }
 
-    /// The tickets for a parent end soon, or it did not take one: it may have other keys by now.
+    /// A parent did not take a ticket: it may have other keys by now.
     pub(crate) fn doubt(&self, parent: &str) {
         if let Some(parent) = locked(&self.parents).get(parent) {
             parent.doubtful.store(true, Ordering::Relaxed);
@@ -253,47 +258,62 @@ impl Kerberos {
         request::read(&token).ok_or_else(refused)
     }
 
-    /// The first token for a parent, bound to a TLS session by what was exported from it. Asks the KDC.
+    /// Gets new tickets for a parent. Asks the KDC.
+    pub(crate) async fn renew(self: &Arc<Self>, target: &str) -> Result<(), Failure> {
+        self.one_at_a_time(target, |own, parent, target| own.anew(parent, target, &[]).map(drop)).await
+    }
+
+    /// The first token for a parent, bound to a TLS session by what was exported from it. May ask the KDC.
     pub(crate) async fn begin(
         self: &Arc<Self>,
         target: String,
         exporter: &[u8],
     ) -> Result<(Pending, Vec<u8>), Failure> {
+        let binding = binding(exporter);
+        self.one_at_a_time(&target, move |own, parent, target| own.ask(parent, target, &binding)).await
+    }
+
+    /// What may ask the KDC, after what was asked before of the same parent.
+    async fn one_at_a_time<T: Send + 'static>(
+        self: &Arc<Self>,
+        target: &str,
+        what: impl FnOnce(&Self, &Parent, &str) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (own, target) = (Arc::clone(self), target.to_owned());
         let parent = Arc::clone(locked(&self.parents).entry(target.clone()).or_insert_with(|| {
             let (initiator, doubtful, vain) = Default::default();
             Arc::new(Parent { one: Arc::new(Semaphore::new(1)), initiator, doubtful, vain })
         }));
         let turn = tokio::time::timeout(PATIENCE, Arc::clone(&parent.one).acquire_owned()).await;
         let permit = turn.map_err(|_| Failure::Busy)?.map_err(|_| Failure::Thread)?;
-        let (own, binding) = (Arc::clone(self), binding(exporter));
-        on_a_thread(permit, move || own.ask(&parent, &target, &binding)).await
+        on_a_thread(permit, move || what(&own, &parent, &target)).await
     }
 
+    /// By the tickets that there are; by new ones where there are none, or they may be what is wrong.
     fn ask(&self, parent: &Parent, target: &str, binding: &[u8]) -> Result<(Pending, Vec<u8>), Failure> {
         let kept = locked(&parent.initiator).clone();
-        let begin = |initiator: &Arc<Initiator>| {
-            let refused = |refused| Failure::Refused { principal: target.to_owned(), refused };
-            initiator.begin(target, binding).map_err(refused)
-        };
+        let by_kept = || kept.as_ref().and_then(|kept| kept.begin(target, binding).ok());
         let in_vain = || locked(&parent.vain).is_some_and(|vain| vain.elapsed() < AGAIN);
-        if let Some(initiator) = kept.as_ref().filter(|_| !parent.doubtful.load(Ordering::Relaxed) || in_vain()) {
-            // What was got so far may be why.
-            return begin(initiator).inspect_err(|_| parent.doubtful.store(true, Ordering::Relaxed));
+        let doubtful = parent.doubtful.load(Ordering::Relaxed) && !in_vain();
+        if !doubtful && let Some(begun) = by_kept() {
+            return Ok(begun);
         }
-        let anew = self.initiate().and_then(|initiator| Ok((begin(&initiator)?, initiator)));
-        match (anew, kept) {
-            (Ok((begun, initiator)), _) => {
-                *locked(&parent.initiator) = Some(initiator);
-                parent.doubtful.store(false, Ordering::Relaxed);
-                Ok(begun)
-            }
-            // What there is may be good yet. Who has not waited for that comes again, and is not to wait as long.
-            (Err(Failure::Refused { refused, .. }), Some(kept)) if refused.status() == Status::KdcUnreachable => {
-                *locked(&parent.vain) = Some(Instant::now());
-                begin(&kept)
-            }
-            (Err(failure), _) => Err(failure),
-        }
+        // What there is may be good yet. Who did not wait so long comes again, and is not to wait as long.
+        self.anew(parent, target, binding).or_else(|failure| {
+            let begun = if doubtful { by_kept() } else { None };
+            *locked(&parent.vain) = begun.is_some().then(Instant::now);
+            begun.ok_or(failure)
+        })
+    }
+
+    /// By new tickets.
+    fn anew(&self, parent: &Parent, target: &str, binding: &[u8]) -> Result<(Pending, Vec<u8>), Failure> {
+        let refused = |refused| Failure::Refused { principal: target.to_owned(), refused };
+        let initiator = self.initiate()?;
+        let begun = initiator.begin(target, binding).map_err(refused)?;
+        *locked(&parent.initiator) = Some(initiator);
+        parent.doubtful.store(false, Ordering::Relaxed);
+        Ok(begun)
     }
 
     /// Without any tickets so far.

@@ -143,12 +143,17 @@ async fn anew(
     tokio::time::sleep(life.mul_f64(0.7) + jitter(life.mul_f64(0.2))).await;
     let mut pause = PAUSE.0;
     loop {
-        if let Some(kerberos) = credential.kerberos() {
-            // A ticket that is kept would end as soon.
-            kerberos.doubt(&kerberos.of_parent(current));
-        }
-        match attempt(credential, membership, current).await {
+        let session = async {
+            if let Some(kerberos) = credential.kerberos() {
+                // By a ticket that is kept it would end as soon.
+                kerberos.renew(&kerberos.of_parent(current)).await?;
+            }
+            attempt(credential, membership, current).await
+        };
+        match session.await {
             Ok(session) => return (session, current.clone()),
+            // Who renews the certificate says why there is none.
+            Err(HandshakeError::NoCertificate) => _ = credential.good().await,
             Err(error) => journal::emit(unreachable(current, error)),
         }
         tokio::time::sleep(pause + jitter(pause)).await;

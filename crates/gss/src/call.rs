@@ -240,7 +240,8 @@ impl Name {
         text.map(str::to_owned).map_err(|_| Failed::new(Status::Other, "a principal that is no text"))
     }
 
-    /// Whether its ticket says that services have got it in this name (RFC 6680, section 7.4).
+    /// Whether its ticket says that services have got it in this name (RFC 6680, section 7.4); one that cannot be verified
+    /// says nothing.
     fn is_delegated(&self) -> Result<bool, Failed> {
         let (wanted, mut minor, mut more) = (input(DELEGATION), 0, -1);
         let (mut authenticated, mut complete) = (0, 0);

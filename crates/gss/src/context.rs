@@ -12,8 +12,9 @@ use crate::{Enctype, Library};
 
 /// Bytes of the header of a wrapped message.
 const HEADER: usize = 16;
+const CONFOUNDER: usize = 16;
 /// The most bytes that wrapping adds (RFC 4121, section 4.2.6.2): a header, a confounder, the header again, a checksum.
-pub const OVERHEAD: usize = HEADER + 16 + HEADER + 24;
+pub const OVERHEAD: usize = HEADER + CONFOUNDER + HEADER + 24;
 
 const MUTUAL: u32 = 0x2;
 const REPLAY: u32 = 0x4;
@@ -168,7 +169,7 @@ impl Context {
     /// # Errors
     /// It is not the next message of the other end, unchanged and encrypted. The context is worth nothing any more.
     pub fn unwrap(&mut self, wrapped: &[u8], clear: impl FnOnce(&[u8])) -> Result<(), Failed> {
-        if !is_private(wrapped) {
+        if !is_private(wrapped, self.facts.session) {
             return Err(Failed::new(Status::Token, "a message that is not wrapped with privacy, as it is here"));
         }
         let (out, major) = self.raw.unwrap(wrapped)?;
@@ -181,10 +182,17 @@ impl Context {
 }
 
 /// Whether a message is wrapped with privacy, neither filled up nor rotated (RFC 4121, section 4.2.6.2), as the library
-/// wraps. It believes the numbers before it has checked them (CVE-2024-37370), and rotates in the memory that it reads.
-fn is_private(wrapped: &[u8]) -> bool {
+/// wraps. It believes the numbers before it has checked them (CVE-2024-37370, CVE-2024-37371), and rotates in the memory
+/// that it reads.
+fn is_private(wrapped: &[u8], session: Enctype) -> bool {
+    let checksum = match session {
+        Enctype(17 | 18) => 12,
+        Enctype(19) => 16,
+        _ => 24,
+    };
     // TOK_ID 05 04, Flags with Sealed, Filler ff, EC 0, RRC 0.
-    matches!(wrapped, [0x05, 0x04, flags, 0xff, 0, 0, 0, 0, ..] if flags & 0x2 != 0) && wrapped.len() > HEADER
+    matches!(wrapped, [0x05, 0x04, flags, 0xff, 0, 0, 0, 0, ..] if flags & 0x2 != 0)
+        && wrapped.len() >= HEADER + CONFOUNDER + HEADER + checksum
 }
 
 /// Begins contexts as one principal, by its key in a keytab. Tickets are kept in memory until it is dropped.

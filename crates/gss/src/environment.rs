@@ -61,8 +61,14 @@ pub fn trusted(krb5_conf: &Path) -> io::Result<PathBuf> {
 
 /// The nearest folder above a file that is not there.
 fn there(file: &Path) -> io::Result<Option<PathBuf>> {
-    let folders = file.ancestors().skip(1);
-    folders.map(Path::canonicalize).find(Result::is_ok).transpose()
+    for at in file.ancestors() {
+        match at.canonicalize() {
+            Ok(folder) => return Ok(Some(folder)),
+            Err(_) if at.symlink_metadata().is_err() => {}
+            Err(error) => return Err(io::Error::other(format!("the link {}: {error}", at.display()))),
+        }
+    }
+    Ok(None)
 }
 
 fn is_read(name: &OsString) -> bool {

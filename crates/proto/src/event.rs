@@ -449,7 +449,7 @@ catalogue! {
 
     40042 Warning ListenerBusy { reason }
         "connections are refused or dropped: {reason}"
-        meaning "More handshakes are under way, or more connections open, than allowed; the oldest unfinished ones make place."
+        meaning "More handshakes are under way, or more connections open, than allowed, and the oldest unfinished ones make place; or more were refused than are named."
         cause "A flood, or very many health services that come back at once."
         cure "If it lasts, find out who connects; the addresses stand in events 20000 and 20002."
 

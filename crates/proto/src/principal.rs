@@ -1,5 +1,5 @@
 //! Who a health service is to Kerberos: the one place that maps names to principals and back. Pure text, compared byte
-//! for byte; what a library or a ticket makes of a name (aliases, PACs, delegation) is never asked.
+//! for byte; what a library or a ticket makes of a name (aliases, PACs) never makes it another.
 //!
 //! ```text
 //!  host/web1.example@EXAMPLE   by rule: its own name, in a realm that is listed

@@ -359,7 +359,8 @@ impl Routes<'_> {
     /// Ends the session of a gateway that does not belong here any more.
     fn cut(&self, (told, reason): Told) -> End {
         let peer = Identity { name: self.member.name.clone(), role: self.member.role }.to_string();
-        self.ingest.unknown(peer, self.address, reason.clone());
+        let address = self.address.to_string();
+        journal::emit(Event::UnknownHealthService { peer, address, reason: reason.clone() });
         let _ = self.outgoing.try_send(Message::own(Kind::Refusal, told));
         End::Gone(reason)
     }

@@ -313,8 +313,14 @@ fn there(database: &Location, next: &str) -> Result<(), Event> {
 
 fn doctor(path: &Path) -> ExitCode {
     match read(path) {
-        Ok((Config { name, state_dir: state, runtime_dir: runtime, kerberos, .. }, Some(_))) => {
-            doctor::of_root(PROGRAM, Configured { name, state, runtime, groups: Vec::new(), kerberos })
+        Ok((
+            Config { name, group, state_dir: state, runtime_dir: runtime, kerberos, join_by_kerberos, .. },
+            Some(_),
+        )) => {
+            let own = state.join(group.name.as_str());
+            let joins = Some(&group.name).filter(|_| !join_by_kerberos.is_empty());
+            let configured = Configured { name, state, runtime, groups: Vec::new(), kerberos };
+            doctor::of_root(PROGRAM, configured, &own, joins)
         }
         _ => doctor::main(PROGRAM, Role::Server, member(path), None),
     }
@@ -325,7 +331,7 @@ fn member(path: &Path) -> Result<Configured, Event> {
     let (config, database) = read(path)?;
     if database.is_some() {
         let reason =
-            "this server has a database; these look at one without: see `wardline status`, `wardline ca list`".into();
+            "this server has a database; this looks at one without: see `wardline status`, `wardline ca list`".into();
         return Err(Event::ConfigurationRefused { file: path.display().to_string(), reason });
     }
     let Config { name, state_dir: state, runtime_dir: runtime, root_servers, kerberos, .. } = config;

@@ -14,8 +14,8 @@ use crate::handshake::{DEADLINE, HandshakeError, knock};
 use crate::kerberos::{Failure, Kerberos};
 
 /// What to do where the keytab does not fit.
-const WRITE: &str = "have the keys of that principal written there, AES among them, for the program's user to read; or \
-                     correct `keytab` and `principal` in [kerberos]";
+const WRITE: &str = "have the keys of that principal written there, AES among them, for the program's user and nobody else \
+                     to read, new ones if others could; or correct `keytab` and `principal` in [kerberos]";
 /// What to do where no KDC answers.
 const AWAY: &str = "start the KDC, open the firewall to it, or correct its address in krb5.conf";
 
@@ -54,6 +54,11 @@ fn keys(kerberos: &Kerberos, does: &str, principal: &str, needed: bool, walk: &m
         }
         Err(failure) => walk.off(needed, step, failure.to_string(), WRITE),
     }
+}
+
+/// What vouches for the group to hosts that join.
+pub(super) fn group(kerberos: &Kerberos, service: &str, walk: &mut Walk) {
+    keys(kerberos, "vouches for the group as", service, true, walk);
 }
 
 fn key(enctype: Enctype, kvno: Option<u32>) -> String {

@@ -239,7 +239,7 @@ impl Builder {
             joins.push(Join { name: gateway.name.clone(), role: Role::Gateway, parents: vec![parent], via });
         }
         authority.write(&server.group);
-        write(&server.group.join("group.toml"), format!("id = \"{id}\"\n"), 0o644);
+        write(&server.group.join("group.toml"), format!("id = \"{id}\"\n"), 0o600);
         let (socket, database) = (server.runtime.join("api.sock"), server.state.join("wardline.db"));
         let data = self.states.get("postgres").map(PathBuf::as_path);
         let postgres = self.postgres.then(|| Postgres::start(data));

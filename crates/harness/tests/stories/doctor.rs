@@ -321,6 +321,11 @@ fn doctor_names_why_a_parent_does_not_take_kerberos() {
 
     // A server with the database says the same of itself, and dials nobody.
     let server = principal("srv1.test", &north);
+    let rule = [("realms", vec!["NORTH.TEST"]), ("names", vec!["*.test"])];
+    let rule = rule.map(|(key, value)| (key.to_owned(), value.into()));
+    group.server().set("join_by_kerberos", vec![rule.into_iter().collect::<toml::Table>()]);
+    names(group.server(), None, &["vouches for the group as MSOMHSvc/test@NORTH.TEST", "it has no key of"]);
+    group.server().set("join_by_kerberos", Vec::<toml::Table>::new());
     well(group.server(), &[&format!("is asked for as {server}, with version 1"), "tickets of version 1", "is private"]);
     north.rotate(&server, Old::Gone);
     names(group.server(), None, &["the keys of host/srv1.test", "write the keytab anew"]);

@@ -440,7 +440,7 @@ fn the_kdc_is_away_for_a_while() {
     group.agent(0).kill9();
     log.go_on(10);
     group.agent(0).start();
-    said(group.agent(0), mark, 20071, "no session within 10 s");
+    said(group.agent(0), mark, 20057, "the KDC has not answered yet");
     assert_eq!(group.json(&["topology"])["services"].as_array().unwrap().len(), 3);
     realm.wake();
     group.wait_texts(&log.lines());
@@ -471,7 +471,7 @@ fn the_kdc_is_away_for_a_while() {
 
 #[test]
 fn a_session_is_made_anew_before_its_ticket_ends() {
-    let realm = Realm::start("NORTH.TEST");
+    let mut realm = Realm::start("NORTH.TEST");
     let (mut group, log) = lay(&realm, "kerberos", "kerberos");
     realm.ticket_life(&principal("agent1.test", &realm), Duration::from_secs(8));
     group.start();
@@ -488,6 +488,15 @@ fn a_session_is_made_anew_before_its_ticket_ends() {
     }
     assert!(!agent.log().contains("ticket has ended"));
     assert!(written > 0);
+
+    // By the ticket that ends nothing is made anew: that there is no other is said in time.
+    realm.stop();
+    let mark = group.agent(0).mark();
+    said(group.agent(0), mark, 20057, "the KDC is away");
+    assert_eq!(count(group.agent(0), mark, 40004), 0);
+    realm.resume();
+    log.go_on(5);
+    group.wait_texts(&log.lines());
 }
 
 #[test]

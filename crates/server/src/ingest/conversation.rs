@@ -270,7 +270,8 @@ impl Talk {
     }
 
     fn not_known(&self, (told, reason): Told) -> End {
-        self.ingest.unknown(format!("agent {}", self.member().name), self.address, reason);
+        let (peer, address) = (format!("agent {}", self.member().name), self.address.to_string());
+        journal::emit(Event::UnknownHealthService { peer, address, reason });
         End::Refused(told)
     }
 
