@@ -101,9 +101,10 @@ impl Strangers {
     /// There are too many of them.
     pub fn busy(&self, reason: String) {
         let now = Instant::now();
-        let recent = |when: &Instant| now.saturating_duration_since(*when) < Quota::TIME;
-        if self.said().busy.filter(recent).is_none() {
-            self.said().busy = Some(now);
+        let mut said = self.said();
+        if said.busy.is_none_or(|when| now.saturating_duration_since(when) >= Quota::TIME) {
+            said.busy = Some(now);
+            drop(said);
             emit(Event::ListenerBusy { reason });
         }
     }

@@ -142,3 +142,15 @@ fn make_room(buffer: &mut BytesMut, flows: bool) -> usize {
     }
     buffer.capacity() - buffer.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tls_cannot_read_is_not_the_other_ends_doing() {
+        // As the stream says it of a bit that was changed on the way.
+        let changed = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        assert!(!is_wrong(&changed) && !is_wrong(&io::ErrorKind::UnexpectedEof.into()));
+    }
+}
