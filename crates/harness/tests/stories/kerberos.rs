@@ -280,6 +280,7 @@ fn an_expired_certificate_is_no_reason_for_kerberos() {
     group.agent(1).start();
     said(group.agent(1), 0, 40004, "wardline-krb5/1");
     assert_eq!(count(group.agent(0), mark, 40004), 0);
+    said(group.gateway(0), gateway, 40040, "agent2.test");
     assert_eq!(count(group.gateway(0), gateway, 40040), 1, "only that one");
 
     // Nor for waiting, where its operator wants Kerberos: of another parent.
