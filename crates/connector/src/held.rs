@@ -78,6 +78,8 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::testing::{Scratch, name};
 
@@ -92,5 +94,19 @@ mod tests {
         assert!(!open().is(&gw1));
         std::fs::write(scratch.0.join(FILE), "no name!\n").unwrap();
         assert!(Held::open(&scratch.0).is_err());
+    }
+
+    #[test]
+    fn what_is_written_at_once_is_all_kept() {
+        let scratch = Scratch::new();
+        let held = Held::open(&scratch.0).unwrap();
+        let parents: Vec<_> = (0..200).map(|i| name(&format!("gw{i}.test"))).collect();
+        thread::scope(|scope| {
+            for part in parents.chunks(50) {
+                scope.spawn(|| part.iter().for_each(|parent| held.hold(parent)));
+            }
+        });
+        let held = Held::open(&scratch.0).unwrap();
+        assert!(parents.iter().all(|parent| held.is(parent)));
     }
 }

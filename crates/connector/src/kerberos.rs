@@ -447,3 +447,30 @@ pub(crate) fn told(facts: &Facts) -> message::Kerberos {
         binding: "tls-exporter".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::testing::{Scratch, name};
+
+    #[tokio::test]
+    async fn a_question_waits_for_the_one_before_it_of_the_same_parent_and_for_no_other() {
+        let scratch = Scratch::new();
+        let settings: Settings = toml::from_str(r#"realms = ["NORTH.TEST"]"#).unwrap();
+        let kerberos = Kerberos::new(settings, &name("agent1.test"), &scratch.0).unwrap();
+        let (answer, answered) = mpsc::channel();
+        let ask = |target: &'static str, what: Box<dyn FnOnce() -> bool + Send>| {
+            let kerberos = Arc::clone(&kerberos);
+            tokio::spawn(async move { kerberos.one_at_a_time(target, move |_, _, _| Ok(what())).await })
+        };
+        let first = ask("host/gw1.test@NORTH.TEST", Box::new(move || answered.recv().is_ok()));
+        tokio::task::yield_now().await;
+        let second = ask("host/gw1.test@NORTH.TEST", Box::new(|| true));
+        assert!(ask("host/gw2.test@NORTH.TEST", Box::new(|| true)).await.unwrap().unwrap());
+        assert!(!first.is_finished() && !second.is_finished());
+        answer.send(()).unwrap();
+        assert!(first.await.unwrap().unwrap() && second.await.unwrap().unwrap());
+    }
+}

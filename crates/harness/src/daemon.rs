@@ -343,6 +343,11 @@ impl Daemon {
         })
     }
 
+    /// What it has said first of a session that ended, began or moved behind a mark: nothing while its own stands.
+    pub fn moved(&self, mark: usize) -> Option<Event> {
+        self.events_since(mark).into_iter().find(|event| [20070, 40004, 40050].contains(&event.number))
+    }
+
     /// How many descriptors its present process has open.
     ///
     /// # Panics

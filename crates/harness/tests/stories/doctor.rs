@@ -84,8 +84,7 @@ fn names(host: &Daemon, clock: Option<&str>, words: &[&str]) -> String {
 #[test]
 fn doctor_names_what_is_wrong_and_what_to_do() {
     let mut group = Group::builder().start();
-    group.agent(0).wait_event(40005);
-    group.agent(0).wait_event(21025);
+    hear(group.agent(0));
     // The control: beside the running program, whose session stays the one that it was.
     let (sessions, mark) = (sessions(&group), group.agent(0).mark());
     for daemon in ["agent", "gateway"] {
@@ -183,11 +182,15 @@ fn keyed(realm: &Realm) -> Group {
         fs::remove_file(group.agent(0).state().join(file)).unwrap();
     }
     group.start();
-    // It has heard all that there is to hear at the beginning.
-    for number in [40005, 1210, 40006] {
-        group.agent(0).wait_event(number);
-    }
+    hear(group.agent(0));
     group
+}
+
+/// The agent has heard all that there is to hear at the beginning.
+fn hear(agent: &Daemon) {
+    for number in [40005, 1210, 40006] {
+        agent.wait_event(number);
+    }
 }
 
 /// All is well, and these words are shown.

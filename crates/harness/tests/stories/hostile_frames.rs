@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer};
 use wardline_harness::pki::Credential;
-use wardline_harness::{Daemon, Log, wait};
+use wardline_harness::realm::Realm;
+use wardline_harness::tap::Way;
+use wardline_harness::{Daemon, Log, keyed, wait};
 use wardline_proto::Kind;
 use wardline_proto::frame::{FRAME_LIMIT, Frame, Part};
 
@@ -173,4 +175,58 @@ fn hostile_frames_and_half_open_connections_harm_nobody() {
         assert!(grown < GROWTH, "{} grew by {grown} bytes", daemon.name());
     }
     heard(&group, &log);
+}
+
+/// What a program says when it takes the other end for the one that did wrong.
+const BLAME: [u32; 4] = [20000, 20002, 20071, 40002];
+
+/// Flips bits on both hops, both ways, one after the other, under what an agent says.
+fn flip_bits(group: &mut Group, log: &Log) {
+    group.start();
+    log.go_on(1);
+    group.wait_texts(&log.lines());
+    for child in ["agent1.test", "gw1.test"] {
+        for way in [Way::Up, Way::Down] {
+            group.hops(2);
+            let marks = [group.agent(0).mark(), group.gateway(0).mark(), group.server().mark()];
+            // Behind the header of the next record.
+            group.tap(child).flip(way, 20);
+            log.go_on(10);
+            group.wait_texts(&log.lines());
+            assert!(group.tap(child).flipped(way));
+            let at = usize::from(child == "gw1.test");
+            for (host, number) in [(at, 20070), (at + 1, 40041), (at, 40004)] {
+                let daemon = match host {
+                    0 => group.agent(0),
+                    1 => group.gateway(0),
+                    _ => group.server(),
+                };
+                daemon.wait_event_since(marks[host], number);
+            }
+            let said = [
+                group.agent(0).events_since(marks[0]),
+                group.gateway(0).events_since(marks[1]),
+                group.server().events_since(marks[2]),
+            ];
+            let blamed = said.concat().into_iter().find(|event| BLAME.contains(&event.number));
+            assert_eq!(blamed, None, "{child}, {way:?}");
+        }
+    }
+    // The control: where nobody flips anything, the sessions stand.
+    let connections = |group: &Group| ["agent1.test", "gw1.test"].map(|child| group.tap(child).accepted());
+    let before = connections(group);
+    log.go_on(10);
+    group.wait_texts(&log.lines());
+    assert_eq!(connections(group), before);
+}
+
+#[test]
+fn a_bit_flipped_on_the_wire_ends_that_session_and_nothing_is_lost_or_believed() {
+    let (mut group, log) = Group::builder().tapped().lay_with_log();
+    flip_bits(&mut group, &log);
+    drop(group);
+    let realm = Realm::start("NORTH.TEST");
+    let (mut group, log) = Group::builder().tapped().lay_with_log();
+    keyed::lay(&mut group, &realm, "kerberos", "kerberos", (1, 1));
+    flip_bits(&mut group, &log);
 }
