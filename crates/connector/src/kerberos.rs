@@ -469,6 +469,7 @@ mod tests {
         tokio::task::yield_now().await;
         let second = ask("host/gw1.test@NORTH.TEST", Box::new(|| true));
         assert!(ask("host/gw2.test@NORTH.TEST", Box::new(|| true)).await.unwrap().unwrap());
+        tokio::time::sleep(PATIENCE / 10).await;
         assert!(!first.is_finished() && !second.is_finished());
         answer.send(()).unwrap();
         assert!(first.await.unwrap().unwrap() && second.await.unwrap().unwrap());
