@@ -1,5 +1,5 @@
 //! The library's functions and structures, as its C header has them (gssapi.h, gssapi_ext.h, gssapi_krb5.h of MIT
-//! Kerberos 1.18 and later; RFC 2744, appendix A).
+//! Kerberos 1.19 and later; RFC 2744, appendix A).
 
 #![allow(unsafe_code, reason = "functions of a C library")]
 

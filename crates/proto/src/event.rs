@@ -113,7 +113,7 @@ catalogue! {
 
     20000 Warning UnknownHealthService { peer, address, reason }
         "{peer} at {address} is not part of this management group and was refused: {reason}"
-        meaning "Somebody has a certificate of this group, but by the trust log is no member, may not come this way, or was not issued that certificate."
+        meaning "Somebody has a certificate of this group or a key of a listed realm, but by the trust log is no member, may not come this way, or has another certificate or principal."
         cause "It was removed or assigned elsewhere, dials another parent than it was given, the server was restored, or a gateway speaks for agents that it was not given."
         cure "`wardline topology` and `wardline keys log show` say who may come how. Assign it, correct its parents, or let it join anew; otherwise find out who it is."
 
@@ -191,9 +191,9 @@ catalogue! {
 
     20071 Warning ClosedBeforeAuthentication { parent, reason }
         "connected to {parent}, but the connection ended before authentication: {reason}"
-        meaning "The parent did not take this end's certificate, is overloaded, or is no Wardline program."
-        cause "A certificate that the parent refuses, or another service on that port."
-        cure "Look for event 20002 or 20067 on the parent."
+        meaning "The parent did not take this end's certificate or ticket, is overloaded, or is no Wardline program."
+        cause "A certificate or ticket that the parent refuses, a mechanism that it does not allow, or another service on that port."
+        cure "Look for event 20002, 20067 or 40211 on the parent."
 
     20072 Critical ParentNotTrusted { parent, reason }
         "the certificate of {parent} was not trusted: {reason}; it was sent nothing"
@@ -216,7 +216,7 @@ catalogue! {
     21011 Warning MechanismsDiffer { peer, reason }
         "{peer} and this end do not agree how to authenticate: {reason}"
         meaning "There is no session. Certificates are used when both ends have one, otherwise Kerberos, and nothing else."
-        cause "The two ends allow different mechanisms; a parent that has used certificates has none any more; or somebody stands between."
+        cause "This end has no certificate, and Kerberos is not allowed for the parent or the parent is held to the certificate that it used; or somebody stands between."
         cure "Compare `mechanism` at the child and `[kerberos]` at the parent. A child that is to leave certificates says mechanism = \"kerberos\"."
 
     21016 Warning NoParent { group, reason }
@@ -479,9 +479,9 @@ catalogue! {
 
     40061 Information Joined { service, act }
         "{service} joined the management group by {act}"
-        meaning "A health service has proved that it may join, and has its channel certificate."
+        meaning "A health service has proved that it may join, and has its channel certificate, unless it comes by Kerberos alone."
         cause "Somebody ran `join` on the host."
-        cure "Nothing to do. If nobody did, remove it: `wardline agent remove NAME`, and revoke the token."
+        cure "Nothing to do. If nobody did, remove it: `wardline agent remove NAME`, and revoke the token, or give the principal a new key at the KDC."
 
     40062 Warning JoinRefused { name, address, reason }
         "{name} at {address} may not join: {reason}"
@@ -857,7 +857,7 @@ catalogue! {
     40210 Critical KerberosUnusable { reason }
         "Kerberos cannot be used here: {reason}"
         meaning "The program does not start: what it is configured for cannot be."
-        cause "[kerberos] is missing where a parent is to be reached by Kerberos, or the environment could not be replaced."
+        cause "[kerberos] is missing where a parent is to be reached by Kerberos, others could change krb5_conf or a folder above it, or the environment could not be replaced."
         cure "Correct the configuration as the reason says."
 
     40211 Warning KerberosRefused { address, reason }
