@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wardline_proto::join::{Answered, Challenge, Hello, Refusal, Welcome, Why};
@@ -71,6 +71,15 @@ pub(crate) fn nobody() -> Credential {
 /// A log of so many entries.
 pub(crate) fn reach(size: u64) -> Reach {
     Reach { head: merkle::Head { size, root: Digest([1; 32]) }, version: size }
+}
+
+/// An address where nobody listens, and that nobody else is given while the socket is kept.
+pub(crate) fn reserved() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 /// Waits for something, not for ever.

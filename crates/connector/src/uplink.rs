@@ -443,13 +443,13 @@ mod tests {
     use wardline_proto::Role;
 
     use super::*;
-    use crate::testing::{Group, Scratch, parent, sessions, vault};
+    use crate::testing::{Group, Scratch, parent, reserved, sessions, vault};
 
     #[tokio::test]
     async fn an_agent_goes_to_the_second_parent_while_the_first_is_away_and_comes_back() {
         let (group, scratch, stop) = (Group::new(), Scratch::new(), CancellationToken::new());
         let _stops = stop.clone().drop_guard();
-        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (_reserved, first) = reserved();
         let (second, mut at_second) = sessions(group.channel("gw2.test", Role::Gateway), None, &stop).await;
         let (identity, channel) = (group.identity(), group.channel("web1.test", Role::Agent));
         let own = channel.identity.clone();

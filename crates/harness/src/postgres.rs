@@ -102,6 +102,10 @@ impl Postgres {
         copy.arg("-p").arg(self.port.address().port().to_string()).arg("-D").arg(&standby.data);
         program::succeeds(&copy.output().unwrap());
         standby.run();
+        wait::until("the standby is heard", LIMIT, || {
+            (self.admin("postgres", "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != "0\0")
+                .then_some(())
+        });
         if synchronous {
             self.wait_for_standbys();
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Parent;
 use crate::handshake;
 use crate::link::Incoming;
-use crate::testing::{Group, Scratch, eventually, listen, parent, sessions};
+use crate::testing::{Group, Scratch, eventually, listen, parent, reserved, sessions};
 
 /// Starts a gateway; gives where it listens, and what stops it.
 async fn gateway(group: &Group, host: &str, parents: Vec<Parent>) -> (SocketAddr, CancellationToken) {
@@ -159,7 +159,7 @@ async fn what_an_agent_and_a_server_say_goes_through_two_gateways() {
 async fn the_way_of_a_gateway_below_ends_and_begins_with_that_of_the_one_above() {
     let (group, stop) = (Group::new(), CancellationToken::new());
     let _stops = stop.clone().drop_guard();
-    let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_reserved, first) = reserved();
     let (second, mut at_second) = sessions(group.channel("srv2.test", Role::Server), None, &stop).await;
     let parents = vec![parent("srv1.test", first), parent("srv2.test", second)];
     let (upper, _upper) = gateway(&group, "gw2.test", parents).await;

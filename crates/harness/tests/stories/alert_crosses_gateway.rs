@@ -66,8 +66,8 @@ fn an_alert_crosses_the_gateway_once() {
     // promised nothing, sends it again, and the server has it twice.
     let other = Connection::open(group.database()).unwrap();
     other.busy_timeout(LIMIT).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mark = group.server().mark();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
     tell(&group, "2", "gw1.test");
     group.server().wait_event_since(mark, 40020);
     let mark = group.agent(0).mark();

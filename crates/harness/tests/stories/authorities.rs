@@ -1,6 +1,7 @@
 //! What certificates come from lives and ends while everything runs: the issuing CA rolls, the duty certificate is made
 //! anew, and what was revoked is worth nothing from that moment on, while whoever was meant comes home by itself.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +21,7 @@ use wardline_secrets::tls;
 /// Several lives of a certificate.
 const LIMIT: Duration = Duration::from_secs(60);
 /// What "within seconds" is on a busy machine.
-const SECONDS: Duration = Duration::from_secs(10);
+const SECONDS: Duration = Duration::from_secs(30);
 
 /// A group whose agents follow one log.
 struct Watched {
@@ -152,7 +153,8 @@ fn the_issuing_ca_rolls_under_load() {
     let acts: Vec<_> = said(40090).into_iter().map(|event| event.text).collect();
     assert!(acts.len() == 2 && acts.iter().all(|text| text.contains("by operator ")), "{acts:?}");
 
-    // New sessions show the new certificates.
+    // New sessions show the new certificates, each the one that was there when it began.
+    let mut members = BTreeSet::new();
     for child in ["gw1.test", "agent1.test", "agent2.test"] {
         watched.group.tap(child).cut();
     }
@@ -160,9 +162,9 @@ fn the_issuing_ca_rolls_under_load() {
         watched.write(1);
         let group = &mut watched.group;
         let shown = group.certificates(3);
-        let daemons = [certificate(group.server()), certificate(group.gateway(0))];
-        let daemons = [daemons, [certificate(group.agent(0)), certificate(group.agent(1))]].concat();
-        (shown.len() == 6 && shown.iter().all(|hash| daemons.contains(hash))).then_some(())
+        members.extend([certificate(group.server()), certificate(group.gateway(0))]);
+        members.extend([certificate(group.agent(0)), certificate(group.agent(1))]);
+        (shown.len() == 6 && shown.iter().all(|hash| members.contains(hash))).then_some(())
     });
     let group = &mut watched.group;
     assert_eq!(issued_by(group.server()), newest.key);

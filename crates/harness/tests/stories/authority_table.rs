@@ -78,6 +78,8 @@ impl Session<'_> {
                     }
                     'x' => {
                         peer.wait_closed();
+                        let gone = if self.event == 20070 { 20070 } else { 40041 };
+                        self.daemon.wait_event_since(mark, gone);
                         assert_eq!(self.violations(mark), 0, "{cell}");
                     }
                     _ => {

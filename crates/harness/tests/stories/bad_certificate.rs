@@ -116,12 +116,12 @@ impl Certificates {
             let seen = rogue.seen();
             assert_eq!(event_about(daemon, rogue.address(), &[20071, 20072]), number, "{what}");
             // The one without ALPN has the certificate that a parent has: it may know who dials, and nothing else.
-            assert_eq!(seen.certificates, usize::from(what == "no ALPN"), "{what}: {seen:?}");
+            assert_eq!(seen.certificates > 0, what == "no ALPN", "{what}: {seen:?}");
             assert_eq!(seen.bytes, 0, "{what}: {seen:?}");
         }
         // The control: to one that is as a parent must be the same program talks, and that is counted.
         let seen = good.seen();
-        assert!(seen.certificates == 1 && seen.bytes > 0, "{seen:?}");
+        assert!(seen.certificates > 0 && seen.bytes > 0, "{seen:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -9,12 +10,14 @@ use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Listener, Peer, Proofs};
 use wardline_harness::pki::{Authority, Credential};
 use wardline_harness::program::said;
-use wardline_harness::{Daemon, Log, private, scratch};
+use wardline_harness::{Daemon, Log, private, scratch, wait};
 use wardline_proto::frame::Message;
 use wardline_proto::message::{Configuration, ConfigurationAsk, Context, Issue, Signed, Way, decode, encode};
 use wardline_proto::{GroupId, Kind};
 use wardline_secrets::signature::{SigningKey, sha256};
 
+/// Until the largest configuration runs.
+const LIMIT: Duration = Duration::from_secs(60);
 const GATEWAY: &str = "gateway gw1.test";
 const AGENT: &str = "agent agent1.test";
 /// What an agent keeps.
@@ -30,8 +33,11 @@ fn file(group: &Group, text: &str) -> String {
 /// Waits until an agent runs another configuration than before.
 #[track_caller]
 fn active(agent: &Daemon, mark: usize) {
-    agent.wait_event_since(mark, 21025);
-    agent.wait_event_since(mark, 1210);
+    for number in [21025, 1210] {
+        wait::until(&format!("event {number} of {}", agent.name()), LIMIT, || {
+            agent.events_since(mark).iter().any(|event| event.number == number).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -56,10 +56,9 @@ fn gap(group: &Group, reason: &str) -> (RangeInclusive<u64>, u64) {
     (number("first")..=number("last"), number("unknown"))
 }
 
-/// The seconds of an hour in the time of an event.
+/// The seconds of a day in the time of an event.
 fn seconds(time: &str) -> f64 {
-    let (minutes, seconds) = time[14..].trim_end_matches('Z').split_once(':').unwrap();
-    minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+    time[11..].trim_end_matches('Z').split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
 }
 
 /// A group with an agent that follows a log, of which the first lines are stored.
@@ -111,7 +110,7 @@ fn a_damaged_page_of_postgresql_is_named_and_the_rest_stays() {
         let times: Vec<f64> = refused.map(|event| seconds(&event.time)).collect();
         (times.len() >= 5).then_some(times)
     });
-    assert!(refused[4] - refused[3] > 2.0 * (refused[1] - refused[0]), "{refused:?}");
+    assert!(refused[4] - refused[3] > 0.5, "{refused:?}");
     let said = group.server().events_since(mark).into_iter().filter(|event| event.number == 40028);
     assert_eq!(said.count(), 1);
     let output = group.wardline(&["-o", "json", "db", "check"]);

@@ -14,6 +14,7 @@ use wardline_harness::group::Group;
 use wardline_harness::hostile::{self, Peer, Rogue, Speech};
 use wardline_harness::keyed::{self, principal};
 use wardline_harness::pki::Leaf;
+use wardline_harness::port::Port;
 use wardline_harness::realm::{AES, Old, RC4, Realm};
 use wardline_harness::{Daemon, private, wait};
 use wardline_proto::join::{Answered, Down, Proof, Refusal, STANDING, Said, Standing, Stands, Up, Why};
@@ -136,12 +137,12 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     // The way.
     let gateway = hostile::listen(group.gateway(0));
     let server = hostile::listen(group.server());
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = Port::reserve();
     let tls = Rogue::new(group.authority().channel("gw1.test", Role::Gateway), Speech::alpn(&[b"h2"]));
     let foreign = hostile::listen(other.server());
     for (name, address, words) in [
         ("gw1.test", "nowhere.invalid:5723".to_owned(), &["the name resolves"][..]),
-        ("gw1.test", nobody.to_string(), &["TCP connects to", "refused"]),
+        ("gw1.test", nobody.address().to_string(), &["TCP connects to", "refused"]),
         ("gw1.test", echo().to_string(), &["the port speaks Wardline's TLS"]),
         ("gw1.test", tls.address().to_string(), &["the port speaks Wardline's TLS"]),
         ("gw1.test", foreign.to_string(), &["the server behind it", "another group"]),
@@ -261,7 +262,7 @@ fn doctor_names_what_is_wrong_with_a_keytab_or_a_kdc() {
     realm.hang();
     let begin = Instant::now();
     let shown = names(group.agent(0), None, &["the KDC's ticket", "no answer within 10 s"]);
-    assert!(begin.elapsed() < Duration::from_secs(20) && shown.contains("is a member"), "{shown}");
+    assert!(begin.elapsed() < Duration::from_secs(40) && shown.contains("is a member"), "{shown}");
     realm.wake();
     realm.clock(Some("+600s"));
     names(group.agent(0), None, &["the KDC's ticket", "set the clocks"]);

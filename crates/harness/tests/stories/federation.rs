@@ -319,7 +319,7 @@ impl Thief {
 /// Two servers, of which the first tells what is not heard, and an agent that has reported to that one and now reports to
 /// the second; with how many alerts are closed.
 fn watched() -> (Group, Daemon, i64) {
-    let mut group = Group::builder().gateways(0).agents(0).direct(1).postgres(true).heartbeat("300ms").lay();
+    let mut group = Group::builder().gateways(0).agents(0).direct(1).postgres(true).heartbeat("600ms").lay();
     group.server().start();
     let mut second = joins(&mut group, SECOND);
     second.start();
@@ -358,7 +358,7 @@ fn the_singleton_work_moves_when_its_holder_dies() {
     assert_eq!(lease(&group).0, FIRST);
     // The agent is heard by the second server alone: that is enough for the first one, too.
     let seen = || group.sql::<i64>("SELECT last_seen FROM agent")[0];
-    let until = seen() + 3000;
+    let until = seen() + 6000;
     wait::until("ten heartbeats have come", LIMIT, || (seen() >= until).then_some(()));
     assert_eq!((alerts(&group), &group.json(&["agent", "list"])[0]["grey"]), ((0, closed), &serde_json::Value::Null));
     // The control: one that nobody hears is told by the first one.

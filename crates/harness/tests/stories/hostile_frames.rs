@@ -193,7 +193,7 @@ fn flip_bits(group: &mut Group, log: &Log) {
             group.tap(child).flip(way, 20);
             log.go_on(10);
             group.wait_texts(&log.lines());
-            assert!(group.tap(child).flipped(way));
+            wait::until("the bit is flipped", LIMIT, || group.tap(child).flipped(way).then_some(()));
             let at = usize::from(child == "gw1.test");
             for (host, number) in [(at, 20070), (at + 1, 40041), (at, 40004)] {
                 let daemon = match host {

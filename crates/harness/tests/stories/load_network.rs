@@ -19,7 +19,7 @@ const BURST: u64 = 1000;
 /// After so long each end takes a session for dead on which nothing comes.
 const PEER_TIMEOUT: Duration = Duration::from_secs(1);
 /// By then both have said so, on a busy machine: of the one the other closes, too.
-const NOTICED: Duration = Duration::from_secs(4);
+const NOTICED: Duration = Duration::from_secs(20);
 /// A session that a program dialled has ended, as it says; and one that it accepted.
 const ENDS: [u32; 2] = [20070, 40041];
 

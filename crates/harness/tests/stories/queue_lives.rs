@@ -149,10 +149,13 @@ fn two_copies_of_an_agent_are_held() {
     watched.agent().wait_event(40015);
 
     // Nothing is stored while they are held; what is found is kept, and comes when an operator lets one go on.
-    let before = watched.group.sql::<i64>("SELECT count(*) FROM event");
+    let queue = watched.agent().state().join("queue.db");
+    let waiting = || sql::<i64>(&queue, "SELECT (SELECT count(*) FROM batch) + (SELECT count(*) FROM open)");
+    let (before, waited) = (watched.group.sql::<i64>("SELECT count(*) FROM event"), waiting());
     watched.log.say("kept");
-    let released = watched.group.wardline(&["agent", "release", "agent1.test"]);
+    wait::until("it is kept", LIMIT, || (waiting() > waited).then_some(()));
     assert_eq!(before, watched.group.sql::<i64>("SELECT count(*) FROM event"));
+    let released = watched.group.wardline(&["agent", "release", "agent1.test"]);
     succeeds(&released);
     wait::until("what was kept", LIMIT, || {
         (watched.group.sql::<i64>("SELECT count(*) FROM event WHERE text = 'kept'") == [1]).then_some(())

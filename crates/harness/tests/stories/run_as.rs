@@ -392,7 +392,8 @@ fn a_plugin_that_makes_processes_without_end_is_bounded_and_gone() {
         (most, asked.join().unwrap())
     });
     assert_eq!(answer.text, "the plugin took longer than 2s and was killed");
-    assert!((10..=40).contains(&most), "{most} processes at a time");
+    // Those that end while it is counted may be among them.
+    assert!((10..=50).contains(&most), "{most} processes at a time");
     assert!(helper.processes().is_empty());
     // What eats the processor or the memory is ended by the kernel; what does neither goes on.
     let (answer, _) = helper.shell("while :; do :; done", &[], &[]);

@@ -55,8 +55,8 @@ fn a_slow_database_holds_agents_back_and_loses_nothing() {
     let acknowledged = || queue.one::<i64>("SELECT number FROM stream");
     let other = Connection::open(group.database()).unwrap();
     other.busy_timeout(LIMIT).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (mark, agents_mark) = (group.server().mark(), group.agent(0).mark());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let committed: i64 = group.sql("SELECT number FROM stream")[0];
     wait::until("everything committed is acknowledged", LIMIT, || (acknowledged() == committed).then_some(()));
 

@@ -19,7 +19,8 @@ const MANY: usize = 4000;
 
 /// The files of a folder, and what is in them.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    scratch::files(folder).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    // What is being replaced may be gone.
+    scratch::files(folder).into_iter().filter_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes))).collect()
 }
 
 /// Whether some bytes are anywhere in what a program keeps or has said.

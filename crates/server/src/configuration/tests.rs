@@ -211,7 +211,7 @@ async fn ten_thousand_who_have_their_configuration_cost_one_signature() {
     }
     // An older head: whose proof is found, and whose signature is not looked at.
     let known = Signed { signature: Bytes::new(), ..configurations.head(&view) };
-    let (begun, mut heads) = (Instant::now(), HashSet::new());
+    let mut heads = HashSet::new();
     for agent in agents.iter().cycle().take(10_000) {
         configurations.due(&view, agent).await.unwrap();
         let asked = configurations.compare(&view, agent, &known).await;
@@ -219,7 +219,6 @@ async fn ten_thousand_who_have_their_configuration_cost_one_signature() {
         assert!(asked.is_some() && unchanged.consistency.is_empty() && unchanged.included.is_empty());
         heads.insert(encode(&unchanged.head.unwrap()));
     }
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(heads.len(), 1);
     let duty = running.store.keeper().duty.public().unwrap();
     assert_eq!(open_head(&duty, view.group(), &configurations.head(&view)), Some(view.reach()));

@@ -8,7 +8,7 @@ use wardline_connector::credential::{Credential, credential};
 use wardline_secrets::tls;
 
 use super::*;
-use crate::store::Location;
+use crate::store::{Location, WriterThread};
 
 fn now() -> u64 {
     wardline_connector::now_ms() / 1000
@@ -266,6 +266,7 @@ pub(crate) struct Running {
     pub(crate) store: Store,
     pub(crate) authorities: Arc<Authorities>,
     pub(crate) presence: Presence,
+    writer: WriterThread,
 }
 
 impl Running {
@@ -276,10 +277,16 @@ impl Running {
     /// The event with which it does not start.
     pub(crate) async fn start(folder: &Path) -> Result<Self, Event> {
         let Foundation { keeper, authorities, presence, .. } = found(folder);
-        let (store, _) =
+        let (store, writer) =
             Store::open(Location::File(folder.join("wardline.db")), None, keeper).map_err(|error| error.event())?;
         announce(&store, presence.clone()).await?;
-        Ok(Self { store, authorities, presence })
+        Ok(Self { store, authorities, presence, writer })
+    }
+
+    /// Ends it, and returns when nothing more is written.
+    pub(crate) async fn stop(self) {
+        drop(self.store);
+        self.writer.ended().await;
     }
 
     /// What it lets hosts in with, which does not change.

@@ -106,8 +106,7 @@ async fn a_log_that_another_history_has_signed_does_not_start() {
     let vault = crate::founding::tests::vault(&served.scratch.0);
     let kept = vault.read(&served.scratch.0.join("north/head"), "head").unwrap();
     let Served { scratch, running } = served;
-    drop(running);
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    running.stop().await;
     let restore = || {
         for ending in ["-wal", "-shm"] {
             let _ = std::fs::remove_file(scratch.0.join(format!("wardline.db{ending}")));
