@@ -1,8 +1,10 @@
 //! The programs under test: those that cargo built beside the test, and none that is older than its sources; and what
 //! they say when they have ended.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// The path of a program that cargo built.
@@ -10,10 +12,17 @@ use std::time::SystemTime;
 /// # Panics
 /// It was not built, or one of the sources that went into it has changed since.
 pub fn find(name: &str) -> PathBuf {
+    // Once found it is good for this test: looking at hundreds of sources costs more than to run it.
+    static FOUND: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let found = || FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = found().get(name) {
+        return path.clone();
+    }
     let path = own(name);
     if let Err(why) = fresh(&path, &path.with_extension("d")) {
         panic!("{}: {why}; run `cargo build --workspace --bins` first", path.display());
     }
+    found().insert(name.to_owned(), path.clone());
     path
 }
 

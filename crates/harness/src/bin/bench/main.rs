@@ -196,7 +196,13 @@ fn fleet(agents: u64) {
     group.gateway(0).kill9();
     let used = (group.server().cpu(), cpu(load.0.id()));
     let began = Instant::now();
+    let mark = group.gateway(0).mark();
     group.gateway(0).start();
+    // The gateway's log costs less to look at than the command line: what is measured is not to be this.
+    wait::until("all are at the gateway", LIMIT, || {
+        let log = group.gateway(0).log();
+        (log[mark..].matches(" information 40040 ").count() as u64 > agents).then_some(())
+    });
     wait::until("all are back", LIMIT, || connected(&group));
     let took = began.elapsed().as_secs_f64();
     let (server, agents_cpu) = (group.server().cpu() - used.0, cpu(load.0.id()) - used.1);
