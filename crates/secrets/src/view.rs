@@ -629,7 +629,7 @@ impl View {
     }
 
     /// Every member.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+    pub fn members(&self) -> impl ExactSizeIterator<Item = &Arc<Member>> {
         self.members.values()
     }
 

@@ -173,7 +173,7 @@ impl Configurations {
         let head = content.head_to_xml(Form::Unsealed);
         let due = Due { version, cookie: sha256(&[head.as_bytes(), packs.as_bytes()]) };
         let mut state = self.state();
-        if state.due.len() > 2 * view.members().count() {
+        if state.due.len() > 2 * view.members().len() {
             state.due.retain(|name, _| view.member_named(name).is_some());
             state.sealed.retain(|name, _| view.member_named(name).is_some());
         }
