@@ -233,6 +233,8 @@ impl Postgres {
             ("listen_addresses", "127.0.0.1".into()),
             ("unix_socket_directories", self.folder.display().to_string()),
             ("port", port.to_string()),
+            // In its folder: what a killed one leaves goes with that.
+            ("dynamic_shared_memory_type", "mmap".into()),
             ("ssl", "on".into()),
             ("ssl_cert_file", certificate.display().to_string()),
             ("ssl_key_file", key.display().to_string()),
