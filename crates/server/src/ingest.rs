@@ -260,7 +260,7 @@ fn is_behind(view: &View, gateway: &Name, other: &Name, steps: usize) -> bool {
 }
 
 /// Why somebody is not served any more.
-const REVOKED: &str = "its certificate was revoked";
+const REVOKED: &str = "its certificate was revoked, or its Kerberos principal is another now";
 const NO_LONGER: &str = "it is no longer a member of the group, or no longer to come this way";
 
 /// Tells a peer why it is not wanted, and closes.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +20,12 @@ const MANY: usize = 4000;
 
 /// The files of a folder, and what is in them.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    // What is being replaced may be gone.
-    scratch::files(folder).into_iter().filter_map(|path| fs::read(&path).ok().map(|bytes| (path, bytes))).collect()
+    let read = |path: PathBuf| match fs::read(&path) {
+        // It was being replaced.
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        bytes => Some((path, bytes.unwrap())),
+    };
+    scratch::files(folder).into_iter().filter_map(read).collect()
 }
 
 /// Whether some bytes are anywhere in what a program keeps or has said.
